@@ -1,0 +1,147 @@
+"""All exceptions of Fiscus, as one tree.
+
+A refusal (``Refusal``) is a decision of the ledger: it was asked and said no. An error (``TreasuryError``) means that it
+could not be asked, or that nobody knows what became of the question. One is never reported as the other.
+"""
+
+from __future__ import annotations
+
+from fiscus.core.outcomes import Balance, Refused
+
+
+class FiscusError(Exception):
+    """Base of everything that Fiscus raises.
+
+    Attributes:
+        code: stable, for programs.
+        retryable: whether the same call may succeed later without anybody changing anything.
+    """
+
+    code = "error"
+    retryable = False
+
+
+class Refusal(FiscusError):
+    """The ledger said no and changed nothing. ``refused`` says why, down to the cell that binds."""
+
+    code = "refused"
+
+    def __init__(self, refused: Refused) -> None:
+        super().__init__(refused.detail)
+        self.refused = refused
+        self.code = refused.code
+
+    @property
+    def binding(self) -> Balance | None:
+        """The window of the budget that lacks room, as it was when the call was refused."""
+        return self.refused.binding
+
+
+class BudgetExceeded(Refusal):
+    """It does not fit, even with no call in flight. Wait for ``refused.resets_at``, ask for less, or ask for more budget."""
+
+
+class BudgetBusy(Refusal):
+    """It would fit if calls in flight had ended. Try again after ``refused.retry_after_s`` seconds."""
+
+    retryable = True
+
+
+class AccountNotActive(Refusal):
+    """The account or one above it is suspended, terminated or closed. Ask an operator."""
+
+
+class Forbidden(Refusal):
+    """This key may not do that. Use a key whose account covers it."""
+
+
+class Conflict(Refusal):
+    """The request contradicts what is there: another body for a known id, a changed version, a hold that has ended."""
+
+
+class Unknown(Refusal):
+    """There is no such account, hold, budget, allocation, adjustment, template or key."""
+
+
+class Invalid(Refusal):
+    """The request is wrong; ``refused.field`` names the field. Correct it and ask again."""
+
+
+REFUSALS: dict[str, type[Refusal]] = {
+    "budget_exceeded": BudgetExceeded,
+    "budget_busy": BudgetBusy,
+    "account_suspended": AccountNotActive,
+    "account_terminated": AccountNotActive,
+    "account_closed": AccountNotActive,
+    "forbidden": Forbidden,
+    "conflict": Conflict,
+    "already_settled": Conflict,
+    "precondition_failed": Conflict,
+    "other_windows": Conflict,
+    "lower_priority": Conflict,
+    "below_use": Conflict,
+    "idempotency_expired": Conflict,
+    "too_many_accounts": BudgetBusy,
+    "unknown_account": Unknown,
+    "unknown_hold": Unknown,
+    "unknown_budget": Unknown,
+    "unknown_allocation": Unknown,
+    "unknown_adjustment": Unknown,
+    "unknown_template": Unknown,
+    "unknown_key": Unknown,
+    "unit_not_bounded": Invalid,
+    "also_not_shared": Invalid,
+    "invalid": Invalid,
+}
+
+
+def refusal(refused: Refused) -> Refusal:
+    """The exception for a refusal.
+
+    >>> refusal(Refused(code="budget_busy", detail="wait")).retryable
+    True
+    """
+    return REFUSALS[refused.code](refused)
+
+
+class TreasuryError(FiscusError):
+    """The treasury could not answer. Nothing was admitted; whether something was booked may be unknown."""
+
+    code = "treasury_error"
+
+
+class BudgetUnavailable(TreasuryError):
+    """The ledger is away, overloaded or starting. Do not make the call; retry with the same id after ``retry_after_s``."""
+
+    code = "budget_unavailable"
+    retryable = True
+
+    def __init__(self, detail: str, retry_after_s: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class StoreUnavailable(BudgetUnavailable):
+    """The database cannot be reached or refused the write; the outcome of the batch is resolved before anything else."""
+
+
+class LedgerBusy(TreasuryError):
+    """Another process has this ledger open. Talk to it at ``address`` (``fiscus.connect``) instead of opening the file."""
+
+    code = "ledger_busy"
+
+    def __init__(self, path: str, address: str | None) -> None:
+        super().__init__(f"{path} is open in another process" + (f", which serves it at {address}" if address else ""))
+        self.address = address
+
+
+class LedgerCorrupt(TreasuryError):
+    """The journal contradicts itself (a gap, a broken hash). Stop, run ``fiscus verify``, restore a backup."""
+
+    code = "ledger_corrupt"
+
+
+class UnknownFormat(TreasuryError):
+    """The journal was written by a newer Fiscus. Upgrade this one."""
+
+    code = "unknown_format"

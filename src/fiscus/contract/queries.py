@@ -1,0 +1,188 @@
+"""What can be read, and what comes back. Every view says as of which journal sequence it holds."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from fiscus.core.commands import Status, TemplateBudget
+from fiscus.core.outcomes import AccountAnswer, HoldAnswer, KeyAnswer
+from fiscus.core.records import CallRecord
+from fiscus.core.units import Amounts
+
+PAGE_LENGTH_MAX = 1_000
+PAGE_LENGTH_DEFAULT = 100
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="query"):
+    """A question. ``scope`` restricts it to one account and all below; ``min_seq`` waits for one's own write."""
+
+    tenant: str = "default"
+    scope: str | None = None
+    min_seq: int = 0
+
+
+class ReadAccount(Query, tag="account"):
+    """One account with its budgets and running balances, exact at ``as_of_seq``."""
+
+    account: str
+
+
+class ReadHold(Query, tag="hold"):
+    """One hold."""
+
+    id: str
+
+
+class ListAccounts(Query, tag="accounts"):
+    """Accounts in the order of their numbers, from the read model (at most a second behind).
+
+    Attributes:
+        after: number of the last account of the page before.
+        prefix: of the name. ``parent``: name of the parent. ``status``: own status.
+    """
+
+    after: int = 0
+    limit: int = PAGE_LENGTH_DEFAULT
+    prefix: str | None = None
+    parent: str | None = None
+    status: Status | None = None
+
+
+class ListTemplates(Query, tag="templates"):
+    """All templates, exact."""
+
+
+class ListKeys(Query, tag="keys"):
+    """All keys that are not revoked, exact."""
+
+
+class FindKey(Query, tag="find_key"):
+    """The key with this digest, exact; empty if there is none, or it is revoked."""
+
+    digest: str
+
+
+class ListEntries(Query, tag="entries"):
+    """The journal in order, after a sequence number."""
+
+    after: int = 0
+    limit: int = PAGE_LENGTH_DEFAULT
+
+
+class ListUsage(Query, tag="usage"):
+    """Records of calls in the order of their booking, from the read model.
+
+    Attributes:
+        after: sequence of the last one of the page before.
+        account: only calls paid by this account or one below it.
+        since, until: half-open by time of booking.
+    """
+
+    after: int = 0
+    limit: int = PAGE_LENGTH_DEFAULT
+    account: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class AccountView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ReadAccount."""
+
+    as_of_seq: int
+    account: AccountAnswer
+
+
+class HoldView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ReadHold."""
+
+    as_of_seq: int
+    hold: HoldAnswer
+
+
+class AccountsPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ListAccounts; ``next`` is the ``after`` of the next page, None at the end."""
+
+    as_of_seq: int
+    accounts: tuple[AccountAnswer, ...]
+    next: int | None
+
+
+class TemplateView(msgspec.Struct, frozen=True, kw_only=True):
+    """A template as it was put."""
+
+    pattern: str
+    parent: str | None
+    budgets: tuple[TemplateBudget, ...]
+    allocations: Amounts
+    priority: int
+    max_children: int
+    max_new_per_minute: int
+    idle_close_s: int | None
+
+
+class TemplatesView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ListTemplates."""
+
+    as_of_seq: int
+    templates: tuple[TemplateView, ...]
+
+
+class KeysView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ListKeys and FindKey."""
+
+    as_of_seq: int
+    keys: tuple[KeyAnswer, ...]
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One fact of the journal.
+
+    Attributes:
+        kind: ``held``, ``settled``, ``threshold_crossed`` …
+        data: the event's fields; accounts, budgets and cells by number.
+        names: the names of the accounts in it, by number; erased ones are left out.
+        hash: hex of the chain hash up to here.
+    """
+
+    seq: int
+    at: datetime
+    kind: str
+    data: dict[str, Any]
+    names: dict[str, str]
+    hash: str
+
+
+class EntriesPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ListEntries; ``next`` is the ``after`` of the next page, None at the end."""
+
+    as_of_seq: int
+    entries: tuple[Entry, ...]
+    next: int | None
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """One call as it was booked: who paid what, and its record."""
+
+    seq: int
+    at: datetime
+    hold: str
+    account: str
+    also: tuple[str, ...]
+    amounts: Amounts
+    uncovered: Amounts
+    record: CallRecord | None
+
+
+class UsagePage(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ListUsage."""
+
+    as_of_seq: int
+    usage: tuple[Usage, ...]
+    next: int | None
+
+
+AnyQuery = ReadAccount | ReadHold | ListAccounts | ListTemplates | ListKeys | FindKey | ListEntries | ListUsage
+View = AccountView | HoldView | AccountsPage | TemplatesView | KeysView | EntriesPage | UsagePage

@@ -1,0 +1,88 @@
+"""The one interface of the ledger, in process and remote."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from fiscus.contract.queries import (
+    AccountsPage,
+    AccountView,
+    AnyQuery,
+    EntriesPage,
+    Entry,
+    HoldView,
+    KeysView,
+    TemplatesView,
+    UsagePage,
+    View,
+)
+from fiscus.core.commands import Request
+from fiscus.core.outcomes import AnyOutcome, Refused
+
+__all__ = [
+    "AccountView",
+    "AccountsPage",
+    "EntriesPage",
+    "HoldView",
+    "KeysView",
+    "Readiness",
+    "TemplatesView",
+    "Treasury",
+    "UsagePage",
+]
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether calls are admitted, and if not, why.
+
+    Attributes:
+        ready: True when reserves are decided.
+        reasons: ``store_unavailable``, ``clock_stepped``, ``starting``, ``draining`` …
+        followers_lag_ms: how far the read models are behind, in milliseconds.
+    """
+
+    ready: bool
+    reasons: tuple[str, ...] = ()
+    head_seq: int = 0
+    followers_seq: int = 0
+    followers_lag_ms: int = 0
+    queue_depth: int = 0
+
+
+class Treasury(Protocol):
+    """What the engine in this process and the client of a remote service both are.
+
+    Outcomes are values here; the SDK's surface turns refusals into exceptions. Every method may raise
+    ``TreasuryError`` (``BudgetUnavailable`` when the ledger is away or the queue is full); none raises a refusal.
+    """
+
+    async def execute(self, request: Request) -> AnyOutcome:
+        """Decide one command. The answer is durable when it comes."""
+        ...
+
+    async def execute_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:
+        """Decide up to 1,000 commands, one outcome each, in order; they are independent of each other."""
+        ...
+
+    async def read(self, query: AnyQuery) -> View | Refused:
+        """Answer a query with the view that belongs to it, or a refusal (unknown, forbidden, invalid)."""
+        ...
+
+    def follow(self, after: int = 0, tenant: str = "default", scope: str | None = None) -> AsyncIterator[Entry]:
+        """All entries after a sequence number in order, first the old ones, then live, until it is closed."""
+        ...
+
+    async def readiness(self) -> Readiness:
+        """Whether it would admit now."""
+        ...
+
+    async def confirm_clock(self, tenant: str = "default", actor: str = "") -> None:
+        """An operator's word that the host's clock is right after a step: time goes on from it."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was accepted, write the read models, release the ledger."""
+        ...

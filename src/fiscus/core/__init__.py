@@ -1,0 +1,1 @@
+"""The ledger, pure: it decides and folds, and does nothing else."""

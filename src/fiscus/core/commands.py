@@ -1,0 +1,352 @@
+"""Everything that the treasury can be asked to do. Commands are data; ``decide`` says what becomes of them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from fiscus.core.records import CallRecord
+from fiscus.core.units import Amounts, Unit
+
+ID_LENGTH_MAX = 128
+CHAIN_LENGTH_MAX = 16
+ALSO_LENGTH_MAX = 8
+COMPOUND_LENGTH_MAX = 1_000
+LEASE_S_DEFAULT = 600
+LEASE_S_MAX = 86_400
+
+Status = Literal["active", "suspended", "terminated", "closed"]
+Mode = Literal["enforce", "warn", "observe"]
+ExhaustionPolicy = Literal["deny", "suspend", "terminate"]
+CarryOver = Literal["none", "unused"]
+QuarantinePolicy = Literal["charge", "release"]
+Role = Literal["admin", "operator", "viewer", "account"]
+Severity = Literal["info", "warning", "critical", "final", "exhausted"]
+
+THRESHOLDS_DEFAULT: dict[int, Severity] = {50: "info", 75: "warning", 90: "critical", 95: "final", 100: "exhausted"}
+
+
+class Command(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, tag_field="op"
+):
+    """One wish. ``op`` names it on the wire."""
+
+
+class Reserve(Command, tag="reserve"):
+    """Hold ``amounts`` on every cell of the payer's chain and of the ``also`` chains, or on none.
+
+    Attributes:
+        id: made by the caller (UUIDv7 recommended), 1 … 128 printable characters; the idempotency key.
+        account: the payer. Opened from a template if it does not exist and one matches.
+        amounts: upper bound per unit (tokens; nano-USD). ``calls`` defaults to 1.
+        also: up to 8 more accounts that are charged.
+        lease_s: seconds until the hold expires unless it is extended, 1 … 86,400.
+        attributes: what budgets with ``match`` look at (``model``, ``feature``, …).
+        parent: the parent for an account that is opened from a template.
+    """
+
+    id: str
+    account: str
+    amounts: Amounts = {}
+    also: tuple[str, ...] = ()
+    lease_s: int = LEASE_S_DEFAULT
+    attributes: dict[str, str] = {}
+    parent: str | None = None
+
+
+class Extend(Command, tag="extend"):
+    """Raise a hold to the totals ``to`` (absolute; lower ones are ignored) and renew its lease."""
+
+    id: str
+    to: Amounts = {}
+    lease_s: int = LEASE_S_DEFAULT
+
+
+class Settle(Command, tag="settle"):
+    """Book what a call has used so far, like a meter reading.
+
+    Attributes:
+        id: the hold. With ``account``, a hold that never arrived is booked without one (usage after the fact).
+        total: cumulative amounts. Units left out follow from ``record`` (tokens, cost), ``calls`` is 1.
+        final: False for running totals of a stream.
+        record: the whole record of the call; kept with the last reading.
+        account, also, attributes: who pays when there is no such hold. ``parent`` as in Reserve.
+    """
+
+    id: str
+    total: Amounts = {}
+    final: bool = True
+    record: CallRecord | None = None
+    account: str | None = None
+    also: tuple[str, ...] = ()
+    attributes: dict[str, str] = {}
+    parent: str | None = None
+
+
+class Release(Command, tag="release"):
+    """Give a hold back: nothing (more) was spent. With ``account``, also before the reserve arrives."""
+
+    id: str
+    account: str | None = None
+
+
+class PutAccount(Command, tag="put_account"):
+    """Open an account, or change what is given of an existing one. Never mints, never moves it to another parent.
+
+    Attributes:
+        parent: None for a root, or (for an account that exists) for no change.
+        labels: free text for people; replaces all labels when given.
+        priority: ≥ 1; budget never moves from a higher to a lower priority.
+        min_reserve: what the account keeps when others ask it to donate, per unit.
+    """
+
+    account: str
+    parent: str | None = None
+    labels: dict[str, str] | None = None
+    priority: int | None = None
+    min_reserve: Amounts | None = None
+
+
+class SetStatus(Command, tag="set_status"):
+    """Suspend, resume (``active``), terminate or close an account. Terminated and closed are final."""
+
+    account: str
+    status: Status
+    reason: str = ""
+
+
+class PutBudget(Command, tag="put_budget"):
+    """Make a budget, or change one.
+
+    Attributes:
+        budget: its name, unique in the account; the default is ``{unit}-{period}``.
+        limit: ≥ 0 per window; 0 means nothing.
+        period: ``hour``, ``day``, ``week``, ``month``, ``quarter``, ``year``, ``lifetime`` or ``every:SECONDS``.
+        zone: IANA name.
+        thresholds: percent of the limit (1 … 1,000) → severity.
+        match: narrows the budget to calls with all these attributes.
+        on_exhaustion: what happens to the account after a refusal of an exhausted budget.
+        carry_over: whether what is unused goes to the next window, at most ``carry_max`` of it.
+        carry_debt: whether what is overdrawn goes to the next window.
+        quarantine: what becomes of an expired hold after 24 h.
+        force: allow a limit below what is in use.
+        if_version: refuse with ``precondition_failed`` unless this is the current version (0: must not exist yet).
+    """
+
+    account: str
+    unit: Unit
+    limit: int
+    budget: str | None = None
+    period: str = "lifetime"
+    zone: str = "UTC"
+    thresholds: dict[int, Severity] = msgspec.field(default_factory=THRESHOLDS_DEFAULT.copy)
+    mode: Mode = "enforce"
+    match: dict[str, str] = {}
+    on_exhaustion: ExhaustionPolicy = "deny"
+    carry_over: CarryOver = "none"
+    carry_max: int | None = None
+    carry_debt: bool = False
+    force: bool = False
+    if_version: int | None = None
+
+
+class RemoveBudget(Command, tag="remove_budget"):
+    """End a budget: it limits nothing from now on. What it counted stays in the journal."""
+
+    account: str
+    budget: str
+    if_version: int | None = None
+
+
+class Allocate(Command, tag="allocate"):
+    """Carve ``to`` (the wanted total) of a unit out of the chain above an account, as its own limit.
+
+    Attributes:
+        to: ≥ 0. Less than now gives back what is free.
+        valid_until: when the allocation ends for good; None: it is carved again in every window.
+        on_exhaustion: as in PutBudget.
+    """
+
+    account: str
+    unit: Unit
+    to: int
+    valid_until: datetime | None = None
+    on_exhaustion: ExhaustionPolicy = "deny"
+
+
+class Deallocate(Command, tag="deallocate"):
+    """End an account's allocation in a unit: it draws on its parent again. What is in use stays covered."""
+
+    account: str
+    unit: Unit
+
+
+class Transfer(Command, tag="transfer"):
+    """Move ``amount`` ≥ 1 of unused allocation from one account to another, through their common ancestor."""
+
+    source: str
+    target: str
+    unit: Unit
+    amount: int
+    reason: str = ""
+
+
+class Adjust(Command, tag="adjust"):
+    """Raise (or lower, if negative) a budget's running window by ``amount`` ≠ 0 until ``valid_until`` or its end."""
+
+    id: str
+    account: str
+    budget: str
+    amount: int
+    reason: str
+    valid_until: datetime | None = None
+    force: bool = False
+
+
+class EndAdjustment(Command, tag="end_adjustment"):
+    """End an adjustment now; what is in use of it stays covered."""
+
+    id: str
+    account: str
+
+
+class TemplateBudget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A budget that a template gives to each account it opens; fields as in PutBudget."""
+
+    unit: Unit
+    limit: int
+    budget: str | None = None
+    period: str = "lifetime"
+    zone: str = "UTC"
+    thresholds: dict[int, Severity] = msgspec.field(default_factory=THRESHOLDS_DEFAULT.copy)
+    mode: Mode = "enforce"
+    match: dict[str, str] = {}
+    on_exhaustion: ExhaustionPolicy = "deny"
+    carry_over: CarryOver = "none"
+    carry_max: int | None = None
+    carry_debt: bool = False
+
+
+class PutTemplate(Command, tag="put_template"):
+    """Say how accounts whose name matches ``pattern`` are opened when they are first used.
+
+    Attributes:
+        pattern: ``thread:*``; the star stands at the end and for one or more characters.
+        parent: the parent of accounts whose opener names none; None: the opener must name one, or it is a root.
+        budgets, allocations: what each gets.
+        max_children: how many may be open under one parent at once.
+        max_new_per_minute: how many the template may open in a minute.
+        idle_close_s: seconds without use after which they are closed; None: never.
+    """
+
+    pattern: str
+    parent: str | None = None
+    budgets: tuple[TemplateBudget, ...] = ()
+    allocations: Amounts = {}
+    priority: int = 1
+    max_children: int = 100_000
+    max_new_per_minute: int = 10_000
+    idle_close_s: int | None = None
+
+
+class RemoveTemplate(Command, tag="remove_template"):
+    """Open no more accounts by this pattern."""
+
+    pattern: str
+
+
+class PutKey(Command, tag="put_key"):
+    """Store an API key (its keyed hash only), or change one.
+
+    Attributes:
+        key: public id of the key.
+        digest: hex of the keyed hash of the secret.
+        role: ``account`` binds it to ``account`` and all below.
+        may_open: whether it may open accounts from templates.
+        requests_per_minute: None: the service's default.
+    """
+
+    key: str
+    digest: str
+    role: Role
+    account: str | None = None
+    may_open: bool = False
+    expires_at: datetime | None = None
+    requests_per_minute: int | None = None
+    label: str = ""
+
+
+class RevokeKey(Command, tag="revoke_key"):
+    """Make a key useless from now on."""
+
+    key: str
+
+
+class EraseName(Command, tag="erase_name"):
+    """Forget an account's name, labels and the private parts of its records; sums and the chain stay whole."""
+
+    account: str
+
+
+class Compound(Command, tag="compound"):
+    """Several commands as one: all or none. Settlements inside are booked by themselves, whatever becomes of the rest."""
+
+    commands: tuple[
+        Reserve
+        | Extend
+        | Settle
+        | Release
+        | PutAccount
+        | SetStatus
+        | PutBudget
+        | RemoveBudget
+        | Allocate
+        | Deallocate
+        | Transfer
+        | Adjust
+        | EndAdjustment
+        | PutTemplate
+        | RemoveTemplate,
+        ...,
+    ]
+
+
+SingleCommand = (
+    Reserve
+    | Extend
+    | Settle
+    | Release
+    | PutAccount
+    | SetStatus
+    | PutBudget
+    | RemoveBudget
+    | Allocate
+    | Deallocate
+    | Transfer
+    | Adjust
+    | EndAdjustment
+    | PutTemplate
+    | RemoveTemplate
+)
+AnyCommand = SingleCommand | PutKey | RevokeKey | EraseName | Compound
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A command with who asks.
+
+    Attributes:
+        tenant: name of the tenant.
+        idempotency_key: for commands without an id of their own.
+        actor: public id of the key, for the audit trail; never a secret.
+        scope: an account; commands may only concern it and what is below. None: all.
+        may_open: whether accounts may be opened from templates.
+    """
+
+    command: AnyCommand
+    tenant: str = "default"
+    idempotency_key: str | None = None
+    actor: str = ""
+    scope: str | None = None
+    may_open: bool = True

@@ -1,0 +1,240 @@
+"""What becomes of a command: an answer, or a refusal that explains itself. Both are values."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from fiscus.core.commands import ExhaustionPolicy, Mode, Role, Severity, Status
+from fiscus.core.units import Amounts, Unit
+
+HoldState = Literal["held", "settled", "released", "expired"]
+
+RefusalCode = Literal[
+    "budget_exceeded",
+    "budget_busy",
+    "account_suspended",
+    "account_terminated",
+    "account_closed",
+    "forbidden",
+    "conflict",
+    "already_settled",
+    "precondition_failed",
+    "unknown_account",
+    "unknown_hold",
+    "unknown_budget",
+    "unknown_allocation",
+    "unknown_adjustment",
+    "unknown_template",
+    "unknown_key",
+    "unit_not_bounded",
+    "also_not_shared",
+    "other_windows",
+    "lower_priority",
+    "below_use",
+    "too_many_accounts",
+    "idempotency_expired",
+    "invalid",
+]
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="outcome"):
+    """Base of all outcomes; ``outcome`` names it on the wire."""
+
+
+class Balance(msgspec.Struct, frozen=True, kw_only=True):
+    """One window of one budget (a cell). Amounts are integers in ``unit``.
+
+    ``available = limit − (covered + held + quarantined + uncovered)``, negative when overdrawn;
+    ``spent = covered + uncovered``; ``overdrawn = max(0, −available)``.
+    """
+
+    account: str
+    budget: str
+    unit: Unit
+    mode: Mode
+    limit: int
+    covered: int
+    held: int
+    quarantined: int
+    uncovered: int
+    spent: int
+    available: int
+    overdrawn: int
+    window_start: datetime
+    window_end: datetime | None
+    allocated: bool = False
+    match: dict[str, str] = {}
+
+
+class Refused(Outcome, tag="refused"):
+    """The command changed nothing.
+
+    Attributes:
+        code: stable; mapped to a status in one place.
+        detail: a sentence for people that names what bound.
+        field: path of the field that is wrong, for ``invalid`` and the like.
+        binding: the cell that lacks room, as it was when the command was decided.
+        requested: what was asked of it.
+        retry_after_s: for ``budget_busy``.
+        resets_at: for ``budget_exceeded``, when its window ends; None: never.
+        index: position of the refusing command in a compound.
+    """
+
+    code: RefusalCode
+    detail: str
+    field: str | None = None
+    binding: Balance | None = None
+    requested: int | None = None
+    retry_after_s: int | None = None
+    resets_at: datetime | None = None
+    index: int | None = None
+
+
+class HoldAnswer(Outcome, tag="hold"):
+    """A hold after a command.
+
+    Attributes:
+        reserved: the bound per unit (0 for usage booked without a hold).
+        booked: the last reading; ``covered`` of it was held, ``uncovered`` was not.
+        expires_at: end of the lease while ``held``.
+        warnings: budgets in mode ``warn`` that would have refused.
+    """
+
+    id: str
+    account: str
+    state: HoldState
+    reserved: Amounts
+    booked: Amounts = {}
+    uncovered: Amounts = {}
+    expires_at: datetime | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class BudgetView(msgspec.Struct, frozen=True, kw_only=True):
+    """A budget as it was set, with its version and the window that runs."""
+
+    budget: str
+    account: str
+    unit: Unit
+    version: int
+    limit: int
+    period: str
+    zone: str
+    thresholds: dict[int, Severity]
+    mode: Mode
+    match: dict[str, str]
+    on_exhaustion: ExhaustionPolicy
+    carry_over: str
+    carry_max: int | None
+    carry_debt: bool
+    allocated: bool
+    balance: Balance | None
+
+
+class AccountAnswer(Outcome, tag="account"):
+    """An account with its budgets. ``status_effective`` counts the ancestors' status in."""
+
+    account: str
+    number: int
+    parent: str | None
+    status: Status
+    status_effective: Status
+    labels: dict[str, str]
+    priority: int
+    min_reserve: Amounts
+    budgets: tuple[BudgetView, ...]
+
+
+class BudgetAnswer(Outcome, tag="budget"):
+    """A budget after a command."""
+
+    budget: BudgetView
+
+
+class AllocationAnswer(Outcome, tag="allocation"):
+    """An allocation after a command; ``size`` is 0 after it ended."""
+
+    account: str
+    unit: Unit
+    size: int
+    balance: Balance | None
+
+
+class TransferAnswer(Outcome, tag="transfer"):
+    """Both ends of a transfer after it."""
+
+    source: AllocationAnswer
+    target: AllocationAnswer
+    amount: int
+
+
+class AdjustmentAnswer(Outcome, tag="adjustment"):
+    """An adjustment after a command."""
+
+    id: str
+    account: str
+    budget: str
+    amount: int
+    active: bool
+    valid_until: datetime | None
+    balance: Balance
+
+
+class TemplateAnswer(Outcome, tag="template"):
+    """A template was stored or removed."""
+
+    pattern: str
+    active: bool
+
+
+class KeyAnswer(Outcome, tag="key"):
+    """A key was stored or revoked; nothing here is secret."""
+
+    key: str
+    role: Role
+    account: str | None
+    active: bool
+    may_open: bool
+    expires_at: datetime | None
+    requests_per_minute: int | None
+    label: str
+
+
+class ErasedAnswer(Outcome, tag="erased"):
+    """A name was erased; the account is known by its number from now on."""
+
+    number: int
+
+
+class CompoundAnswer(Outcome, tag="compound"):
+    """One answer per command, in order."""
+
+    answers: tuple[
+        HoldAnswer
+        | AccountAnswer
+        | BudgetAnswer
+        | AllocationAnswer
+        | TransferAnswer
+        | AdjustmentAnswer
+        | TemplateAnswer
+        | Refused,
+        ...,
+    ]
+
+
+Answer = (
+    HoldAnswer
+    | AccountAnswer
+    | BudgetAnswer
+    | AllocationAnswer
+    | TransferAnswer
+    | AdjustmentAnswer
+    | TemplateAnswer
+    | KeyAnswer
+    | ErasedAnswer
+    | CompoundAnswer
+)
+AnyOutcome = Answer | Refused
