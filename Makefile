@@ -1,0 +1,96 @@
+# `make` lists the commands. Nothing but Python 3.11+, pip and make is needed: each command sets up what it uses.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP_INSTALL := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install
+
+FAST_TESTS := $(wildcard tests/core tests/contract tests/scripts)
+# tests_data/ reads recorded data that stands beside the project; where the data is missing the suite is not collected.
+SUITES := tests $(if $(wildcard ../shared/data),$(wildcard tests_data))
+
+.PHONY: help
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
+
+$(READY): requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Fiscus needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "setting up $(VENV) from the locked requirements"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP_INSTALL) --require-hashes -r requirements-dev.txt
+	@$(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: setup
+setup: $(READY) ## Create .venv from the locked requirements (every command does this by itself)
+
+.PHONY: demo
+demo: $(READY) ## Run a fleet of agents against the service; TRACE=file replays a trace, WAIT=0 ends at once
+	@$(BIN)/python -m fiscus.cli demo $(if $(TRACE),--trace "$(TRACE)") $(if $(filter 0,$(WAIT)),--no-wait)
+
+.PHONY: lint
+lint: $(READY) ## Check format, lint, types and the direction of imports
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports > build/lint-imports.txt || { cat build/lint-imports.txt; exit 1; }
+lint: | build
+
+.PHONY: check
+check: lint ## Lint and run the fast unit tests, in seconds
+	@$(BIN)/pytest $(FAST_TESTS) -m "not slow" -q -x
+
+.PHONY: test
+test: lint coverage-check ## Run everything, real servers included
+	@$(BIN)/pytest $(SUITES) -n 2 -q
+
+.PHONY: coverage-check
+coverage-check: $(READY) ## Check that docs/coverage.md is current
+	@$(BIN)/python scripts/coverage.py --check
+
+.PHONY: format
+format: $(READY) ## Format the code and apply the safe fixes of the linter
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format --quiet .
+
+.PHONY: bench
+bench: $(READY) | build ## Measure the speed; prints, and writes build/bench/treasury.json
+	@$(BIN)/python bench/treasury.py
+
+.PHONY: mutants
+mutants: $(READY) ## Plant faults in the ledger and see the tests catch each one
+	@$(BIN)/python tests/mutants/run.py
+
+.PHONY: docs
+docs: $(READY) ## Regenerate docs/coverage.md and docs/reference/openapi.json
+	@$(BIN)/python scripts/coverage.py
+	@$(if $(wildcard scripts/openapi.py),$(BIN)/python scripts/openapi.py)
+
+# The lock is the only command that wants uv: the one on PATH, or one of its own under build/.
+UV := $(or $(shell command -v uv 2>/dev/null),build/uv/bin/uv)
+COMPILE := $(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+
+.PHONY: lock
+lock: $(UV) ## Compile the locked requirements from pyproject.toml; UPGRADE=1 takes newer versions
+	@$(COMPILE) --extra dev --output-file requirements-dev.txt
+	@$(COMPILE) --constraint requirements-dev.txt --output-file requirements.txt
+	@! grep -nE 'https?://|index-url' requirements.txt requirements-dev.txt
+
+build/uv/bin/uv:
+	@$(PYTHON) -m venv build/uv
+	@build/uv/bin/python -m pip --quiet --disable-pip-version-check install uv
+
+build:
+	@mkdir -p build
+
+.PHONY: clean
+clean: ## Remove .venv, build/ and the caches
+	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis
+	@find src scripts tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
