@@ -7,6 +7,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOCKED := $(VENV)/.locked
 READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install
 
@@ -18,12 +19,15 @@ SUITES := tests $(if $(wildcard ../shared/data),$(wildcard tests_data))
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
-$(READY): requirements-dev.txt pyproject.toml
+$(LOCKED): requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Fiscus needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "setting up $(VENV) from the locked requirements"
-	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 	@$(PIP_INSTALL) --require-hashes -r requirements-dev.txt
+	@touch $@
+
+$(READY): $(LOCKED) pyproject.toml src/fiscus/__init__.py
 	@$(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -39,8 +43,7 @@ lint: $(READY) ## Check format, lint, types and the direction of imports
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/lint-imports > build/lint-imports.txt || { cat build/lint-imports.txt; exit 1; }
-lint: | build
+	@report=$$($(BIN)/lint-imports 2>&1) || { echo "$$report"; exit 1; }
 
 .PHONY: check
 check: lint ## Lint and run the fast unit tests, in seconds
@@ -60,7 +63,7 @@ format: $(READY) ## Format the code and apply the safe fixes of the linter
 	@$(BIN)/ruff format --quiet .
 
 .PHONY: bench
-bench: $(READY) | build ## Measure the speed; prints, and writes build/bench/treasury.json
+bench: $(READY) ## Measure the speed; prints, and writes build/bench/treasury.json
 	@$(BIN)/python bench/treasury.py
 
 .PHONY: mutants
@@ -86,9 +89,6 @@ lock: $(UV) ## Compile the locked requirements from pyproject.toml; UPGRADE=1 ta
 build/uv/bin/uv:
 	@$(PYTHON) -m venv build/uv
 	@build/uv/bin/python -m pip --quiet --disable-pip-version-check install uv
-
-build:
-	@mkdir -p build
 
 .PHONY: clean
 clean: ## Remove .venv, build/ and the caches

@@ -1,6 +1,7 @@
 """Fiscus: a treasury for AI agents. Budgets that hold before the money is spent."""
 
 from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -15,11 +16,11 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604  (every key is a name that __getattr__ resolves)
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """Import a public name from its home the first time that it is asked for."""
     if name not in _HOMES:
         raise AttributeError(f"module 'fiscus' has no attribute {name!r}")
-    value: object = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 
