@@ -1,7 +1,7 @@
 """All exceptions of Fiscus, as one tree.
 
-A refusal (``Refusal``) is a decision of the ledger: it was asked and said no. An error (``TreasuryError``) means that it
-could not be asked, or that nobody knows what became of the question. One is never reported as the other.
+A refusal (``Refusal``) is a decision of the ledger: it was asked and said no. An error (``TreasuryError``) means that
+it could not be asked, or that nobody knows what became of the question. One is never reported as the other.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Refusal(FiscusError):
 
 
 class BudgetExceeded(Refusal):
-    """It does not fit, even with no call in flight. Wait for ``refused.resets_at``, ask for less, or ask for more budget."""
+    """It does not fit, even with no call in flight. Wait for ``refused.resets_at``, or ask for less, or for more budget."""
 
 
 class BudgetBusy(Refusal):
@@ -111,7 +111,7 @@ class TreasuryError(FiscusError):
 
 
 class BudgetUnavailable(TreasuryError):
-    """The ledger is away, overloaded or starting. Do not make the call; retry with the same id after ``retry_after_s``."""
+    """The ledger is away, overloaded or starting. Do not call; retry with the same id after ``retry_after_s``."""
 
     code = "budget_unavailable"
     retryable = True
@@ -122,11 +122,11 @@ class BudgetUnavailable(TreasuryError):
 
 
 class StoreUnavailable(BudgetUnavailable):
-    """The database cannot be reached or refused the write; the outcome of the batch is resolved before anything else."""
+    """The database is away or refused the write; the outcome of the batch is resolved before anything else."""
 
 
 class LedgerBusy(TreasuryError):
-    """Another process has this ledger open. Talk to it at ``address`` (``fiscus.connect``) instead of opening the file."""
+    """Another process has this ledger open. Talk to it at ``address`` (``fiscus.connect``) instead."""
 
     code = "ledger_busy"
 
@@ -145,3 +145,18 @@ class UnknownFormat(TreasuryError):
     """The journal was written by a newer Fiscus. Upgrade this one."""
 
     code = "unknown_format"
+
+
+class SpoolUnavailable(TreasuryError):
+    """The ledger is away, and the local spool is full or cannot be written: this reading is not on the books.
+
+    Make room where the message says, and settle again with the same id; make no more calls until then.
+    """
+
+    code = "spool_unavailable"
+
+
+class ConfigurationInvalid(FiscusError):
+    """A setting or a declared file is wrong, and nothing was done. The message names file, line and field."""
+
+    code = "configuration_invalid"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, dataclass_transform
 
 import msgspec
 
@@ -16,6 +16,7 @@ PAGE_LENGTH_MAX = 1_000
 PAGE_LENGTH_DEFAULT = 100
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Query(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="query"):
     """A question. ``scope`` restricts it to one account and all below; ``min_seq`` waits for one's own write."""
 

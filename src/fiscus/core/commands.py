@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, dataclass_transform
 
 import msgspec
 
@@ -28,6 +28,7 @@ Severity = Literal["info", "warning", "critical", "final", "exhausted"]
 THRESHOLDS_DEFAULT: dict[int, Severity] = {50: "info", 75: "warning", 90: "critical", 95: "final", 100: "exhausted"}
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Command(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, tag_field="op"
 ):

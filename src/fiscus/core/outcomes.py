@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, dataclass_transform
 
 import msgspec
 
@@ -40,6 +40,7 @@ RefusalCode = Literal[
 ]
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="outcome"):
     """Base of all outcomes; ``outcome`` names it on the wire."""
 

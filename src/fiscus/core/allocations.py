@@ -1,0 +1,261 @@
+"""Deciding on allocations and transfers (design.md §1, §2 E8, §3 "transfer")."""
+
+from __future__ import annotations
+
+from fiscus.core.answers import allocation_answer, balance, no_room
+from fiscus.core.cells import in_use
+from fiscus.core.checks import check, invalid, to_ms
+from fiscus.core.commands import Allocate, Deallocate, Request, Transfer
+from fiscus.core.events import AllocationEnded, AllocationResized, Private, Transferred
+from fiscus.core.outcomes import AllocationAnswer, Refused, TransferAnswer
+from fiscus.core.routes import allocation_cell, carve, chain, close_ended_windows, inactive, lacking_room
+from fiscus.core.scopes import find_account
+from fiscus.core.state import ENDED, LIVE, Account, Cell, Draft
+from fiscus.core.units import Unit
+
+
+def carved_within(draft: Draft, account: Account) -> list[Cell]:
+    """The allocation cells of an account and of all below it that have not ended, leaf first."""
+    numbers = {account.number} if account.allocations else set()
+    for other in list(draft.accounts.values()):
+        if other.allocations and any(above.number == account.number for above in chain(draft, other)):
+            numbers.add(other.number)
+    if draft.carved_below is not None:
+        numbers.update(draft.carved_below(account.number))
+    accounts = sorted((draft.accounts[number] for number in numbers), key=lambda found: (-found.depth, found.number))
+    cells = [draft.cells[draft.budgets[budget].cell] for found in accounts for budget in found.allocations.values()]
+    return [cell for cell in cells if cell.phase != ENDED]
+
+
+def live_below(draft: Draft, account: Account, unit: Unit) -> tuple[list[Cell], list[Cell]]:
+    """Allocations below an account in a unit: those held on it directly, and those carved from these (leaf first)."""
+    direct: list[Cell] = []
+    nested: list[Cell] = []
+    for cell in carved_within(draft, account):
+        if cell.unit != unit or cell.account == account.number:
+            continue
+        between = chain(draft, draft.accounts[cell.account])[1:]
+        for above in between:
+            if above.number == account.number:
+                direct.append(cell)
+                break
+            if unit in above.allocations:
+                nested.append(cell)
+                break
+    return direct, nested
+
+
+def end_allocation(
+    draft: Draft, cell: Cell, now: int, *, for_good: bool, shared: bool = False, actor: str = ""
+) -> None:
+    """End an allocation and, before it, all that was carved from it."""
+    account = draft.accounts[cell.account]
+    for below in carved_within(draft, account):
+        if below.number != cell.number and below.unit == cell.unit and cell.number in below.pins:
+            end_allocation(draft, below, now, for_good=False)
+    close_ended_windows(draft, cell.pins, now)
+    draft.emit(AllocationEnded(cell=cell.number, for_good=for_good, shared=shared, actor=actor))
+
+
+def allocate(draft: Draft, request: Request, command: Allocate, now: int) -> AllocationAnswer | Refused:
+    """Carve the wanted total out of the chain above, or give back what is free of it."""
+    wrong = check(command)
+    if wrong is not None:
+        return wrong
+    account = find_account(draft, command.account, request.scope)
+    if isinstance(account, Refused):
+        return account
+    if account.parent is None:
+        return invalid("account", "has nothing above it to carve from")
+    if request.scope is not None and account.name == request.scope:
+        return Refused(code="forbidden", detail="this key may not raise its own account", field="account")
+    refused = inactive(draft, chain(draft, account))
+    if refused is not None:
+        return refused
+    valid_until = to_ms(command.valid_until) if command.valid_until is not None else None
+    if valid_until is not None and valid_until <= now:
+        return invalid("valid_until", "has passed already")
+    number = account.allocations.get(command.unit)
+    budget = draft.budgets[number] if number is not None else None
+    cell: Cell | Refused
+    if budget is not None and draft.cells[budget.cell].phase != ENDED:
+        cell = allocation_cell(draft, budget, now)
+        if isinstance(cell, Refused):
+            return cell
+        same_terms = budget.valid_until == valid_until and budget.on_exhaustion == command.on_exhaustion
+        if same_terms:
+            return _resize(draft, request, command, account, cell, now)
+        if command.to < in_use(cell) or in_use(cell):
+            return Refused(
+                code="conflict",
+                detail="valid_until: an allocation in use keeps its terms; deallocate it first",
+                field="valid_until",
+            )
+        end_allocation(draft, cell, now, for_good=False)
+    cell = carve(
+        draft,
+        draft.budgets[number] if number is not None else None,
+        account,
+        command.unit,
+        command.to,
+        now,
+        valid_until=valid_until,
+        actor=request.actor,
+        on_exhaustion=command.on_exhaustion,
+    )
+    if isinstance(cell, Refused):
+        return cell
+    return allocation_answer(draft, account, command.unit, cell)
+
+
+def _resize(
+    draft: Draft, request: Request, command: Allocate, account: Account, cell: Cell, now: int
+) -> AllocationAnswer | Refused:
+    rise = command.to - cell.base
+    if rise > 0:
+        close_ended_windows(draft, cell.pins, now)
+        lacking = lacking_room(draft, cell.pins, rise)
+        if lacking:
+            return no_room(draft, lacking)
+    elif command.to < in_use(cell) and rise < 0:
+        seen = balance(draft, cell)
+        return Refused(
+            code="below_use",
+            detail=f"{seen.account}: {in_use(cell)} {seen.unit} are in use, more than {command.to}",
+            binding=seen,
+            requested=command.to,
+        )
+    if rise:
+        draft.emit(AllocationResized(cell=cell.number, size=command.to, actor=request.actor))
+    return allocation_answer(draft, account, command.unit, draft.cells[cell.number])
+
+
+def deallocate(draft: Draft, request: Request, command: Deallocate, now: int) -> AllocationAnswer | Refused:
+    """End an allocation for good: the account draws on its parent again."""
+    wrong = check(command)
+    if wrong is not None:
+        return wrong
+    account = find_account(draft, command.account, request.scope)
+    if isinstance(account, Refused):
+        return account
+    number = account.allocations.get(command.unit)
+    if number is None:
+        return _unknown_allocation(account, command.unit)
+    cell = draft.cells[draft.budgets[number].cell]
+    end_allocation(draft, cell, now, for_good=True, shared=True, actor=request.actor)
+    return AllocationAnswer(account=account.display_name, unit=command.unit, size=0, balance=None)
+
+
+def _unknown_allocation(account: Account, unit: Unit) -> Refused:
+    return Refused(
+        code="unknown_allocation", detail=f"{account.display_name} has no allocation in {unit}", field="unit"
+    )
+
+
+def transfer(draft: Draft, request: Request, command: Transfer, now: int) -> TransferAnswer | Refused:
+    """Move unused allocation between two accounts below a common ancestor; nothing at or above it changes.
+
+    Refused when the donor lacks it, would fall below its ``min_reserve``, or has the higher priority; when a cell
+    below the common ancestor on the target's side lacks room; when the two are held on different windows.
+    """
+    wrong = check(command)
+    if wrong is not None:
+        return wrong
+    unit = command.unit
+    source = find_account(draft, command.source, request.scope, "source")
+    if isinstance(source, Refused):
+        return source
+    target = find_account(draft, command.target, request.scope, "target")
+    if isinstance(target, Refused):
+        return target
+    source_chain, target_chain = chain(draft, source), chain(draft, target)
+    refused = inactive(draft, (*source_chain, *target_chain))
+    if refused is not None:
+        return refused
+    target_numbers = {account.number for account in target_chain}
+    source_numbers = {account.number for account in source_chain}
+    if target.number in source_numbers or source.number in target_numbers:
+        return invalid("target", "stands above or below the source; use allocate")
+    common = next((account for account in source_chain if account.number in target_numbers), None)
+    if common is None:
+        return invalid("target", "has no account in common with the source")
+    if source.priority > target.priority:
+        return Refused(
+            code="lower_priority",
+            detail=f"{source.display_name} has priority {source.priority}, more than {target.display_name}'s "
+            f"{target.priority}",
+            field="target",
+        )
+    source_cells = _path_cells(draft, source, common, unit, now)
+    if isinstance(source_cells, Refused):
+        return source_cells
+    target_cells = _path_cells(draft, target, common, unit, now)
+    if isinstance(target_cells, Refused):
+        return target_cells
+    donor = source_cells[0]
+    below_common = {account.number for account in (*source_chain, *target_chain)} - {
+        account.number for account in chain(draft, common)
+    }
+    if _pins_above(draft, source_cells[-1], below_common) != _pins_above(draft, target_cells[-1], below_common):
+        return Refused(
+            code="other_windows",
+            detail=f"{source.display_name} and {target.display_name} are held on different windows",
+            field="target",
+        )
+    kept = source.min_reserve.get(unit, 0)
+    lacking = [(cell, command.amount) for cell in source_cells if command.amount > cell.free]
+    if command.amount + kept > donor.free or lacking:
+        return no_room(draft, lacking or [(donor, command.amount + kept)])
+    changed = {cell.number for cell in target_cells}
+    needs_room = [
+        pin
+        for cell in target_cells
+        for pin in cell.pins
+        if pin not in changed and draft.cells[pin].account in below_common
+    ]
+    lacking = lacking_room(draft, needs_room, command.amount)
+    if lacking:
+        return no_room(draft, lacking)
+    draft.emit(
+        Transferred(
+            source=source.number,
+            target=target.number,
+            unit=unit,
+            amount=command.amount,
+            sizes=(
+                *((cell.number, cell.base - command.amount) for cell in source_cells),
+                *((cell.number, cell.base + command.amount) for cell in reversed(target_cells)),
+            ),
+            actor=request.actor,
+            private=Private(reason=command.reason) if command.reason else None,
+        )
+    )
+    return TransferAnswer(
+        source=allocation_answer(draft, source, unit, draft.cells[donor.number]),
+        target=allocation_answer(draft, target, unit, draft.cells[target_cells[0].number]),
+        amount=command.amount,
+    )
+
+
+def _path_cells(draft: Draft, account: Account, common: Account, unit: Unit, now: int) -> list[Cell] | Refused:
+    """The live allocation cells from an account up to, not including, the common ancestor; its own first."""
+    if unit not in account.allocations:
+        return _unknown_allocation(account, unit)
+    cells: list[Cell] = []
+    for above in chain(draft, account):
+        if above.number == common.number:
+            break
+        number = above.allocations.get(unit)
+        if number is None:
+            continue
+        cell = allocation_cell(draft, draft.budgets[number], now)
+        if isinstance(cell, Refused):
+            return cell
+        assert cell.phase == LIVE, "an allocation cell that is handed out is live"
+        cells.append(cell)
+    return cells
+
+
+def _pins_above(draft: Draft, cell: Cell, below_common: set[int]) -> set[int]:
+    """The pins of an allocation at or above the common ancestor."""
+    return {pin for pin in cell.pins if draft.cells[pin].account not in below_common}

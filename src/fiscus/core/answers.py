@@ -1,0 +1,193 @@
+"""Views of the state for people and programs: names for numbers, instants for milliseconds."""
+
+from __future__ import annotations
+
+from fiscus.core.checks import to_datetime
+from fiscus.core.commands import Status
+from fiscus.core.outcomes import (
+    AccountAnswer,
+    AdjustmentAnswer,
+    AllocationAnswer,
+    Balance,
+    BudgetView,
+    HoldAnswer,
+    KeyAnswer,
+    Refused,
+)
+from fiscus.core.state import LIVE, Account, Adjustment, Budget, Cell, Draft, Hold, Key
+from fiscus.core.units import Amounts, Unit
+from fiscus.core.windows import LIFETIME_END_MS
+
+RETRY_AFTER_S = 1
+STATUS_RANK: dict[Status, int] = {"active": 0, "suspended": 1, "closed": 2, "terminated": 3}
+
+
+def balance(draft: Draft, cell: Cell) -> Balance:
+    """A cell as people see it."""
+    budget = draft.budgets[cell.budget]
+    limit = cell.limit
+    used = cell.used
+    return Balance(
+        account=draft.accounts[cell.account].display_name,
+        budget=budget.name,
+        unit=cell.unit,
+        mode=budget.mode,
+        limit=limit,
+        covered=cell.covered,
+        held=cell.held,
+        quarantined=cell.quarantined,
+        uncovered=cell.uncovered,
+        spent=cell.covered + cell.uncovered,
+        available=limit - used,
+        overdrawn=max(0, used - limit),
+        window_start=to_datetime(cell.start),
+        window_end=to_datetime(cell.end) if cell.end < LIFETIME_END_MS else None,
+        allocated=budget.allocated,
+        match=budget.match,
+    )
+
+
+def no_room(draft: Draft, lacking: list[tuple[Cell, int]]) -> Refused:
+    """The refusal for cells that lack room for an amount, given in cell order (leaf first).
+
+    *Exceeded* if it would not fit even with no call in flight, and that outranks *busy*; then the first in order.
+    """
+    for cell, amount in lacking:
+        if is_exceeded(cell, amount):
+            seen = balance(draft, cell)
+            return Refused(
+                code="budget_exceeded",
+                detail=f"{seen.account}: {amount} {seen.unit} asked, {max(0, seen.available)} of {seen.limit} left "
+                f"in {seen.budget}",
+                binding=seen,
+                requested=amount,
+                resets_at=seen.window_end,
+            )
+    cell, amount = lacking[0]
+    seen = balance(draft, cell)
+    return Refused(
+        code="budget_busy",
+        detail=f"{seen.account}: {amount} {seen.unit} asked, {max(0, seen.available)} of {seen.limit} left in "
+        f"{seen.budget} while calls in flight hold {seen.held}",
+        binding=seen,
+        requested=amount,
+        retry_after_s=RETRY_AFTER_S,
+    )
+
+
+def is_exceeded(cell: Cell, amount: int) -> bool:
+    """Whether an amount would not fit even if no call were in flight. A live allocation is not a call."""
+    return amount > cell.limit - cell.covered - cell.quarantined - cell.uncovered - cell.standing
+
+
+def positive(amounts: Amounts) -> Amounts:
+    """Amounts without zeros."""
+    return {unit: amount for unit, amount in amounts.items() if amount}
+
+
+def hold_answer(draft: Draft, hold: Hold) -> HoldAnswer:
+    """A hold as it is now."""
+    covered = hold.covered
+    return HoldAnswer(
+        id=hold.id,
+        account=draft.accounts[hold.account].display_name,
+        state=hold.state,
+        reserved=hold.reserved,
+        booked=hold.booked,
+        uncovered={unit: rest for unit, amount in hold.booked.items() if (rest := amount - covered.get(unit, 0)) > 0},
+        expires_at=to_datetime(hold.expires_at) if hold.state == "held" else None,
+        warnings=warnings(draft, hold.warned),
+    )
+
+
+def warnings(draft: Draft, cells: tuple[int, ...]) -> tuple[str, ...]:
+    """Names of the budgets in mode ``warn`` that would have refused: ``account/budget``."""
+    return tuple(
+        f"{draft.accounts[cell.account].display_name}/{draft.budgets[cell.budget].name}"
+        for cell in (draft.cells[number] for number in cells)
+    )
+
+
+def budget_view(draft: Draft, budget: Budget) -> BudgetView:
+    """A budget with the window that it has open; the caller rolls it over first."""
+    cell = draft.cells.find(budget.cell) if budget.cell else None
+    return BudgetView(
+        budget=budget.name,
+        account=draft.accounts[budget.account].display_name,
+        unit=budget.unit,
+        version=budget.version,
+        limit=budget.limit,
+        period=budget.next_period or budget.period,
+        zone=budget.next_zone or budget.zone,
+        thresholds=budget.thresholds,
+        mode=budget.mode,
+        match=budget.match,
+        on_exhaustion=budget.on_exhaustion,
+        carry_over=budget.carry_over,
+        carry_max=budget.carry_max,
+        carry_debt=budget.carry_debt,
+        allocated=budget.allocated,
+        balance=balance(draft, cell) if cell is not None else None,
+    )
+
+
+def effective_status(draft: Draft, account: Account) -> Status:
+    """The gravest status on the way to the root."""
+    gravest = account.status
+    while account.parent is not None:
+        account = draft.accounts[account.parent]
+        if STATUS_RANK[account.status] > STATUS_RANK[gravest]:
+            gravest = account.status
+    return gravest
+
+
+def account_answer(draft: Draft, account: Account) -> AccountAnswer:
+    """An account with its budgets; the caller rolls them over first."""
+    return AccountAnswer(
+        account=account.display_name,
+        number=account.number,
+        parent=draft.accounts[account.parent].display_name if account.parent is not None else None,
+        status=account.status,
+        status_effective=effective_status(draft, account),
+        labels=account.labels,
+        priority=account.priority,
+        min_reserve=account.min_reserve,
+        budgets=tuple(budget_view(draft, draft.budgets[number]) for number in account.budgets),
+    )
+
+
+def allocation_answer(draft: Draft, account: Account, unit: Unit, cell: Cell) -> AllocationAnswer:
+    """An allocation by its cell."""
+    return AllocationAnswer(
+        account=account.display_name,
+        unit=unit,
+        size=cell.base if cell.phase == LIVE else cell.cover,
+        balance=balance(draft, cell),
+    )
+
+
+def adjustment_answer(draft: Draft, adjustment: Adjustment) -> AdjustmentAnswer:
+    """An adjustment with the window that it changes."""
+    return AdjustmentAnswer(
+        id=adjustment.id,
+        account=draft.accounts[adjustment.account].display_name,
+        budget=draft.budgets[adjustment.budget].name,
+        amount=adjustment.amount,
+        active=adjustment.active,
+        valid_until=to_datetime(adjustment.valid_until) if adjustment.valid_until is not None else None,
+        balance=balance(draft, draft.cells[adjustment.cell]),
+    )
+
+
+def key_answer(draft: Draft, key: Key) -> KeyAnswer:
+    """A key without anything secret."""
+    return KeyAnswer(
+        key=key.key,
+        role=key.role,
+        account=draft.accounts[key.account].display_name if key.account is not None else None,
+        active=not key.revoked,
+        may_open=key.may_open,
+        expires_at=to_datetime(key.expires_at) if key.expires_at is not None else None,
+        requests_per_minute=key.requests_per_minute,
+        label=key.label,
+    )

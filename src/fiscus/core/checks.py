@@ -1,0 +1,493 @@
+"""What a command must look like before anything is decided: each check names the field that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from math import isfinite
+from typing import Any
+
+import msgspec
+
+from fiscus.core.commands import (
+    ALSO_LENGTH_MAX,
+    COMPOUND_LENGTH_MAX,
+    ID_LENGTH_MAX,
+    LEASE_S_MAX,
+    Adjust,
+    Allocate,
+    Compound,
+    Deallocate,
+    EndAdjustment,
+    EraseName,
+    Extend,
+    PutAccount,
+    PutBudget,
+    PutKey,
+    PutTemplate,
+    Release,
+    RemoveBudget,
+    RemoveTemplate,
+    Reserve,
+    RevokeKey,
+    SetStatus,
+    Settle,
+    TemplateBudget,
+    Transfer,
+)
+from fiscus.core.outcomes import Refused
+from fiscus.core.records import LIST_LENGTH_MAX, TEXT_LENGTH_MAX, CallRecord
+from fiscus.core.units import AMOUNT_MAX, UNITS
+from fiscus.core.windows import parse_period, zone
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
+REASON_LENGTH_MAX = 2_000
+LABELS_MAX = 64
+ATTRIBUTES_MAX = 32
+THRESHOLDS_MAX = 16
+THRESHOLD_PERCENT_MAX = 1_000
+PRIORITY_MAX = 1_000_000
+TEMPLATE_BUDGETS_MAX = 32
+UNIT_NAMES = frozenset(UNITS)
+
+
+def to_datetime(at_ms: int) -> datetime:
+    """An instant as people write it (UTC).
+
+    >>> to_datetime(1_500).isoformat()
+    '1970-01-01T00:00:01.500000+00:00'
+    """
+    return EPOCH + timedelta(milliseconds=at_ms)
+
+
+def to_ms(at: datetime) -> int:
+    """An aware datetime in ms since the epoch, rounded down."""
+    return (at - EPOCH) // MILLISECOND
+
+
+def invalid(field: str, detail: str) -> Refused:
+    """A refusal that names the field."""
+    return Refused(code="invalid", detail=f"{field}: {detail}", field=field)
+
+
+def check_id(field: str, value: str) -> Refused | None:
+    """1 … 128 printable characters."""
+    if type(value) is not str or not value:
+        return invalid(field, "must be a text of 1 to 128 characters")
+    if len(value) > ID_LENGTH_MAX:
+        return invalid(field, f"is {len(value)} characters long; at most {ID_LENGTH_MAX} are allowed")
+    if not value.isprintable():
+        return invalid(field, "must not contain control characters")
+    return None
+
+
+def check_name(field: str, value: str) -> Refused | None:
+    """An id without a slash and without space at its ends."""
+    wrong = check_id(field, value)
+    if wrong is not None:
+        return wrong
+    if "/" in value:
+        return invalid(field, "must not contain '/'")
+    if value != value.strip():
+        return invalid(field, "must not begin or end with a space")
+    return None
+
+
+def check_text(field: str, value: str | None, length_max: int = TEXT_LENGTH_MAX) -> Refused | None:
+    """Free text of bounded length that can be written as UTF-8."""
+    if value is None:
+        return None
+    if type(value) is not str:
+        return invalid(field, "must be a text")
+    if len(value) > length_max:
+        return invalid(field, f"is {len(value)} characters long; at most {length_max} are allowed")
+    if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        return invalid(field, "must not contain NUL or lone surrogates")
+    return None
+
+
+def check_texts(field: str, values: Mapping[str, str] | None, count_max: int) -> Refused | None:
+    """A bounded mapping of ids to texts."""
+    if not values:
+        return None
+    if len(values) > count_max:
+        return invalid(field, f"has {len(values)} entries; at most {count_max} are allowed")
+    for key, value in values.items():
+        wrong = check_id(field, key) or check_text(f"{field}.{key}", value)
+        if wrong is not None:
+            return wrong
+    return None
+
+
+def check_amount(field: str, value: int, least: int = 0) -> Refused | None:
+    """An integer in ``least`` … 2^53 − 1."""
+    if type(value) is not int:
+        return invalid(field, "must be an integer")
+    if not least <= value <= AMOUNT_MAX:
+        return invalid(field, f"must be in {least} … {AMOUNT_MAX}, not {value}")
+    return None
+
+
+def check_amounts(field: str, amounts: Mapping[Any, int]) -> Refused | None:
+    """Known units, each with an amount."""
+    for unit, amount in amounts.items():
+        if unit not in UNIT_NAMES:
+            return invalid(field, f"unknown unit {unit!r}; units are {', '.join(UNITS)}")
+        if type(amount) is not int or not 0 <= amount <= AMOUNT_MAX:
+            return check_amount(f"{field}.{unit}", amount)
+    return None
+
+
+def check_instant(field: str, at: datetime | None) -> Refused | None:
+    """None, or an aware datetime between 1970 and 9999."""
+    if at is None:
+        return None
+    if at.tzinfo is None:
+        return invalid(field, "must carry a time zone")
+    if not 1970 <= at.year <= 9998:
+        return invalid(field, "must lie between 1970 and 9998")
+    return None
+
+
+def check_lease(seconds: int) -> Refused | None:
+    """1 … 86,400 seconds."""
+    if type(seconds) is not int or not 1 <= seconds <= LEASE_S_MAX:
+        return invalid("lease_s", f"must be an integer in 1 … {LEASE_S_MAX}")
+    return None
+
+
+def check_also(also: tuple[str, ...]) -> Refused | None:
+    """At most 8 different names."""
+    if len(also) > ALSO_LENGTH_MAX:
+        return invalid("also", f"names {len(also)} accounts; at most {ALSO_LENGTH_MAX} are allowed")
+    if len(set(also)) != len(also):
+        return invalid("also", "names an account twice")
+    for index, name in enumerate(also):
+        wrong = check_name(f"also[{index}]", name)
+        if wrong is not None:
+            return wrong
+    return None
+
+
+def check_record(record: CallRecord | None) -> Refused | None:
+    """Counts ≥ 0, value finite, confidence in 0 … 1, bounded texts."""
+    if record is None:
+        return None
+    tokens = record.tokens
+    if tokens is not None:
+        for field in tokens.__struct_fields__:
+            wrong = check_amount(f"record.tokens.{field}", getattr(tokens, field))
+            if wrong is not None:
+                return wrong
+    for field in ("cost_nanousd", "duration_ms", "time_to_first_token_ms"):
+        value = getattr(record, field)
+        if value is not None:
+            wrong = check_amount(f"record.{field}", value)
+            if wrong is not None:
+                return wrong
+    if record.value is not None and not isfinite(record.value):
+        return invalid("record.value", "must be a finite number")
+    if record.confidence is not None and not 0 <= record.confidence <= 1:
+        return invalid("record.confidence", "must be in 0 … 1")
+    return (
+        _check_fields("record", record)
+        or check_texts("record.metadata", record.metadata, LIST_LENGTH_MAX)
+        or (_check_fields("record.provenance", record.provenance) if record.provenance is not None else None)
+    )
+
+
+def _check_fields(field: str, struct: msgspec.Struct) -> Refused | None:
+    """Bounded texts and lists of texts, sizes ≥ 0."""
+    for name in struct.__struct_fields__:
+        value = getattr(struct, name)
+        wrong = None
+        if type(value) is str:
+            wrong = check_text(f"{field}.{name}", value)
+        elif type(value) is tuple and value:
+            if len(value) > LIST_LENGTH_MAX:
+                return invalid(f"{field}.{name}", f"has more than {LIST_LENGTH_MAX} entries")
+            wrong = next((bad for text in value if (bad := check_text(f"{field}.{name}", text)) is not None), None)
+        elif type(value) is int:
+            wrong = check_amount(f"{field}.{name}", value)
+        if wrong is not None:
+            return wrong
+    return None
+
+
+def check_reserve(command: Reserve) -> Refused | None:
+    """See ``Reserve``."""
+    wrong = check_id("id", command.id) or check_name("account", command.account)
+    if wrong is not None:
+        return wrong
+    amounts = command.amounts
+    if amounts:
+        wrong = check_amounts("amounts", amounts)
+        if wrong is not None:
+            return wrong
+        if not any(amounts.values()):
+            return invalid(f"amounts.{next(iter(amounts))}", "must be positive: a hold of nothing holds nothing")
+    if type(command.lease_s) is not int or not 1 <= command.lease_s <= LEASE_S_MAX:
+        return check_lease(command.lease_s)
+    if command.also and (wrong := check_also(command.also)) is not None:
+        return wrong
+    if command.attributes and (wrong := check_texts("attributes", command.attributes, ATTRIBUTES_MAX)) is not None:
+        return wrong
+    return check_name("parent", command.parent) if command.parent is not None else None
+
+
+def check_settle(command: Settle) -> Refused | None:
+    """See ``Settle``."""
+    wrong = check_id("id", command.id)
+    if wrong is not None:
+        return wrong
+    if command.total and (wrong := check_amounts("total", command.total)) is not None:
+        return wrong
+    if command.account is not None:
+        wrong = (
+            check_name("account", command.account)
+            or check_also(command.also)
+            or check_texts("attributes", command.attributes, ATTRIBUTES_MAX)
+            or (check_name("parent", command.parent) if command.parent is not None else None)
+        )
+        if wrong is not None:
+            return wrong
+    return check_record(command.record) if command.record is not None else None
+
+
+def check_extend(command: Extend) -> Refused | None:
+    """See ``Extend``."""
+    return check_id("id", command.id) or check_amounts("to", command.to) or check_lease(command.lease_s)
+
+
+def check_release(command: Release) -> Refused | None:
+    """See ``Release``."""
+    return check_id("id", command.id) or (
+        check_name("account", command.account) if command.account is not None else None
+    )
+
+
+def check_put_account(command: PutAccount) -> Refused | None:
+    """See ``PutAccount``."""
+    wrong = check_name("account", command.account)
+    if wrong is None and command.parent is not None:
+        wrong = check_name("parent", command.parent)
+        if wrong is None and command.parent == command.account:
+            wrong = invalid("parent", "is the account itself: the tree would have a cycle")
+    if wrong is None and command.priority is not None:
+        wrong = _check_priority(command.priority)
+    if wrong is None and command.min_reserve is not None:
+        wrong = check_amounts("min_reserve", command.min_reserve)
+    return wrong or check_texts("labels", command.labels, LABELS_MAX)
+
+
+def _check_priority(priority: int) -> Refused | None:
+    if type(priority) is not int or not 1 <= priority <= PRIORITY_MAX:
+        return invalid("priority", f"must be an integer in 1 … {PRIORITY_MAX}")
+    return None
+
+
+def check_budget(command: PutBudget | TemplateBudget, field: str = "") -> Refused | None:
+    """Limit, period, zone, thresholds, match and carry-over of a budget."""
+    if command.unit not in UNIT_NAMES:
+        return invalid(f"{field}unit", f"unknown unit; units are {', '.join(UNITS)}")
+    wrong = (
+        check_amount(f"{field}limit", command.limit)
+        or (check_name(f"{field}budget", command.budget) if command.budget is not None else None)
+        or check_texts(f"{field}match", command.match, ATTRIBUTES_MAX)
+        or (check_amount(f"{field}carry_max", command.carry_max) if command.carry_max is not None else None)
+    )
+    if wrong is not None:
+        return wrong
+    try:
+        parse_period(command.period)
+    except ValueError as error:
+        return invalid(f"{field}period", str(error))
+    try:
+        zone(command.zone)
+    except ValueError as error:
+        return invalid(f"{field}zone", str(error))
+    if len(command.thresholds) > THRESHOLDS_MAX:
+        return invalid(f"{field}thresholds", f"has more than {THRESHOLDS_MAX} entries")
+    for percent in command.thresholds:
+        if type(percent) is not int or not 1 <= percent <= THRESHOLD_PERCENT_MAX:
+            return invalid(f"{field}thresholds", f"percentages are integers in 1 … {THRESHOLD_PERCENT_MAX}")
+    return None
+
+
+def check_put_budget(command: PutBudget) -> Refused | None:
+    """See ``PutBudget``."""
+    if command.if_version is not None and (wrong := check_amount("if_version", command.if_version)) is not None:
+        return wrong
+    return check_name("account", command.account) or check_budget(command)
+
+
+def check_remove_budget(command: RemoveBudget) -> Refused | None:
+    """See ``RemoveBudget``."""
+    return check_name("account", command.account) or check_name("budget", command.budget)
+
+
+def check_set_status(command: SetStatus) -> Refused | None:
+    """See ``SetStatus``."""
+    if command.status not in ("active", "suspended", "terminated", "closed"):
+        return invalid("status", "must be active, suspended, terminated or closed")
+    return check_name("account", command.account) or check_text("reason", command.reason, REASON_LENGTH_MAX)
+
+
+def check_allocate(command: Allocate) -> Refused | None:
+    """See ``Allocate``."""
+    if command.unit not in UNIT_NAMES:
+        return invalid("unit", f"unknown unit; units are {', '.join(UNITS)}")
+    return (
+        check_name("account", command.account)
+        or check_amount("to", command.to)
+        or check_instant("valid_until", command.valid_until)
+    )
+
+
+def check_deallocate(command: Deallocate) -> Refused | None:
+    """See ``Deallocate``."""
+    if command.unit not in UNIT_NAMES:
+        return invalid("unit", f"unknown unit; units are {', '.join(UNITS)}")
+    return check_name("account", command.account)
+
+
+def check_transfer(command: Transfer) -> Refused | None:
+    """See ``Transfer``."""
+    if command.unit not in UNIT_NAMES:
+        return invalid("unit", f"unknown unit; units are {', '.join(UNITS)}")
+    wrong = (
+        check_name("source", command.source)
+        or check_name("target", command.target)
+        or check_amount("amount", command.amount, least=1)
+        or check_text("reason", command.reason, REASON_LENGTH_MAX)
+    )
+    if wrong is None and command.source == command.target:
+        return invalid("target", "is the source itself")
+    return wrong
+
+
+def check_adjust(command: Adjust) -> Refused | None:
+    """See ``Adjust``."""
+    if type(command.amount) is not int or command.amount == 0 or abs(command.amount) > AMOUNT_MAX:
+        return invalid("amount", f"must be an integer other than 0, at most {AMOUNT_MAX} either way")
+    if not command.reason:
+        return invalid("reason", "must say why")
+    return (
+        check_id("id", command.id)
+        or check_name("account", command.account)
+        or check_name("budget", command.budget)
+        or check_text("reason", command.reason, REASON_LENGTH_MAX)
+        or check_instant("valid_until", command.valid_until)
+    )
+
+
+def check_end_adjustment(command: EndAdjustment) -> Refused | None:
+    """See ``EndAdjustment``."""
+    return check_id("id", command.id) or check_name("account", command.account)
+
+
+def check_pattern(pattern: str) -> Refused | None:
+    """``prefix*`` with one star, at the end, after at least one character."""
+    wrong = check_name("pattern", pattern)
+    if wrong is None and (not pattern.endswith("*") or pattern.count("*") != 1 or len(pattern) < 2):
+        return invalid("pattern", "must be a prefix of at least one character followed by one '*'")
+    return wrong
+
+
+def check_put_template(command: PutTemplate) -> Refused | None:
+    """See ``PutTemplate``."""
+    wrong = (
+        check_pattern(command.pattern)
+        or (check_name("parent", command.parent) if command.parent is not None else None)
+        or check_amounts("allocations", command.allocations)
+        or _check_priority(command.priority)
+        or check_amount("max_children", command.max_children, least=1)
+        or check_amount("max_new_per_minute", command.max_new_per_minute, least=1)
+        or (check_amount("idle_close_s", command.idle_close_s, least=1) if command.idle_close_s is not None else None)
+    )
+    if wrong is not None:
+        return wrong
+    if len(command.budgets) > TEMPLATE_BUDGETS_MAX:
+        return invalid("budgets", f"has more than {TEMPLATE_BUDGETS_MAX} entries")
+    names = [budget.budget or f"{budget.unit}-{budget.period}" for budget in command.budgets]
+    if len(set(names)) != len(names):
+        return invalid("budgets", "two budgets have the same name")
+    for index, budget in enumerate(command.budgets):
+        wrong = check_budget(budget, f"budgets[{index}].")
+        if wrong is not None:
+            return wrong
+    return None
+
+
+def check_remove_template(command: RemoveTemplate) -> Refused | None:
+    """See ``RemoveTemplate``."""
+    return check_pattern(command.pattern)
+
+
+def check_put_key(command: PutKey) -> Refused | None:
+    """See ``PutKey``."""
+    wrong = (
+        check_id("key", command.key)
+        or check_id("digest", command.digest)
+        or check_text("label", command.label)
+        or check_instant("expires_at", command.expires_at)
+    )
+    if wrong is not None:
+        return wrong
+    if command.role not in ("admin", "operator", "viewer", "account"):
+        return invalid("role", "must be admin, operator, viewer or account")
+    if (command.role == "account") != (command.account is not None):
+        return invalid("account", "goes with the role 'account', and with no other")
+    if command.requests_per_minute is not None:
+        wrong = check_amount("requests_per_minute", command.requests_per_minute, least=1)
+    return wrong or (check_name("account", command.account) if command.account is not None else None)
+
+
+def check_revoke_key(command: RevokeKey) -> Refused | None:
+    """See ``RevokeKey``."""
+    return check_id("key", command.key)
+
+
+def check_erase_name(command: EraseName) -> Refused | None:
+    """See ``EraseName``."""
+    return check_name("account", command.account)
+
+
+def check_compound(command: Compound) -> Refused | None:
+    """1 … 1,000 commands, each as it must be."""
+    if not 1 <= len(command.commands) <= COMPOUND_LENGTH_MAX:
+        return invalid("commands", f"must be 1 to {COMPOUND_LENGTH_MAX} commands")
+    for index, part in enumerate(command.commands):
+        wrong = check(part)
+        if wrong is not None:
+            return Refused(code="invalid", detail=wrong.detail, field=f"commands[{index}].{wrong.field}", index=index)
+    return None
+
+
+CHECKS: dict[type[Any], Callable[[Any], Refused | None]] = {
+    Reserve: check_reserve,
+    Settle: check_settle,
+    Extend: check_extend,
+    Release: check_release,
+    PutAccount: check_put_account,
+    SetStatus: check_set_status,
+    PutBudget: check_put_budget,
+    RemoveBudget: check_remove_budget,
+    Allocate: check_allocate,
+    Deallocate: check_deallocate,
+    Transfer: check_transfer,
+    Adjust: check_adjust,
+    EndAdjustment: check_end_adjustment,
+    PutTemplate: check_put_template,
+    RemoveTemplate: check_remove_template,
+    PutKey: check_put_key,
+    RevokeKey: check_revoke_key,
+    EraseName: check_erase_name,
+    Compound: check_compound,
+}
+
+
+def check(command: Any) -> Refused | None:
+    """The first thing that is wrong with a command, or None."""
+    return CHECKS[type(command)](command)

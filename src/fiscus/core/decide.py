@@ -1,0 +1,245 @@
+"""The one decision function of the ledger: a command and the time in, an outcome out, events on the draft.
+
+Pure: no I/O, no clock, no randomness. A refusal leaves the draft as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from fiscus.core.accounts import (
+    erase_name,
+    put_account,
+    put_key,
+    put_template,
+    remove_template,
+    revoke_key,
+    set_status,
+)
+from fiscus.core.allocations import allocate, deallocate, transfer
+from fiscus.core.budgets import adjust, end_adjustment, put_budget, remove_budget
+from fiscus.core.checks import check_compound
+from fiscus.core.commands import (
+    Adjust,
+    Allocate,
+    Compound,
+    Deallocate,
+    EndAdjustment,
+    EraseName,
+    Extend,
+    PutAccount,
+    PutBudget,
+    PutKey,
+    PutTemplate,
+    Release,
+    RemoveBudget,
+    RemoveTemplate,
+    Request,
+    Reserve,
+    RevokeKey,
+    SetStatus,
+    Settle,
+    Transfer,
+)
+from fiscus.core.events import AdjustmentEnded, AllocationEnded, Expired, QuarantineClosed, ThresholdCrossed
+from fiscus.core.fold import RANK_ADJUSTMENT, RANK_ALLOCATION, RANK_EXPIRY, RANK_QUARANTINE, fold
+from fiscus.core.holds import extend, release, reserve, settle
+from fiscus.core.outcomes import AnyOutcome, CompoundAnswer, Refused
+from fiscus.core.routes import close_ended_windows
+from fiscus.core.state import ENDED, Deadline, Draft, Hold, Rules
+
+LEDGER_ACTOR = "fiscus"
+DUE_MAX = 100_000
+"""How many due things one call of ``bring_due`` may do; more wait for the next."""
+
+__all__ = ["DUE_MAX", "bring_due", "decide", "is_valid", "new_draft"]
+
+
+def new_draft(rules: Rules | None = None) -> Draft:
+    """An empty ledger, ready to decide.
+
+    >>> draft = new_draft()
+    >>> decide(draft, Request(command=PutAccount(account="global")), now=0).account
+    'global'
+    """
+    draft = Draft(rules)
+    draft.use_fold(fold)
+    return draft
+
+
+def decide(draft: Draft, request: Request, now: int) -> AnyOutcome:
+    """Decide one command at ``now`` (ms), after all that is due by then.
+
+    The events are in ``draft.events``. A refusal changes nothing; what an exhausted budget's policy then does is a
+    recorded command of its own, which follows here.
+    """
+    draft.now = now
+    if draft.deadlines and draft.deadlines[0][0] <= now:
+        bring_due(draft, now)
+    mark = draft.mark()
+    command = request.command
+    outcome: AnyOutcome
+    if isinstance(command, Compound):
+        outcome = _compound(draft, request, command, now)
+    else:
+        outcome = DECISIONS[type(command)](draft, request, command, now)
+    if isinstance(outcome, Refused):
+        if outcome.code == "budget_exceeded" or len(draft.events) > mark[1]:
+            _after_refusal(draft, request, outcome, mark, now)
+    elif draft.alerts:
+        _raise_alerts(draft, now)
+    return outcome
+
+
+def _after_refusal(draft: Draft, request: Request, refused: Refused, mark: Any, now: int) -> None:
+    """Undo what a refused command did on its way, and act by the policy of the budget that is exhausted."""
+    if not isinstance(request.command, Compound):
+        draft.rollback(mark)
+    binding = refused.binding
+    if refused.code != "budget_exceeded" or binding is None or not refused.requested:
+        return
+    if binding.covered + binding.quarantined + binding.uncovered < binding.limit or binding.mode != "enforce":
+        return
+    number = draft.names.find(binding.account)
+    if number is None:
+        return
+    account = draft.accounts[number]
+    for budget in (draft.budgets[found] for found in account.budgets):
+        if budget.name == binding.budget and budget.on_exhaustion != "deny" and account.status == "active":
+            status = "suspended" if budget.on_exhaustion == "suspend" else "terminated"
+            reason = f"Budget {binding.budget} exhausted: {binding.spent} of {binding.limit} {binding.unit}"
+            command = SetStatus(account=binding.account, status=status, reason=reason)  # type: ignore[arg-type]
+            set_status(draft, Request(tenant=request.tenant, command=command, actor=LEDGER_ACTOR), command, now)
+            return
+
+
+def _raise_alerts(draft: Draft, now: int) -> None:
+    """Record the thresholds that a rise of P + Q + O has crossed in running windows, each once, in order."""
+    alerts = sorted(set(draft.alerts))
+    draft.alerts.clear()
+    for number in alerts:
+        cell = draft.cells[number]
+        budget = draft.budgets[cell.budget]
+        if cell.end <= now or budget.removed:
+            continue
+        while (counted := cell.covered + cell.quarantined + cell.uncovered) >= cell.alert_at:
+            percent = min(percent for percent in budget.thresholds if percent > cell.fired)
+            draft.emit(
+                ThresholdCrossed(
+                    cell=number,
+                    account=cell.account,
+                    budget=cell.budget,
+                    percent=percent,
+                    severity=budget.thresholds[percent],
+                    used=counted,
+                    limit=cell.limit,
+                )
+            )
+            cell = draft.cells[number]
+
+
+def _compound(draft: Draft, request: Request, compound: Compound, now: int) -> CompoundAnswer | Refused:
+    """All or none; but settlements are booked by themselves and never undone with others."""
+    wrong = check_compound(compound)
+    if wrong is not None:
+        return wrong
+    mark = draft.mark()
+    answers: list[Any] = []
+    refused: Refused | None = None
+    for index, command in enumerate(compound.commands):
+        outcome = DECISIONS[type(command)](draft, request, command, now)
+        if isinstance(outcome, Refused):
+            refused = msgspec.structs.replace(
+                outcome, index=index, field=f"commands[{index}].{outcome.field}" if outcome.field else None
+            )
+            break
+        answers.append(outcome)
+    if refused is None:
+        return CompoundAnswer(answers=tuple(answers))
+    draft.rollback(mark)
+    for command in compound.commands:
+        if isinstance(command, Settle):
+            part = draft.mark()
+            if isinstance(settle(draft, request, command, now), Refused):
+                draft.rollback(part)
+    if draft.alerts:
+        _raise_alerts(draft, now)
+    return refused
+
+
+def bring_due(draft: Draft, now: int) -> int:
+    """Do what is due by ``now``, in the order of design.md §3; returns how many things were due."""
+    draft.now = now
+    done = 0
+    while draft.deadlines and draft.deadlines[0][0] <= now and done < DUE_MAX:
+        deadline = draft.pop_deadline()
+        if is_valid(draft, deadline):
+            _do_due(draft, deadline, now)
+            done += 1
+            if draft.alerts:
+                _raise_alerts(draft, now)
+    return done
+
+
+def is_valid(draft: Draft, deadline: Deadline) -> bool:
+    """Whether a remembered deadline still stands: holds are extended, allocations resized, things end early."""
+    at, rank, _, kind, key = deadline
+    if kind == "hold":
+        hold = draft.holds.find(str(key))
+        if hold is None:
+            return False
+        if rank == RANK_EXPIRY:
+            return hold.state == "held" and hold.expires_at == at
+        return hold.state == "expired" and hold.open and hold.closes_at == at
+    if rank == RANK_ADJUSTMENT:
+        adjustment = draft.adjustments.find(str(key))
+        return adjustment is not None and adjustment.active and adjustment.valid_until == at
+    cell = draft.cells.find(int(key))
+    return cell is not None and cell.phase != ENDED and cell.end == at
+
+
+def _do_due(draft: Draft, deadline: Deadline, now: int) -> None:
+    at, rank, _, _, key = deadline
+    if rank in (RANK_EXPIRY, RANK_QUARANTINE):
+        hold: Hold = draft.holds[str(key)]
+        for numbers in hold.cells.values():
+            close_ended_windows(draft, numbers, now, ended_by=at - 1)
+        if rank == RANK_EXPIRY:
+            draft.emit(Expired(id=hold.id, closes_at=at + draft.rules.quarantine_ms))
+        else:
+            draft.emit(QuarantineClosed(id=hold.id, charge=draft.rules.quarantine == "charge"))
+    elif rank == RANK_ADJUSTMENT:
+        adjustment = draft.adjustments[str(key)]
+        close_ended_windows(draft, (adjustment.cell,), now, ended_by=at - 1)
+        draft.emit(AdjustmentEnded(id=adjustment.id))
+    elif rank == RANK_ALLOCATION:
+        cell = draft.cells[int(key)]
+        close_ended_windows(draft, cell.pins, now, ended_by=at - 1)
+        budget = draft.budgets[cell.budget]
+        for_good = budget.valid_until is not None and budget.valid_until <= at
+        draft.emit(AllocationEnded(cell=cell.number, for_good=for_good))
+
+
+DECISIONS: dict[type[Any], Callable[[Draft, Request, Any, int], AnyOutcome]] = {
+    Reserve: reserve,
+    Settle: settle,
+    Extend: extend,
+    Release: release,
+    PutAccount: put_account,
+    SetStatus: set_status,
+    PutBudget: put_budget,
+    RemoveBudget: remove_budget,
+    Allocate: allocate,
+    Deallocate: deallocate,
+    Transfer: transfer,
+    Adjust: adjust,
+    EndAdjustment: end_adjustment,
+    PutTemplate: put_template,
+    RemoveTemplate: remove_template,
+    PutKey: put_key,
+    RevokeKey: revoke_key,
+    EraseName: erase_name,
+}

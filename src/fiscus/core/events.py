@@ -1,0 +1,337 @@
+"""The facts of the journal. They say what happened, with every number worked out: ``fold`` only adds.
+
+Accounts, budgets and cells are numbers here. What could name a person or a content stands in the ``private`` part of
+an event, which is kept beside the journal and can be erased without touching the chain. Times are ms since the epoch.
+"""
+
+from __future__ import annotations
+
+from typing import dataclass_transform
+
+import msgspec
+
+from fiscus.core.commands import (
+    CarryOver,
+    ExhaustionPolicy,
+    Mode,
+    Role,
+    Severity,
+    Status,
+    TemplateBudget,
+)
+from fiscus.core.records import CallRecord, Provenance, Tokens
+from fiscus.core.units import Amounts, Unit
+
+FORMAT = 1
+"""Format of the events written by this version; a higher one in a journal stops a node."""
+
+CellsByUnit = dict[Unit, tuple[int, ...]]
+
+
+class Private(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The erasable part of an event."""
+
+    name: str | None = None
+    labels: dict[str, str] | None = None
+    reason: str | None = None
+    record: CallRecord | None = None
+    attributes: dict[str, str] | None = None
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
+    """Base of all events; ``kind`` names it in the journal."""
+
+
+class AccountOpened(Event, tag="account_opened"):
+    account: int
+    parent: int | None = None
+    depth: int = 1
+    priority: int = 1
+    min_reserve: Amounts = {}
+    template: str | None = None
+    private: Private | None = None
+
+
+class AccountChanged(Event, tag="account_changed"):
+    account: int
+    priority: int | None = None
+    min_reserve: Amounts | None = None
+    private: Private | None = None
+
+
+class StatusChanged(Event, tag="status_changed"):
+    account: int
+    status: Status
+    actor: str = ""
+    private: Private | None = None
+
+
+class BudgetPut(Event, tag="budget_put"):
+    """``cell``: the running window that takes limit and mode; ``deferred``: period and zone wait for its end."""
+
+    budget: int
+    account: int
+    name: str
+    unit: Unit
+    version: int
+    limit: int
+    period: str
+    zone: str
+    anchor: int
+    thresholds: dict[int, Severity]
+    mode: Mode = "enforce"
+    match: dict[str, str] = {}
+    on_exhaustion: ExhaustionPolicy = "deny"
+    carry_over: CarryOver = "none"
+    carry_max: int | None = None
+    carry_debt: bool = False
+    cell: int | None = None
+    deferred: bool = False
+    forced: bool = False
+    actor: str = ""
+
+
+class BudgetRemoved(Event, tag="budget_removed"):
+    budget: int
+    actor: str = ""
+
+
+class WindowOpened(Event, tag="window_opened"):
+    """``carried`` and ``debt`` come from the windows before; ``carried_out`` and ``debt_out`` leave ``previous``."""
+
+    cell: int
+    budget: int
+    start: int
+    end: int
+    base: int
+    period: str
+    zone: str
+    carried: int = 0
+    debt: int = 0
+    previous: int | None = None
+    carried_out: int = 0
+    debt_out: int = 0
+
+
+class Held(Event, tag="held"):
+    id: str
+    account: int
+    cells: CellsByUnit
+    amounts: Amounts
+    expires_at: int
+    lease_s: int
+    asked: Amounts
+    attributes_check: int = 0
+    also: tuple[int, ...] = ()
+    warned: tuple[int, ...] = ()
+    private: Private | None = None
+
+
+class Extended(Event, tag="extended"):
+    id: str
+    to: Amounts
+    expires_at: int
+
+
+class Settled(Event, tag="settled"):
+    """``account``, ``also``, ``cells`` when there is no hold; ``moves``: cell that is gone → where its rise goes."""
+
+    id: str
+    total: Amounts
+    final: bool = True
+    moves: dict[int, int] = {}
+    account: int | None = None
+    also: tuple[int, ...] = ()
+    cells: CellsByUnit = {}
+    model: str | None = None
+    provider: str | None = None
+    tokens: Tokens | None = None
+    cost_nanousd: int | None = None
+    private: Private | None = None
+
+
+class Released(Event, tag="released"):
+    id: str
+    account: int | None = None
+
+
+class Expired(Event, tag="expired"):
+    id: str
+    closes_at: int
+
+
+class QuarantineClosed(Event, tag="quarantine_closed"):
+    id: str
+    charge: bool
+
+
+class Adjusted(Event, tag="adjusted"):
+    id: str
+    account: int
+    budget: int
+    cell: int
+    amount: int
+    valid_until: int | None = None
+    forced: bool = False
+    actor: str = ""
+    private: Private | None = None
+
+
+class AdjustmentEnded(Event, tag="adjustment_ended"):
+    id: str
+    actor: str = ""
+
+
+class AllocationPut(Event, tag="allocation_put"):
+    """An allocation starts (or is carved again) as a new cell of the child, held on ``pins`` above it."""
+
+    budget: int
+    account: int
+    unit: Unit
+    cell: int
+    size: int
+    start: int
+    end: int
+    pins: tuple[int, ...]
+    valid_until: int | None = None
+    on_exhaustion: ExhaustionPolicy = "deny"
+    version: int = 1
+    actor: str = ""
+
+
+class AllocationResized(Event, tag="allocation_resized"):
+    cell: int
+    size: int
+    actor: str = ""
+
+
+class AllocationParked(Event, tag="allocation_parked"):
+    cell: int
+
+
+class AllocationResumed(Event, tag="allocation_resumed"):
+    cell: int
+
+
+class AllocationEnded(Event, tag="allocation_ended"):
+    """``for_good``: not carved again by itself; ``shared``: the account draws on its parent from now on."""
+
+    cell: int
+    for_good: bool = False
+    shared: bool = False
+    actor: str = ""
+
+
+class AllocationsPinned(Event, tag="allocations_pinned"):
+    """A budget made above live allocations holds them from its start: ``cell`` becomes a pin of each.
+
+    ``shortened``: those, and allocations carved from them, that end with the new window now.
+    """
+
+    cell: int
+    allocations: tuple[int, ...]
+    shortened: tuple[int, ...] = ()
+
+
+class Transferred(Event, tag="transferred"):
+    """``sizes``: every allocation cell on both paths → its new size, shrinking ones first."""
+
+    source: int
+    target: int
+    unit: Unit
+    amount: int
+    sizes: tuple[tuple[int, int], ...]
+    actor: str = ""
+    private: Private | None = None
+
+
+class ThresholdCrossed(Event, tag="threshold_crossed"):
+    cell: int
+    account: int
+    budget: int
+    percent: int
+    severity: Severity
+    used: int
+    limit: int
+
+
+class TemplatePut(Event, tag="template_put"):
+    pattern: str
+    parent: int | None = None
+    budgets: tuple[TemplateBudget, ...] = ()
+    allocations: Amounts = {}
+    priority: int = 1
+    max_children: int = 0
+    max_new_per_minute: int = 0
+    idle_close_s: int | None = None
+    actor: str = ""
+
+
+class TemplateRemoved(Event, tag="template_removed"):
+    pattern: str
+    actor: str = ""
+
+
+class KeyPut(Event, tag="key_put"):
+    key: str
+    digest: str
+    role: Role
+    account: int | None = None
+    may_open: bool = False
+    expires_at: int | None = None
+    requests_per_minute: int | None = None
+    actor: str = ""
+    private: Private | None = None
+
+
+class KeyRevoked(Event, tag="key_revoked"):
+    key: str
+    actor: str = ""
+
+
+class NameErased(Event, tag="name_erased"):
+    account: int
+    actor: str = ""
+
+
+class Checkpoint(Event, tag="checkpoint"):
+    """Seals the state at ``state_seq`` (digest over all entities) and the chain hash there."""
+
+    state_seq: int
+    chain_hash: str
+    state_digest: str
+    format: int = FORMAT
+
+
+AnyEvent = (
+    AccountOpened
+    | AccountChanged
+    | StatusChanged
+    | BudgetPut
+    | BudgetRemoved
+    | WindowOpened
+    | Held
+    | Extended
+    | Settled
+    | Released
+    | Expired
+    | QuarantineClosed
+    | Adjusted
+    | AdjustmentEnded
+    | AllocationPut
+    | AllocationResized
+    | AllocationParked
+    | AllocationResumed
+    | AllocationEnded
+    | AllocationsPinned
+    | Transferred
+    | ThresholdCrossed
+    | TemplatePut
+    | TemplateRemoved
+    | KeyPut
+    | KeyRevoked
+    | NameErased
+    | Checkpoint
+)
+__all__ = ["AnyEvent", "CellsByUnit", "Private", "Provenance"]

@@ -1,0 +1,618 @@
+"""Apply facts to the state. No decision, calendar or price is made here; replaying the journal gives the same state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fiscus.core.cells import (
+    NOTHING_MOVED,
+    lapse,
+    post,
+    resize,
+    set_alert,
+    set_limit,
+    set_phase,
+    show,
+    threshold_at,
+    unpin,
+)
+from fiscus.core.events import (
+    AccountChanged,
+    AccountOpened,
+    Adjusted,
+    AdjustmentEnded,
+    AllocationEnded,
+    AllocationParked,
+    AllocationPut,
+    AllocationResized,
+    AllocationResumed,
+    AllocationsPinned,
+    AnyEvent,
+    BudgetPut,
+    BudgetRemoved,
+    CellsByUnit,
+    Checkpoint,
+    Expired,
+    Extended,
+    Held,
+    KeyPut,
+    KeyRevoked,
+    NameErased,
+    QuarantineClosed,
+    Released,
+    Settled,
+    StatusChanged,
+    TemplatePut,
+    TemplateRemoved,
+    ThresholdCrossed,
+    Transferred,
+    WindowOpened,
+)
+from fiscus.core.state import ENDED, LIVE, PARKED, Account, Adjustment, Budget, Cell, Draft, Hold, Key, Template
+from fiscus.core.units import Amounts
+
+MINUTE_MS = 60_000
+
+RANK_EXPIRY, RANK_QUARANTINE, RANK_ADJUSTMENT, RANK_ALLOCATION = 0, 1, 2, 3
+
+
+def fold(draft: Draft, event: AnyEvent, at: int) -> None:
+    """Apply one event that happened at ``at`` (ms)."""
+    FOLDS[type(event)](draft, event, at)
+
+
+# -- holds ---------------------------------------------------------------------------------------------------------
+
+
+def _held(draft: Draft, event: Held, at: int) -> None:
+    cells = draft.cells
+    stamp = draft.stamp
+    amounts = event.amounts
+    for unit, numbers in event.cells.items():
+        amount = amounts.get(unit, 0)
+        for number in numbers:
+            cell = cells[number]
+            if cell.stamp != stamp:
+                cell = draft.edit(cells, number)
+            cell.held += amount
+            cell.free -= amount
+            cell.open += 1
+    draft.add(
+        draft.holds,
+        event.id,
+        Hold(
+            id=event.id,
+            account=event.account,
+            also=event.also,
+            cells=event.cells,
+            asked=event.asked,
+            attributes_check=event.attributes_check,
+            lease_s=event.lease_s,
+            at=at,
+            first_expires_at=event.expires_at,
+            expires_at=event.expires_at,
+            state="held",
+            open=True,
+            reserved=amounts,
+            warned=event.warned,
+        ),
+    )
+    draft.due(event.expires_at, RANK_EXPIRY, 0, "hold", event.id)
+
+
+def _extended(draft: Draft, event: Extended, at: int) -> None:
+    hold = draft.edit(draft.holds, event.id)
+    for unit, numbers in hold.cells.items():
+        rise = event.to.get(unit, 0) - hold.reserved.get(unit, 0)
+        if rise > 0:
+            for number in numbers:
+                post(draft, number, 0, rise, 0, 0)
+    hold.reserved = event.to
+    hold.expires_at = event.expires_at
+    draft.due(event.expires_at, RANK_EXPIRY, 0, "hold", event.id)
+
+
+def _settled(draft: Draft, event: Settled, at: int) -> None:
+    if event.account is not None:
+        _booked(draft, event, at)
+        return
+    hold = draft.edit(draft.holds, event.id)
+    was_open, was_held = hold.open, hold.state == "held"
+    exact = was_open or hold.estimated
+    final = event.final
+    total, moves = event.total, event.moves
+    booked = dict(hold.booked)
+    covered = dict(hold.covered)
+    for unit in total.keys() | hold.cells.keys():
+        reserved = hold.reserved.get(unit, 0)
+        booked_before, covered_before = booked.get(unit, 0), covered.get(unit, 0)
+        reading = total.get(unit, booked_before)
+        booked_now = reading if exact and final else max(booked_before, reading)
+        covered_now = min(reserved, booked_now) if exact else covered_before
+        numbers = hold.cells.get(unit)
+        booked[unit] = booked_now
+        covered[unit] = covered_now
+        if not numbers:
+            continue
+        covered_rise = covered_now - covered_before
+        uncovered_rise = booked_now - booked_before - covered_rise
+        remaining = (0 if final else reserved - covered_now) - (reserved - covered_before) if was_open else 0
+        held, quarantined = (remaining, 0) if was_held else (0, remaining)
+        rise = max(0, booked_now - booked_before)
+        for number in numbers:
+            if number in moves:
+                if rise:
+                    post(draft, moves[number], 0, 0, 0, rise, moves)
+            else:
+                post(draft, number, covered_rise, held, quarantined, uncovered_rise, moves)
+    hold.booked = booked
+    hold.covered = covered
+    if final and exact:
+        hold.state = "settled"
+        hold.estimated = False
+    if final and was_open:
+        _close(draft, hold)
+
+
+def _booked(draft: Draft, event: Settled, at: int) -> None:
+    """Usage without a hold: a first reading, all of it uncovered."""
+    assert event.account is not None
+    for unit, numbers in event.cells.items():
+        amount = event.total.get(unit, 0)
+        for number in numbers:
+            post(draft, event.moves.get(number, number), 0, 0, 0, amount, event.moves)
+    draft.add(
+        draft.holds,
+        event.id,
+        Hold(
+            id=event.id,
+            account=event.account,
+            also=event.also,
+            cells=event.cells,
+            at=at,
+            first_expires_at=at,
+            expires_at=at,
+            state="settled",
+            tombstone=True,
+            booked=event.total,
+        ),
+    )
+
+
+def _close(draft: Draft, hold: Hold) -> None:
+    """The hold pins its cells no longer."""
+    hold.open = False
+    for numbers in hold.cells.values():
+        for number in numbers:
+            cell = draft.cells[number]
+            if cell.phase == ENDED:
+                unpin(draft, number)
+            else:
+                draft.edit(draft.cells, number).open -= 1
+
+
+def _remaining(hold: Hold) -> Amounts:
+    """What is still held (or quarantined) of an open hold, per unit."""
+    return {unit: amount - hold.covered.get(unit, 0) for unit, amount in hold.reserved.items()}
+
+
+def _free_rest(draft: Draft, hold: Hold, to_covered: bool, to_quarantined: bool, quarantined: bool) -> None:
+    """Move the rest of an open hold out of H (or Q) of its cells, into P, into Q, or back to what is free."""
+    for unit, rest in _remaining(hold).items():
+        if rest:
+            for number in hold.cells.get(unit, ()):
+                post(
+                    draft,
+                    number,
+                    rest if to_covered else 0,
+                    0 if quarantined else -rest,
+                    (rest if to_quarantined else 0) - (rest if quarantined else 0),
+                    0,
+                )
+
+
+def _released(draft: Draft, event: Released, at: int) -> None:
+    if event.account is not None:
+        hold = Hold(
+            id=event.id,
+            account=event.account,
+            at=at,
+            first_expires_at=at,
+            expires_at=at,
+            state="released",
+            tombstone=True,
+        )
+        draft.add(draft.holds, event.id, hold)
+        return
+    hold = draft.edit(draft.holds, event.id)
+    _free_rest(draft, hold, to_covered=False, to_quarantined=False, quarantined=hold.state == "expired")
+    hold.state = "released"
+    _close(draft, hold)
+
+
+def _expired(draft: Draft, event: Expired, at: int) -> None:
+    hold = draft.edit(draft.holds, event.id)
+    _free_rest(draft, hold, to_covered=False, to_quarantined=True, quarantined=False)
+    hold.state = "expired"
+    hold.closes_at = event.closes_at
+    draft.due(event.closes_at, RANK_QUARANTINE, 0, "hold", event.id)
+
+
+def _quarantine_closed(draft: Draft, event: QuarantineClosed, at: int) -> None:
+    hold = draft.edit(draft.holds, event.id)
+    _free_rest(draft, hold, to_covered=event.charge, to_quarantined=False, quarantined=True)
+    if event.charge:
+        booked = dict(hold.booked)
+        for unit, amount in hold.reserved.items():
+            booked[unit] = max(booked.get(unit, 0), amount)
+        hold.booked = booked
+        hold.covered = hold.reserved
+        hold.estimated = True
+    _close(draft, hold)
+
+
+# -- accounts ------------------------------------------------------------------------------------------------------
+
+
+def _account_opened(draft: Draft, event: AccountOpened, at: int) -> None:
+    private = event.private
+    name = private.name if private is not None else None
+    draft.accounts_opened = max(draft.accounts_opened, event.account)
+    account = Account(
+        number=event.account,
+        name=name,
+        parent=event.parent,
+        depth=event.depth,
+        labels=(private.labels or {}) if private is not None else {},
+        priority=event.priority,
+        min_reserve=event.min_reserve,
+        template=event.template,
+        opened_at=at,
+    )
+    draft.add(draft.accounts, event.account, account)
+    if name is not None:
+        draft.name(name, event.account)
+    if event.parent is not None:
+        draft.edit(draft.accounts, event.parent).open_children += 1
+    if event.template is not None:
+        template = draft.templates.find(event.template)
+        if template is not None:
+            template = draft.edit(draft.templates, event.template)
+            minute = at // MINUTE_MS
+            template.opened_in_minute = template.opened_in_minute + 1 if template.minute == minute else 1
+            template.minute = minute
+
+
+def _account_changed(draft: Draft, event: AccountChanged, at: int) -> None:
+    account = draft.edit(draft.accounts, event.account)
+    if event.priority is not None:
+        account.priority = event.priority
+    if event.min_reserve is not None:
+        account.min_reserve = event.min_reserve
+    if event.private is not None and event.private.labels is not None:
+        account.labels = event.private.labels
+
+
+def _status_changed(draft: Draft, event: StatusChanged, at: int) -> None:
+    account = draft.edit(draft.accounts, event.account)
+    was_open = account.status in ("active", "suspended")
+    account.status = event.status
+    if account.parent is not None and was_open and event.status in ("terminated", "closed"):
+        draft.edit(draft.accounts, account.parent).open_children -= 1
+    draft.routes.clear()
+
+
+def _name_erased(draft: Draft, event: NameErased, at: int) -> None:
+    account = draft.edit(draft.accounts, event.account)
+    if account.name is not None:
+        draft.name(account.name, None)
+    account.name = None
+    account.labels = {}
+
+
+# -- budgets and windows -------------------------------------------------------------------------------------------
+
+
+def _budget_put(draft: Draft, event: BudgetPut, at: int) -> None:
+    draft.budgets_made = max(draft.budgets_made, event.budget)
+    budget = draft.budgets.find(event.budget)
+    if budget is None:
+        account = draft.edit(draft.accounts, event.account)
+        account.budgets = (*account.budgets, event.budget)
+        budget = Budget(number=event.budget, account=event.account, name=event.name, unit=event.unit)
+        draft.add(draft.budgets, event.budget, budget)
+    else:
+        budget = draft.edit(draft.budgets, event.budget)
+    budget.version = event.version
+    budget.limit = event.limit
+    budget.thresholds = event.thresholds
+    budget.mode = event.mode
+    budget.match = event.match
+    budget.on_exhaustion = event.on_exhaustion
+    budget.carry_over = event.carry_over
+    budget.carry_max = event.carry_max
+    budget.carry_debt = event.carry_debt
+    budget.removed = False
+    if event.deferred:
+        budget.next_period, budget.next_zone = event.period, event.zone
+    else:
+        budget.period, budget.zone, budget.anchor = event.period, event.zone, event.anchor
+        budget.next_period = budget.next_zone = None
+    if event.cell is not None:
+        cell = draft.edit(draft.cells, event.cell)
+        limit_before = cell.limit
+        cell.base = event.limit
+        cell.enforce = event.mode == "enforce"
+        if cell.lapsing:
+            lapse(cell)
+        set_limit(draft, cell, limit_before)
+    draft.routes.clear()
+
+
+def _budget_removed(draft: Draft, event: BudgetRemoved, at: int) -> None:
+    budget = draft.edit(draft.budgets, event.budget)
+    budget.removed = True
+    account = draft.edit(draft.accounts, budget.account)
+    account.budgets = tuple(number for number in account.budgets if number != event.budget)
+    draft.routes.clear()
+
+
+def _window_opened(draft: Draft, event: WindowOpened, at: int) -> None:
+    draft.cells_opened = max(draft.cells_opened, event.cell)
+    budget = draft.edit(draft.budgets, event.budget)
+    if event.previous is not None and (event.carried_out or event.debt_out):
+        previous = draft.edit(draft.cells, event.previous)
+        previous.carried -= event.carried_out
+        previous.uncovered -= event.debt_out
+        previous.free = previous.limit - previous.used
+    if event.period == budget.next_period and event.zone == budget.next_zone:
+        budget.period, budget.zone, budget.anchor = event.period, event.zone, event.start
+        budget.next_period = budget.next_zone = None
+    budget.cell = event.cell
+    cell = Cell(
+        number=event.cell,
+        budget=event.budget,
+        account=budget.account,
+        unit=budget.unit,
+        start=event.start,
+        end=event.end,
+        base=event.base,
+        enforce=budget.mode == "enforce",
+        carried=event.carried,
+        uncovered=event.debt,
+    )
+    cell.free = cell.limit - cell.used
+    set_alert(cell, budget)
+    draft.add(draft.cells, event.cell, cell)
+    draft.routes.clear()
+
+
+def _threshold_crossed(draft: Draft, event: ThresholdCrossed, at: int) -> None:
+    cell = draft.edit(draft.cells, event.cell)
+    cell.fired = event.percent
+    set_alert(cell, draft.budgets[event.budget])
+
+
+def _adjusted(draft: Draft, event: Adjusted, at: int) -> None:
+    cell = draft.edit(draft.cells, event.cell)
+    limit_before = cell.limit
+    if event.amount > 0:
+        cell.raised += event.amount
+    else:
+        cell.lowered -= event.amount
+    if cell.lapsing:
+        lapse(cell)
+    set_limit(draft, cell, limit_before)
+    adjustment = Adjustment(
+        id=event.id,
+        account=event.account,
+        budget=event.budget,
+        cell=event.cell,
+        amount=event.amount,
+        valid_until=event.valid_until,
+    )
+    draft.add(draft.adjustments, event.id, adjustment)
+    if event.valid_until is not None and event.valid_until < cell.end:
+        draft.due(event.valid_until, RANK_ADJUSTMENT, 0, "adjustment", event.id)
+
+
+def _adjustment_ended(draft: Draft, event: AdjustmentEnded, at: int) -> None:
+    adjustment = draft.edit(draft.adjustments, event.id)
+    adjustment.active = False
+    cell = draft.edit(draft.cells, adjustment.cell)
+    limit_before = cell.limit
+    if adjustment.amount > 0:
+        cell.raised -= adjustment.amount
+        cell.lapsing += adjustment.amount
+    else:
+        cell.lowered += adjustment.amount
+    lapse(cell)
+    set_limit(draft, cell, limit_before)
+
+
+# -- allocations ---------------------------------------------------------------------------------------------------
+
+
+def _allocation_put(draft: Draft, event: AllocationPut, at: int) -> None:
+    draft.budgets_made = max(draft.budgets_made, event.budget)
+    draft.cells_opened = max(draft.cells_opened, event.cell)
+    account = draft.edit(draft.accounts, event.account)
+    budget = draft.budgets.find(event.budget)
+    if budget is None:
+        budget = Budget(
+            number=event.budget,
+            account=event.account,
+            name=f"allocation-{event.unit}",
+            unit=event.unit,
+            allocated=True,
+            thresholds=ALLOCATION_THRESHOLDS,
+        )
+        draft.add(draft.budgets, event.budget, budget)
+    else:
+        budget = draft.edit(draft.budgets, event.budget)
+    if event.budget not in account.budgets:
+        account.budgets = (*account.budgets, event.budget)
+    account.allocations = {**account.allocations, event.unit: event.budget}
+    budget.version = event.version
+    budget.limit = event.size
+    budget.valid_until = event.valid_until
+    budget.on_exhaustion = event.on_exhaustion
+    budget.for_good = budget.removed = False
+    budget.cell = event.cell
+    cell = Cell(
+        number=event.cell,
+        budget=event.budget,
+        account=event.account,
+        unit=event.unit,
+        start=event.start,
+        end=event.end,
+        base=event.size,
+        free=event.size,
+        cover=event.size,
+        pins=event.pins,
+    )
+    set_alert(cell, budget)
+    draft.add(draft.cells, event.cell, cell)
+    for pin in event.pins:
+        draft.edit(draft.cells, pin).open += 1
+    show(draft, cell)
+    draft.due(event.end, RANK_ALLOCATION, account.depth, "cell", event.cell)
+    draft.routes.clear()
+
+
+ALLOCATION_THRESHOLDS: Any = {50: "info", 75: "warning", 90: "critical", 95: "final", 100: "exhausted"}
+
+
+def _allocation_resized(draft: Draft, event: AllocationResized, at: int) -> None:
+    cell = draft.edit(draft.cells, event.cell)
+    budget = draft.edit(draft.budgets, cell.budget)
+    budget.limit = event.size
+    budget.version += 1
+    resize(draft, cell, event.size)
+
+
+def _allocation_parked(draft: Draft, event: AllocationParked, at: int) -> None:
+    set_phase(draft, draft.edit(draft.cells, event.cell), PARKED)
+    draft.routes.clear()
+
+
+def _allocation_resumed(draft: Draft, event: AllocationResumed, at: int) -> None:
+    set_phase(draft, draft.edit(draft.cells, event.cell), LIVE)
+    draft.routes.clear()
+
+
+def _allocation_ended(draft: Draft, event: AllocationEnded, at: int) -> None:
+    cell = draft.edit(draft.cells, event.cell)
+    budget = draft.edit(draft.budgets, cell.budget)
+    cell.end = min(cell.end, at)
+    if event.for_good:
+        budget.for_good = True
+    if event.shared:
+        budget.removed = True
+        account = draft.edit(draft.accounts, cell.account)
+        account.allocations = {unit: n for unit, n in account.allocations.items() if n != cell.budget}
+        account.budgets = tuple(number for number in account.budgets if number != cell.budget)
+    set_phase(draft, cell, ENDED)
+    draft.routes.clear()
+
+
+def _allocations_pinned(draft: Draft, event: AllocationsPinned, at: int) -> None:
+    pin = draft.edit(draft.cells, event.cell)
+    for number in event.allocations:
+        cell = draft.edit(draft.cells, number)
+        cell.pins = (*cell.pins, event.cell)
+        pin.open += 1
+        post(draft, event.cell, cell.shown_covered, cell.shown_held, 0, cell.shown_uncovered)
+        if cell.phase == LIVE:
+            pin.standing += cell.shown_held
+    for number in event.shortened:
+        cell = draft.edit(draft.cells, number)
+        cell.end = pin.end
+        draft.due(pin.end, RANK_ALLOCATION, draft.accounts[cell.account].depth, "cell", number)
+
+
+def _transferred(draft: Draft, event: Transferred, at: int) -> None:
+    for number, size in event.sizes:
+        cell = draft.edit(draft.cells, number)
+        draft.edit(draft.budgets, cell.budget).limit = size
+        resize(draft, cell, size)
+
+
+# -- templates and keys --------------------------------------------------------------------------------------------
+
+
+def _template_put(draft: Draft, event: TemplatePut, at: int) -> None:
+    before = draft.templates.find(event.pattern)
+    template = Template(
+        pattern=event.pattern,
+        parent=event.parent,
+        budgets=event.budgets,
+        allocations=event.allocations,
+        priority=event.priority,
+        max_children=event.max_children,
+        max_new_per_minute=event.max_new_per_minute,
+        idle_close_s=event.idle_close_s,
+        minute=before.minute if before is not None else 0,
+        opened_in_minute=before.opened_in_minute if before is not None else 0,
+    )
+    draft.add(draft.templates, event.pattern, template)
+
+
+def _template_removed(draft: Draft, event: TemplateRemoved, at: int) -> None:
+    draft.edit(draft.templates, event.pattern).removed = True
+
+
+def _key_put(draft: Draft, event: KeyPut, at: int) -> None:
+    key = Key(
+        key=event.key,
+        digest=event.digest,
+        role=event.role,
+        account=event.account,
+        may_open=event.may_open,
+        expires_at=event.expires_at,
+        requests_per_minute=event.requests_per_minute,
+        label=(event.private.name or "") if event.private is not None else "",
+    )
+    draft.add(draft.keys, event.key, key)
+
+
+def _key_revoked(draft: Draft, event: KeyRevoked, at: int) -> None:
+    draft.edit(draft.keys, event.key).revoked = True
+
+
+def _checkpoint(draft: Draft, event: Checkpoint, at: int) -> None:
+    """Nothing changes."""
+
+
+FOLDS: dict[type[Any], Callable[[Draft, Any, int], None]] = {
+    Held: _held,
+    Settled: _settled,
+    Extended: _extended,
+    Released: _released,
+    Expired: _expired,
+    QuarantineClosed: _quarantine_closed,
+    AccountOpened: _account_opened,
+    AccountChanged: _account_changed,
+    StatusChanged: _status_changed,
+    NameErased: _name_erased,
+    BudgetPut: _budget_put,
+    BudgetRemoved: _budget_removed,
+    WindowOpened: _window_opened,
+    ThresholdCrossed: _threshold_crossed,
+    Adjusted: _adjusted,
+    AdjustmentEnded: _adjustment_ended,
+    AllocationPut: _allocation_put,
+    AllocationResized: _allocation_resized,
+    AllocationParked: _allocation_parked,
+    AllocationResumed: _allocation_resumed,
+    AllocationEnded: _allocation_ended,
+    AllocationsPinned: _allocations_pinned,
+    Transferred: _transferred,
+    TemplatePut: _template_put,
+    TemplateRemoved: _template_removed,
+    KeyPut: _key_put,
+    KeyRevoked: _key_revoked,
+    Checkpoint: _checkpoint,
+}
+__all__ = ["NOTHING_MOVED", "CellsByUnit", "fold", "threshold_at"]

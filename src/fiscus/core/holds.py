@@ -1,0 +1,371 @@
+"""Deciding on holds: reserve, extend, settle, release, and usage after the fact."""
+
+from __future__ import annotations
+
+from itertools import chain as joined
+from zlib import crc32
+
+import msgspec
+
+from fiscus.core.answers import hold_answer, no_room, warnings
+from fiscus.core.cells import is_gone
+from fiscus.core.checks import check_extend, check_release, check_reserve, check_settle, invalid, to_datetime
+from fiscus.core.commands import Extend, Release, Request, Reserve, Settle
+from fiscus.core.events import Extended, Held, Private, Released, Settled
+from fiscus.core.outcomes import HoldAnswer, Refused
+from fiscus.core.records import CallRecord
+from fiscus.core.routes import chain, close_ended_windows, inactive, lacking_room, resolve, running_cell
+from fiscus.core.scopes import find_account, find_or_open, in_scope
+from fiscus.core.state import Account, Cell, Draft, Hold, Route
+from fiscus.core.units import Amounts, completed
+
+TOTAL_MAX = 2**62
+"""No balance may pass this, so that every sum stays a machine integer."""
+
+
+def reserve(draft: Draft, request: Request, command: Reserve, now: int) -> HoldAnswer | Refused:
+    """Hold ``command.amounts`` on every cell of the payer's and the ``also`` chains, or on none.
+
+    Returns:
+        The hold; the same answer for the same id and body; ``Refused`` by the first cell (leaf first) that lacks room.
+
+    Source: design.md §1 "Cells of a hold", §2 E2, E7, §3 "reserve", "ids".
+    """
+    wrong = check_reserve(command)
+    if wrong is not None:
+        return wrong
+    known = draft.holds.find(command.id)
+    if known is not None:
+        return _repeated(draft, request, command, known)
+    number = draft.names.get(command.account)
+    route: Route | None = None
+    if number is not None and (request.scope is None or in_scope(draft, draft.accounts[number], request.scope)):
+        route = draft.routes.get(number)
+    also: list[Account] = []
+    if number is None or route is None or command.also or now >= route.valid_until:
+        payer = find_or_open(draft, command.account, command.parent, request)
+        if isinstance(payer, Refused):
+            return payer
+        number = payer.number
+        for index, name in enumerate(command.also):
+            account = find_or_open_also(draft, name, request, payer, f"also[{index}]")
+            if isinstance(account, Refused):
+                return account
+            also.append(account)
+        resolved = resolve(draft, payer, also, command.attributes, now)
+        if isinstance(resolved, Refused):
+            return resolved
+        route = resolved
+    amounts = completed(command.amounts)
+    cells = draft.cells
+    lacks = False
+    for unit, numbers in route.cells.items():
+        amount = amounts.get(unit)
+        if amount is None:
+            if unit in route.enforced:
+                return Refused(
+                    code="unit_not_bounded",
+                    detail=f"amounts.{unit}: a budget limits {unit}, so the hold must bound it",
+                    field=f"amounts.{unit}",
+                )
+            continue
+        for cell_number in numbers:
+            if amount > cells[cell_number].free:
+                lacks = True
+    warned: tuple[int, ...] = ()
+    if lacks:
+        lacking = _lacking(draft, route, amounts)
+        if lacking:
+            return no_room(draft, lacking)
+        warned = _warned(draft, route, amounts)
+    expires_at = now + command.lease_s * 1000
+    draft.emit(
+        Held(
+            id=command.id,
+            account=number,
+            cells=route.cells,
+            amounts=amounts,
+            asked=command.amounts,
+            expires_at=expires_at,
+            lease_s=command.lease_s,
+            attributes_check=attributes_check(command.attributes) if command.attributes else 0,
+            also=tuple(account.number for account in also),
+            warned=warned,
+            private=Private(attributes=command.attributes) if command.attributes else None,
+        )
+    )
+    return HoldAnswer(
+        id=command.id,
+        account=command.account,
+        state="held",
+        reserved=amounts,
+        expires_at=to_datetime(expires_at),
+        warnings=warnings(draft, warned) if warned else (),
+    )
+
+
+def find_or_open_also(draft: Draft, name: str, request: Request, payer: Account, field: str) -> Account | Refused:
+    """An ``also`` account: in scope, or above the payer (then it is charged anyhow)."""
+    number = draft.names.find(name)
+    if number is not None and any(above.number == number for above in chain(draft, payer)):
+        return draft.accounts[number]
+    account = find_or_open(draft, name, None, request)
+    if isinstance(account, Refused):
+        return msgspec.structs.replace(account, field=field)
+    return account
+
+
+def attributes_check(attributes: dict[str, str]) -> int:
+    """A short check sum by which a repeated body is recognised; it identifies nothing."""
+    return crc32(msgspec.json.encode(attributes, order="deterministic"))
+
+
+def _lacking(draft: Draft, route: Route, amounts: Amounts) -> list[tuple[Cell, int]]:
+    """Enforcing cells that lack room, in the order of the route."""
+    cells = (draft.cells[number] for number in route.order)
+    return [
+        (cell, amounts[cell.unit])
+        for cell in cells
+        if cell.enforce and cell.unit in amounts and amounts[cell.unit] > cell.free
+    ]
+
+
+def _warned(draft: Draft, route: Route, amounts: Amounts) -> tuple[int, ...]:
+    """Cells of budgets in mode ``warn`` that enforcement would have refused."""
+    cells = (draft.cells[number] for number in route.order)
+    return tuple(
+        cell.number
+        for cell in cells
+        if amounts.get(cell.unit, 0) > cell.free and draft.budgets[cell.budget].mode == "warn"
+    )
+
+
+def _repeated(draft: Draft, request: Request, command: Reserve, hold: Hold) -> HoldAnswer | Refused:
+    """The same id again: the same answer for the same body, else a conflict that says nothing of the other body."""
+    if not in_scope(draft, draft.accounts[hold.account], request.scope):
+        return Refused(code="conflict", detail="id: is in use for another request", field="id")
+    if hold.tombstone:
+        return Refused(
+            code="already_settled", detail="id: was settled or released before it was reserved; do not call", field="id"
+        )
+    same = (
+        draft.accounts[hold.account].name == command.account
+        and hold.asked == command.amounts
+        and hold.lease_s == command.lease_s
+        and tuple(draft.accounts[number].name for number in hold.also) == command.also
+        and hold.attributes_check == (attributes_check(command.attributes) if command.attributes else 0)
+    )
+    if not same:
+        return Refused(code="conflict", detail="id: is in use for another request", field="id")
+    return HoldAnswer(
+        id=hold.id,
+        account=command.account,
+        state="held",
+        reserved=completed(hold.asked),
+        expires_at=to_datetime(hold.first_expires_at),
+        warnings=warnings(draft, hold.warned),
+    )
+
+
+def find_hold(draft: Draft, id: str, scope: str | None) -> Hold | Refused:
+    """The hold with this id; one outside the scope is as unknown as one that is not there."""
+    hold = draft.holds.find(id)
+    if hold is None or (scope is not None and not in_scope(draft, draft.accounts[hold.account], scope)):
+        return Refused(code="unknown_hold", detail=f"there is no hold {id!r}", field="id")
+    return hold
+
+
+def extend(draft: Draft, request: Request, command: Extend, now: int) -> HoldAnswer | Refused:
+    """Raise an open hold to the totals ``to`` in its pinned cells, or not at all, and renew its lease."""
+    wrong = check_extend(command)
+    if wrong is not None:
+        return wrong
+    hold = find_hold(draft, command.id, request.scope)
+    if isinstance(hold, Refused):
+        return hold
+    if hold.state != "held":
+        return Refused(code="conflict", detail=f"id: the hold is {hold.state} already", field="id")
+    to = dict(hold.reserved)
+    rises: Amounts = {}
+    for unit, amount in command.to.items():
+        rise = amount - to.get(unit, 0)
+        if rise > 0:
+            to[unit] = amount
+            rises[unit] = rise
+    if rises:
+        accounts = joined.from_iterable(chain(draft, draft.accounts[number]) for number in (hold.account, *hold.also))
+        refused = inactive(draft, accounts)
+        if refused is not None:
+            return refused
+        lacking: list[tuple[Cell, int]] = []
+        for unit, rise in rises.items():
+            numbers = hold.cells.get(unit, ())
+            close_ended_windows(draft, numbers, now)
+            lacking += lacking_room(draft, numbers, rise)
+        if lacking:
+            return no_room(draft, lacking)
+    expires_at = max(hold.expires_at, now + command.lease_s * 1000)
+    if rises or expires_at > hold.expires_at:
+        draft.emit(Extended(id=hold.id, to=to, expires_at=expires_at))
+    return hold_answer(draft, draft.holds[hold.id])
+
+
+def reading(command: Settle, hold: Hold | None) -> Amounts:
+    """The totals of a settlement: as given, else from the record, else (final) what is known without it.
+
+    A unit that was held and of which a final reading says nothing is booked at its bound: an unknown amount is never
+    0. ``calls`` is 1.
+    """
+    total: Amounts = dict(command.total)
+    record = command.record
+    if record is not None:
+        if record.tokens is not None:
+            total.setdefault("input_tokens", record.tokens.input)
+            total.setdefault("output_tokens", record.tokens.output)
+        if record.cost_nanousd is not None:
+            total.setdefault("cost", record.cost_nanousd)
+    if "tokens" not in total and "input_tokens" in total and "output_tokens" in total:
+        total["tokens"] = total["input_tokens"] + total["output_tokens"]
+    if command.final:
+        total.setdefault("calls", 1)
+        if hold is not None:
+            for unit, bound in hold.reserved.items():
+                if unit not in total:
+                    total[unit] = max(bound, hold.booked.get(unit, 0))
+    return total
+
+
+def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAnswer | Refused:
+    """Book a reading of a hold, or (with ``account``) of a call that was never held. Never refused for lack of room.
+
+    Source: design.md §2 E5, E6, E14, §3 "settle", "O", "settle or release before reserve arrives", "expiry".
+    """
+    wrong = check_settle(command)
+    if wrong is not None:
+        return wrong
+    hold = draft.holds.find(command.id)
+    if hold is not None and request.scope is not None:
+        if not in_scope(draft, draft.accounts[hold.account], request.scope):
+            return Refused(code="unknown_hold", detail=f"there is no hold {command.id!r}", field="id")
+    if hold is None:
+        return _book(draft, request, command, now)
+    total = reading(command, hold)
+    moves: dict[int, int] = {}
+    for numbers in hold.cells.values():
+        for number in numbers:
+            cell = draft.cells[number]
+            if cell.end <= now or cell.pins:
+                close_ended_windows(draft, (number,), now)
+                _find_moves(draft, cell, now, moves)
+            if cell.used > TOTAL_MAX:
+                return invalid("total", "the balance would pass the largest number that is kept")
+    record = command.record
+    draft.emit(
+        Settled(
+            id=hold.id,
+            total=total,
+            final=command.final,
+            moves=moves,
+            model=record.model if record is not None else None,
+            provider=record.provider if record is not None else None,
+            tokens=record.tokens if record is not None else None,
+            cost_nanousd=record.cost_nanousd if record is not None else None,
+            private=_private(record),
+        )
+    )
+    return hold_answer(draft, hold)
+
+
+def _private(record: CallRecord | None) -> Private | None:
+    """The erasable part of a record; what is only numbers and model stands in the event itself."""
+    if record is None:
+        return None
+    rest = msgspec.structs.replace(record, model=None, provider=None, tokens=None, cost_nanousd=None)
+    return Private(record=rest) if rest != EMPTY_RECORD else None
+
+
+EMPTY_RECORD = CallRecord()
+
+
+def _find_moves(draft: Draft, cell: Cell, now: int, moves: dict[int, int]) -> None:
+    """Where a rise goes whose window is gone: the running window of the same budget, also above an allocation."""
+    if is_gone(draft, cell, now):
+        budget = draft.budgets[cell.budget]
+        if budget.allocated:
+            current = draft.cells[budget.cell]
+            if current.number != cell.number and now < current.end:
+                moves[cell.number] = current.number
+                return
+        elif not budget.removed:
+            moves[cell.number] = running_cell(draft, budget, now).number
+            return
+    for pin in cell.pins:
+        _find_moves(draft, draft.cells[pin], now, moves)
+
+
+def _book(draft: Draft, request: Request, command: Settle, now: int) -> HoldAnswer | Refused:
+    """Usage without a hold: all of it beyond any hold (O), in the running windows, whatever the status and room."""
+    if command.account is None:
+        return Refused(code="unknown_hold", detail=f"there is no hold {command.id!r}", field="id")
+    payer = find_or_open(draft, command.account, command.parent, request)
+    if isinstance(payer, Refused):
+        return payer
+    also: list[Account] = []
+    for index, name in enumerate(command.also):
+        account = find_or_open_also(draft, name, request, payer, f"also[{index}]")
+        if isinstance(account, Refused):
+            return account
+        also.append(account)
+    route = resolve(draft, payer, also, command.attributes, now, after_the_fact=True)
+    assert isinstance(route, Route), "usage after the fact is never refused"
+    total = reading(command, None)
+    moves: dict[int, int] = {}
+    for number in route.order:
+        cell = draft.cells[number]
+        if cell.end <= now or cell.pins:
+            _find_moves(draft, cell, now, moves)
+        if cell.used > TOTAL_MAX:
+            return invalid("total", "the balance would pass the largest number that is kept")
+    record = command.record
+    draft.emit(
+        Settled(
+            id=command.id,
+            total=total,
+            final=True,
+            moves=moves,
+            account=payer.number,
+            also=tuple(account.number for account in also),
+            cells=route.cells,
+            model=record.model if record is not None else None,
+            provider=record.provider if record is not None else None,
+            tokens=record.tokens if record is not None else None,
+            cost_nanousd=record.cost_nanousd if record is not None else None,
+            private=_private(record),
+        )
+    )
+    return hold_answer(draft, draft.holds[command.id])
+
+
+def release(draft: Draft, request: Request, command: Release, now: int) -> HoldAnswer | Refused:
+    """Give an open hold back; what running readings booked stays booked."""
+    wrong = check_release(command)
+    if wrong is not None:
+        return wrong
+    hold = draft.holds.find(command.id)
+    if hold is None and command.account is not None:
+        account = find_account(draft, command.account, request.scope)
+        if isinstance(account, Refused):
+            return account
+        draft.emit(Released(id=command.id, account=account.number))
+        return hold_answer(draft, draft.holds[command.id])
+    found = find_hold(draft, command.id, request.scope)
+    if isinstance(found, Refused):
+        return found
+    if found.state == "released":
+        return hold_answer(draft, found)
+    if not found.open:
+        return Refused(code="conflict", detail=f"id: the hold is {found.state} already", field="id")
+    for numbers in found.cells.values():
+        close_ended_windows(draft, numbers, now)
+    draft.emit(Released(id=found.id))
+    return hold_answer(draft, draft.holds[found.id])

@@ -1,0 +1,437 @@
+"""The state of one tenant, and the draft on which commands are decided.
+
+Entities are mutable, but only ``fold`` changes them, and only through ``Draft.edit`` and ``Draft.add``, which remember
+what was there. So a command, or a whole batch whose commit failed, is undone exactly. Values inside an entity (dicts,
+tuples) are replaced, never changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from copy import copy
+from heapq import heapify, heappop, heappush
+from typing import Any, Generic, Literal, TypeVar, dataclass_transform
+
+import msgspec
+
+from fiscus.core.commands import (
+    CarryOver,
+    ExhaustionPolicy,
+    Mode,
+    QuarantinePolicy,
+    Role,
+    Severity,
+    Status,
+    TemplateBudget,
+)
+from fiscus.core.events import AnyEvent, CellsByUnit
+from fiscus.core.outcomes import HoldState
+from fiscus.core.units import Amounts, Unit
+
+NEVER = 2**62
+"""Later than any time, more than any amount."""
+
+HEAP_SLACK = 10_000
+"""Stale deadlines that are tolerated before they are swept."""
+
+Kind = Literal["account", "budget", "cell", "hold", "adjustment", "template", "key"]
+KINDS: tuple[Kind, ...] = ("account", "budget", "cell", "hold", "adjustment", "template", "key")
+
+LIVE, PARKED, ENDED = 0, 1, 2
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(msgspec.field,))
+class Entity(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """``stamp`` is the draft's mark of the last change; it is not part of the state."""
+
+    stamp: int = 0
+
+
+class Account(Entity, kw_only=True, omit_defaults=True):
+    """An account. ``budgets`` in the order of their creation; ``allocations``: unit → the budget that is carved out."""
+
+    number: int
+    name: str | None
+    parent: int | None = None
+    depth: int = 1
+    status: Status = "active"
+    budgets: tuple[int, ...] = ()
+    allocations: dict[Unit, int] = {}
+    labels: dict[str, str] = {}
+    priority: int = 1
+    min_reserve: Amounts = {}
+    template: str | None = None
+    open_children: int = 0
+    opened_at: int = 0
+
+    @property
+    def display_name(self) -> str:
+        """The name, or a stand-in once it was erased."""
+        return self.name if self.name is not None else f"erased:{self.number}"
+
+
+class Budget(Entity, kw_only=True, omit_defaults=True):
+    """A budget, or (``allocated``) an allocation, which is a budget whose limit is held on the chain above."""
+
+    number: int
+    account: int
+    name: str
+    unit: Unit
+    version: int = 1
+    limit: int = 0
+    period: str = "lifetime"
+    zone: str = "UTC"
+    anchor: int = 0
+    next_period: str | None = None
+    next_zone: str | None = None
+    thresholds: dict[int, Severity] = {}
+    mode: Mode = "enforce"
+    match: dict[str, str] = {}
+    on_exhaustion: ExhaustionPolicy = "deny"
+    carry_over: CarryOver = "none"
+    carry_max: int | None = None
+    carry_debt: bool = False
+    allocated: bool = False
+    valid_until: int | None = None
+    for_good: bool = False
+    removed: bool = False
+    cell: int = 0
+
+
+class Cell(Entity, kw_only=True, omit_defaults=True):
+    """The balance of one window of one budget, in the budget's unit.
+
+    limit = max(0, base + carried + raised − lowered) + lapsing;
+    free = limit − (covered + held + quarantined + uncovered).
+
+    Attributes:
+        covered, held, quarantined, uncovered: P, H, Q, O.
+        carried: what came from the window before, less what left for the one after.
+        raised, lowered: sums of the active adjustments.
+        lapsing: what ended adjustments still cover because it is in use.
+        standing: the part of ``held`` that live allocations hold.
+        open: holds, quarantines and allocations that pin this cell.
+        fired: the highest threshold that fired; ``alert_at``: the use at which the next one does.
+        pins, cover, phase: of an allocation: the cells above, what is covered there, live, parked or ended.
+        shown_covered, shown_held, shown_uncovered: how it is seen from each pin now.
+    """
+
+    number: int
+    budget: int
+    account: int
+    unit: Unit
+    start: int
+    end: int
+    base: int
+    enforce: bool = True
+    carried: int = 0
+    raised: int = 0
+    lowered: int = 0
+    lapsing: int = 0
+    covered: int = 0
+    held: int = 0
+    quarantined: int = 0
+    uncovered: int = 0
+    standing: int = 0
+    free: int = 0
+    open: int = 0
+    fired: int = 0
+    alert_at: int = NEVER
+    pins: tuple[int, ...] = ()
+    phase: int = LIVE
+    cover: int = 0
+    shown_covered: int = 0
+    shown_held: int = 0
+    shown_uncovered: int = 0
+
+    @property
+    def used(self) -> int:
+        """P + H + Q + O."""
+        return self.covered + self.held + self.quarantined + self.uncovered
+
+    @property
+    def counted(self) -> int:
+        """P + Q + O: what thresholds look at."""
+        return self.covered + self.quarantined + self.uncovered
+
+    @property
+    def limit(self) -> int:
+        """L, never below 0."""
+        return max(0, self.base + self.carried + self.raised - self.lowered) + self.lapsing
+
+
+class Hold(Entity, kw_only=True, omit_defaults=True):
+    """A reservation, or what was booked without one (``reserved`` empty).
+
+    ``reserved``, ``booked`` and ``covered`` per unit; remaining = reserved − covered while open (held, or expired and
+    not closed). ``estimated``: its quarantine was closed as a charge, so a late reading replaces it.
+    """
+
+    id: str
+    account: int
+    also: tuple[int, ...] = ()
+    cells: CellsByUnit = {}
+    asked: Amounts = {}
+    attributes_check: int = 0
+    lease_s: int = 0
+    at: int = 0
+    first_expires_at: int = 0
+    expires_at: int = 0
+    closes_at: int | None = None
+    state: HoldState = "held"
+    open: bool = False
+    tombstone: bool = False
+    estimated: bool = False
+    reserved: Amounts = {}
+    booked: Amounts = {}
+    covered: Amounts = {}
+    warned: tuple[int, ...] = ()
+
+
+class Adjustment(Entity, kw_only=True, omit_defaults=True):
+    """A recorded change of a window's limit."""
+
+    id: str
+    account: int
+    budget: int
+    cell: int
+    amount: int
+    valid_until: int | None = None
+    active: bool = True
+
+
+class Template(Entity, kw_only=True, omit_defaults=True):
+    """How accounts are opened when first used."""
+
+    pattern: str
+    parent: int | None = None
+    budgets: tuple[TemplateBudget, ...] = ()
+    allocations: Amounts = {}
+    priority: int = 1
+    max_children: int = 0
+    max_new_per_minute: int = 0
+    idle_close_s: int | None = None
+    minute: int = 0
+    opened_in_minute: int = 0
+    removed: bool = False
+
+
+class Key(Entity, kw_only=True, omit_defaults=True):
+    """An API key, by its keyed hash."""
+
+    key: str
+    digest: str
+    role: Role
+    account: int | None = None
+    may_open: bool = False
+    expires_at: int | None = None
+    requests_per_minute: int | None = None
+    label: str = ""
+    revoked: bool = False
+
+
+AnyEntity = Account | Budget | Cell | Hold | Adjustment | Template | Key
+ENTITY_TYPES: dict[Kind, type[AnyEntity]] = {
+    "account": Account,
+    "budget": Budget,
+    "cell": Cell,
+    "hold": Hold,
+    "adjustment": Adjustment,
+    "template": Template,
+    "key": Key,
+}
+ACCOUNTS_KIND: Kind = "account"
+
+K = TypeVar("K", int, str)
+V = TypeVar("V", Account, Budget, Cell, Hold, Adjustment, Template, Key)
+
+
+class Table(dict[K, V], Generic[K, V]):
+    """Entities of one kind by number or id. What is not in memory is asked of ``load``, once, when it is needed."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__()
+        self.kind = kind
+        self.load: Callable[[K], V | None] | None = None
+
+    def find(self, key: K) -> V | None:
+        """The entity, or None if there is none at all."""
+        entity = self.get(key)
+        if entity is None and self.load is not None:
+            entity = self.load(key)
+            if entity is not None:
+                self[key] = entity
+        return entity
+
+    def __missing__(self, key: K) -> V:
+        entity = self.find(key)
+        if entity is None:
+            raise KeyError(f"{self.kind} {key!r} is not in the ledger")
+        return entity
+
+
+class Names(dict[str, int]):
+    """Account numbers by name, with the same loading on need."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.load: Callable[[str], int | None] | None = None
+
+    def find(self, name: str) -> int | None:
+        """The number of the account with this name, or None."""
+        number = self.get(name)
+        if number is None and self.load is not None:
+            number = self.load(name)
+            if number is not None:
+                self[name] = number
+        return number
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings that decide: how long an expired hold stays in quarantine, and what becomes of it then."""
+
+    quarantine_ms: int = 86_400_000
+    quarantine: QuarantinePolicy = "charge"
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a call of an account is charged: cells by unit, in order, until ``valid_until`` (ms)."""
+
+    cells: CellsByUnit
+    order: tuple[int, ...]
+    enforced: frozenset[Unit]
+    valid_until: int
+
+
+Mark = tuple[int, int, int, int, int, int]
+Deadline = tuple[int, int, int, Kind, int | str]
+"""(at, rank, −depth, kind, key): what is due, in the order of design.md §3."""
+
+
+class Draft:
+    """The state of one tenant with what a running transaction has changed.
+
+    ``emit`` folds an event at once and remembers it, so that the next step of the same command sees it. ``mark`` and
+    ``rollback`` undo to a point; ``take`` ends the transaction and hands out the events.
+    """
+
+    def __init__(self, rules: Rules | None = None) -> None:
+        self.rules = rules or Rules()
+        self.accounts: Table[int, Account] = Table("account")
+        self.budgets: Table[int, Budget] = Table("budget")
+        self.cells: Table[int, Cell] = Table("cell")
+        self.holds: Table[str, Hold] = Table("hold")
+        self.adjustments: Table[str, Adjustment] = Table("adjustment")
+        self.templates: Table[str, Template] = Table("template")
+        self.keys: Table[str, Key] = Table("key")
+        self.names = Names()
+        self.accounts_opened = 0
+        self.budgets_made = 0
+        self.cells_opened = 0
+        self.deadlines: list[Deadline] = []
+        self.routes: dict[int, Route] = {}
+        self.carved_below: Callable[[int], Iterable[int]] | None = None
+        self.alerts: list[int] = []
+        self.events: list[AnyEvent] = []
+        self.now = 0
+        self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
+        self._popped: list[Deadline] = []
+        self.stamp = 1
+        self._fold: Callable[[Draft, AnyEvent, int], None] | None = None
+
+    # -- changing, for fold only ---------------------------------------------------------------------------------
+
+    def edit(self, table: Table[K, V], key: K) -> V:
+        """The entity, ready to be changed."""
+        entity = table[key]
+        if entity.stamp != self.stamp:
+            self._undo.append((table, key, copy(entity)))
+            entity.stamp = self.stamp
+        return entity
+
+    def add(self, table: Table[K, V], key: K, entity: V) -> V:
+        """A new entity."""
+        self._undo.append((table, key, table.get(key)))
+        entity.stamp = self.stamp
+        table[key] = entity
+        return entity
+
+    def name(self, name: str, number: int | None) -> None:
+        """Bind a name to an account, or (None) forget it."""
+        self._undo.append((self.names, name, self.names.get(name)))
+        if number is None:
+            self.names.pop(name, None)
+        else:
+            self.names[name] = number
+
+    def due(self, at: int, rank: int, depth: int, kind: Kind, key: int | str) -> None:
+        """Remember that an entity is due; a stale entry does no harm, it is checked when it is reached."""
+        heappush(self.deadlines, (at, rank, -depth, kind, key))
+
+    # -- transactions --------------------------------------------------------------------------------------------
+
+    def use_fold(self, fold: Callable[[Draft, AnyEvent, int], None]) -> None:
+        """Name the function that applies events."""
+        self._fold = fold
+
+    def emit(self, event: AnyEvent) -> None:
+        """Apply an event now and keep it for the journal."""
+        assert self._fold is not None, "a draft folds with the function it was given"
+        self._fold(self, event, self.now)
+        self.events.append(event)
+
+    def mark(self) -> Mark:
+        """A point to roll back to."""
+        self.stamp += 1
+        return (
+            len(self._undo),
+            len(self.events),
+            len(self._popped),
+            self.accounts_opened,
+            self.budgets_made,
+            self.cells_opened,
+        )
+
+    def rollback(self, mark: Mark) -> None:
+        """Undo all that happened since ``mark``."""
+        undone, event_count, popped, self.accounts_opened, self.budgets_made, self.cells_opened = mark
+        undo = self._undo
+        if len(undo) > undone:
+            for table, key, before in reversed(undo[undone:]):
+                if before is None:
+                    table.pop(key, None)
+                else:
+                    table[key] = before
+            del undo[undone:]
+            self.routes.clear()
+        del self.events[event_count:]
+        for deadline in self._popped[popped:]:
+            heappush(self.deadlines, deadline)
+        del self._popped[popped:]
+        self.alerts.clear()
+        self.stamp += 1
+
+    def commit(self) -> list[tuple[dict[Any, Any], Any]]:
+        """End the transaction for good; returns (table, key) of everything it touched, with repetitions."""
+        touched = [(table, key) for table, key, _ in self._undo]
+        self._undo.clear()
+        self._popped.clear()
+        self.events = []
+        self.alerts.clear()
+        self.stamp += 1
+        return touched
+
+    def pop_deadline(self) -> Deadline:
+        """Take the earliest entry; it comes back if the transaction is rolled back."""
+        deadline = heappop(self.deadlines)
+        self._popped.append(deadline)
+        return deadline
+
+    def next_deadline(self) -> Deadline | None:
+        """The earliest entry, or None."""
+        return self.deadlines[0] if self.deadlines else None
+
+    def sweep(self, is_valid: Callable[[Deadline], bool]) -> None:
+        """Drop stale deadlines."""
+        self.deadlines = [deadline for deadline in self.deadlines if is_valid(deadline)]
+        heapify(self.deadlines)
