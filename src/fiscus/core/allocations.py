@@ -77,6 +77,13 @@ def allocate(draft: Draft, request: Request, command: Allocate, now: int) -> All
         return invalid("valid_until", "has passed already")
     number = account.allocations.get(command.unit)
     budget = draft.budgets[number] if number is not None else None
+    version = budget.version if budget is not None else 0
+    if command.if_version is not None and command.if_version != version:
+        return Refused(
+            code="precondition_failed",
+            detail=f"the version is {version}, not {command.if_version}",
+            field="if_version",
+        )
     cell: Cell | Refused
     if budget is not None and draft.cells[budget.cell].phase != ENDED:
         cell = allocation_cell(draft, budget, now)
@@ -102,6 +109,7 @@ def allocate(draft: Draft, request: Request, command: Allocate, now: int) -> All
         valid_until=valid_until,
         actor=request.actor,
         on_exhaustion=command.on_exhaustion,
+        reason=command.reason,
     )
     if isinstance(cell, Refused):
         return cell
@@ -126,7 +134,15 @@ def _resize(
             requested=command.to,
         )
     if rise:
-        draft.emit(AllocationResized(cell=cell.number, size=command.to, actor=request.actor))
+        draft.emit(
+            AllocationResized(
+                cell=cell.number,
+                size=command.to,
+                account=account.number,
+                actor=request.actor,
+                private=Private(reason=command.reason) if command.reason else None,
+            )
+        )
     return allocation_answer(draft, account, command.unit, draft.cells[cell.number])
 
 

@@ -342,6 +342,8 @@ def check_allocate(command: Allocate) -> Refused | None:
         check_name("account", command.account)
         or check_amount("to", command.to)
         or check_instant("valid_until", command.valid_until)
+        or check_text("reason", command.reason, REASON_LENGTH_MAX)
+        or (check_amount("if_version", command.if_version) if command.if_version is not None else None)
     )
 
 

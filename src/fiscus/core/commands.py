@@ -167,7 +167,8 @@ class Allocate(Command, tag="allocate"):
     Attributes:
         to: ≥ 0. Less than now gives back what is free.
         valid_until: when the allocation ends for good; None: it is carved again in every window.
-        on_exhaustion: as in PutBudget.
+        on_exhaustion, if_version: as in PutBudget.
+        reason: kept in the journal with the change.
     """
 
     account: str
@@ -175,6 +176,8 @@ class Allocate(Command, tag="allocate"):
     to: int
     valid_until: datetime | None = None
     on_exhaustion: ExhaustionPolicy = "deny"
+    reason: str = ""
+    if_version: int | None = None
 
 
 class Deallocate(Command, tag="deallocate"):

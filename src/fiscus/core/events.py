@@ -198,12 +198,15 @@ class AllocationPut(Event, tag="allocation_put"):
     on_exhaustion: ExhaustionPolicy = "deny"
     version: int = 1
     actor: str = ""
+    private: Private | None = None
 
 
 class AllocationResized(Event, tag="allocation_resized"):
     cell: int
     size: int
+    account: int | None = None
     actor: str = ""
+    private: Private | None = None
 
 
 class AllocationParked(Event, tag="allocation_parked"):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from fiscus.core.answers import balance, no_room
 from fiscus.core.commands import CHAIN_LENGTH_MAX, ExhaustionPolicy
-from fiscus.core.events import AllocationPut, AllocationResumed, WindowOpened
+from fiscus.core.events import AllocationPut, AllocationResumed, Private, WindowOpened
 from fiscus.core.outcomes import Refused
 from fiscus.core.state import LIVE, NEVER, PARKED, Account, Budget, Cell, Draft, Route
 from fiscus.core.units import AMOUNT_MAX, Unit
@@ -189,6 +189,7 @@ def carve(
     valid_until: int | None = None,
     actor: str = "",
     on_exhaustion: ExhaustionPolicy | None = None,
+    reason: str = "",
 ) -> Cell | Refused:
     """Hold ``size`` on the chain above ``account`` and open its cell; refused if a cell above lacks room."""
     above = pins_above(draft, account, unit, now)
@@ -215,6 +216,7 @@ def carve(
             on_exhaustion=on_exhaustion or (budget.on_exhaustion if budget is not None else "deny"),
             version=budget.version + 1 if budget is not None else 1,
             actor=actor,
+            private=Private(reason=reason) if reason else None,
         )
     )
     return draft.cells[number]
