@@ -161,7 +161,8 @@ def test_every_n_seconds_in_words_is_the_same_period(seconds):
         "", " ", "Day", "days", "day ", "day\n", "daily", "every", "every:", "every:0", "every:-1", "every:+1",
         "every:1.5", "every:1e3", "every:007", "every: 5", "every:5 ", "every:5\n", "every:1_000", "every:٣", "every 5",
         "every 5 s", "every  5 seconds", "every 0 seconds", "every 07 seconds", "every five seconds",
-        f"every:{EVERY_S_MAX + 1}", f"every {EVERY_S_MAX + 1} seconds", pytest.param("every:" + "9" * 10_000, id="over-long"),
+        f"every:{EVERY_S_MAX + 1}", f"every {EVERY_S_MAX + 1} seconds",
+        pytest.param("every:" + "9" * 10_000, id="over-long"),
     ],
 )  # fmt: skip
 def test_anything_else_is_no_period_and_the_message_says_what_is(text):
