@@ -1,0 +1,7 @@
+"""The token economy API, as other programs already call it, on the treasury's ledger."""
+
+from fiscus.api.economy.metrics import EconomyMetrics
+from fiscus.api.economy.routes import economy_routes
+from fiscus.api.economy.service import TokenEconomy
+
+__all__ = ["EconomyMetrics", "TokenEconomy", "economy_routes"]

@@ -1,0 +1,151 @@
+"""What the token economy API reads and writes, and how it words what is wrong with a body."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from fiscus.core.commands import ID_LENGTH_MAX
+from fiscus.core.units import AMOUNT_MAX
+
+ACCOUNT_PREFIX = "agent:"
+AGENT_ID_LENGTH_MAX = ID_LENGTH_MAX - len(ACCOUNT_PREFIX)
+REQUESTED_TOKENS_MAX = 10_000
+
+AgentId = Annotated[str, Meta(min_length=1, max_length=AGENT_ID_LENGTH_MAX, description="Name of the agent.")]
+
+
+class AllocateBody(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask for a grant (D21, D22, D18)."""
+
+    agent_id: AgentId
+    requested_tokens: Annotated[float, Meta(gt=0, le=REQUESTED_TOKENS_MAX, description="Tokens asked for.")]
+    task_complexity: Annotated[
+        float, Meta(ge=0.1, le=1.0, description="How hard the task is; recorded with the grant.")
+    ] = 0.5
+    parent_agent_id: Annotated[
+        AgentId | None, Meta(description="The agent by whose history the grant is sized, instead of the agent's own.")
+    ] = None
+
+
+class ConsumeBody(msgspec.Struct, frozen=True, kw_only=True):
+    """Report tokens that were used since the last report (D25)."""
+
+    agent_id: AgentId
+    tokens_consumed: Annotated[float, Meta(ge=0, le=AMOUNT_MAX, description="Tokens used; a fraction is rounded up.")]
+    value_generated: Annotated[float, Meta(ge=0, description="What they were worth, by the caller's own measure.")]
+
+
+class Allocated(msgspec.Struct, frozen=True, kw_only=True):
+    """A grant (D23). Amounts are whole tokens."""
+
+    agent_id: str
+    allocated_tokens: int
+    efficiency_multiplier: float
+    remaining_global_budget: int
+    warning: str | None
+
+
+class Consumed(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the agent stands after a report (D26); ``consumed`` is the running total."""
+
+    agent_id: str
+    consumed: int
+    remaining: int
+    efficiency: float
+    warning: str | None
+
+
+class Performer(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the most efficient agents (D29)."""
+
+    agent_id: str
+    efficiency: float
+    value_generated: float
+    tokens_consumed: int
+
+
+class BudgetStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The pool and the active agents (D28, D29). What is handed out counts as used, whether or not it is consumed."""
+
+    global_budget: int
+    allocated_total: int
+    consumed_total: int
+    remaining_budget: int
+    active_agents: int
+    average_efficiency: float
+    top_performers: tuple[Performer, ...]
+    budget_utilization_percent: float
+
+
+class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One agent's allocation (D30)."""
+
+    agent_id: str
+    allocated: int
+    consumed: int
+    remaining: int
+    percent_used: float
+
+
+class Denied(msgspec.Struct, frozen=True, kw_only=True):
+    """No, with the status and the words that clients read."""
+
+    status: int
+    detail: str
+    retry_after_s: int | None = None
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is wrong with a body; ``loc`` leads to it."""
+
+    type: str
+    loc: tuple[str, ...]
+    msg: str
+
+
+class Faults(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of a 422 (D36)."""
+
+    detail: tuple[Fault, ...]
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of every other error."""
+
+    detail: str
+
+
+Body = TypeVar("Body", AllocateBody, ConsumeBody)
+
+_AT = re.compile(r"(?P<message>.*) - at `\$(?P<path>[^`]*)`$", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
+
+
+def read_body(raw: bytes, kind: type[Body]) -> Body | Faults:
+    """Decode a body, or say what is wrong with it and where."""
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError as error:
+        return _invalid(str(error))
+    except (msgspec.DecodeError, RecursionError) as error:
+        return fault("json_invalid", ("body",), f"JSON decode error: {error}")
+
+
+def fault(kind: str, loc: tuple[str, ...], message: str) -> Faults:
+    """A 422 about one thing."""
+    return Faults(detail=(Fault(type=kind, loc=loc, msg=message),))
+
+
+def _invalid(message: str) -> Faults:
+    """Word what the decoder found, ``Expected `float` > 0.0 - at `$.requested_tokens```."""
+    located = _AT.fullmatch(message)
+    path = tuple(filter(None, located["path"].split("."))) if located else ()
+    text = located["message"] if located else message
+    missing = _MISSING.fullmatch(text)
+    if missing:
+        return fault("missing", ("body", *path, missing["field"]), "Field required")
+    return fault("value_error", ("body", *path), text)

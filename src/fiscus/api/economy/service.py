@@ -1,0 +1,432 @@
+"""The token economy on the ledger: its pool is the account ``global``, an agent's grants are one allocation below."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from fractions import Fraction
+from hashlib import sha256
+from math import ceil
+from types import TracebackType
+from uuid import uuid4
+
+import structlog
+
+from fiscus.api.economy.bodies import (
+    ACCOUNT_PREFIX,
+    AgentStatus,
+    AllocateBody,
+    Allocated,
+    BudgetStatus,
+    ConsumeBody,
+    Consumed,
+    Denied,
+)
+from fiscus.api.economy.books import EXHAUSTED_REASON, INSUFFICIENT_REASON, Books, GrantMade, GrantNote
+from fiscus.api.economy.follower import RETRY_PAUSE_S, WAIT_S_MAX, Follower
+from fiscus.api.economy.ledger import POOL_ACCOUNT, EconomyLedger, allocation, allocation_balance
+from fiscus.api.keys import ALLOWED, Caller
+from fiscus.contract.errors import BudgetUnavailable, FiscusError
+from fiscus.contract.queries import AccountView
+from fiscus.contract.treasury import Treasury
+from fiscus.core.outcomes import AccountAnswer, Balance, BudgetView, Refused
+from fiscus.policy.efficiency import (
+    EFFICIENCY_UNKNOWN,
+    Insufficient,
+    PoolExhausted,
+    is_low,
+    size_grant,
+)
+
+ATTEMPTS_MAX = 64
+"""How often a grant is sized anew because somebody else's came first."""
+
+POOL_INTERVAL_S = 0.2
+"""Shortest time between two looks at the pool for the metrics, in seconds."""
+
+NOT_STARTED = "Service not initialized"
+KEY_IN_USE = "Idempotency-Key is in use for another request"
+POOL_EXHAUSTED = "Global token budget exhausted. No new allocations possible."
+
+log = structlog.get_logger()
+
+
+class TokenEconomy:
+    """Grants, reports and figures of the token economy. An asynchronous context manager: it follows the journal.
+
+    Every balance that decides comes from the ledger; the books only say how efficient an agent was.
+
+    Attributes:
+        books: the read model.
+        pool: what the pool had when somebody last looked; None before the start.
+        rejections: grants that were refused since the start, by reason.
+    """
+
+    def __init__(
+        self, treasury: Treasury, *, pool_tokens: int, labels_max: int = 1_000, tenant: str = "default"
+    ) -> None:
+        """Make it.
+
+        Args:
+            treasury: the ledger.
+            pool_tokens: limit of the pool where the ledger has none yet.
+            labels_max: agents with a metric label of their own.
+            tenant: whose economy it is.
+        """
+        self.books = Books(labels_max=labels_max)
+        self.pool: Balance | None = None
+        self.rejections: dict[str, int] = {"budget_exhausted": 0, "insufficient_allocation": 0}
+        self._ledger = EconomyLedger(treasury, tenant=tenant)
+        self._pool_tokens = pool_tokens
+        self._started = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._follower = Follower(treasury, self.books, tenant=tenant, on_change=self._changed.set)
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+
+    async def __aenter__(self) -> TokenEconomy:
+        """Start in the background; calls wait for it a while."""
+        self._tasks = (
+            asyncio.create_task(self._start(), name="token economy: start"),
+            asyncio.create_task(self._follower.run(), name="token economy: books"),
+            asyncio.create_task(self._watch_pool(), name="token economy: pool"),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # -- what callers ask ------------------------------------------------------------------------------------------
+
+    async def allocate(self, caller: Caller, body: AllocateBody, key: str | None) -> Allocated | Denied | Refused:
+        """Size a grant by the agent's history and make it, or say why not (D12).
+
+        Args:
+            caller: who asks.
+            body: what is asked.
+            key: the caller's idempotency key; asking again with it gives the answer of the first time.
+
+        Raises:
+            TreasuryError: the ledger cannot be asked.
+        """
+        await self._ready()
+        scope = await self._scope(caller)
+        if (denied := await self._may_act(caller, scope, body.agent_id)) is not None:
+            return denied
+        parent = body.parent_agent_id
+        if parent is not None and (denied := await self._may_act(caller, scope, parent)) is not None:
+            return denied
+        grant = f"grant-{digest(body.agent_id, key)}"
+        ceiling: int | None = None
+        repeatable = {"budget_exceeded", "budget_busy", "precondition_failed", "conflict"}
+        for _ in range(ATTEMPTS_MAX):
+            outcome = await self._try_allocate(caller, body, grant, ceiling)
+            if not isinstance(outcome, Refused) or outcome.code not in repeatable:
+                return outcome
+            if outcome.code == "conflict":
+                repeatable.discard("conflict")  # the grant of the other request with this key is in the books by now
+            elif outcome.binding is not None:
+                ceiling = outcome.binding.available
+        raise BudgetUnavailable(f"{ATTEMPTS_MAX} other grants came first")
+
+    async def consume(self, caller: Caller, body: ConsumeBody, key: str | None) -> Consumed | Denied | Refused:
+        """Book what was used, and stop the agent if that is more than it had.
+
+        Args:
+            caller: who reports.
+            body: what was used.
+            key: the caller's idempotency key; reporting again with it books nothing.
+
+        Raises:
+            TreasuryError: the ledger cannot be asked.
+        """
+        await self._ready()
+        agent_id, account = body.agent_id, ACCOUNT_PREFIX + body.agent_id
+        scope = await self._scope(caller)
+        if (denied := await self._may_act(caller, scope, agent_id)) is not None:
+            return denied
+        view = await self._ledger.account(account, POOL_ACCOUNT)
+        if isinstance(view, Refused) or is_unfunded(view.account):
+            return Denied(status=404, detail=f"No active allocation found for agent {agent_id}")
+        tokens = ceil(body.tokens_consumed)
+        report = f"consume-{digest(agent_id, key)}"
+        if key is not None and await self._ledger.booked_tokens(report) not in {None, tokens}:
+            return Denied(status=409, detail=KEY_IN_USE)
+        after = await self._ledger.book(
+            account,
+            report=report,
+            tokens=tokens,
+            value=body.value_generated,
+            actor=caller.actor,
+        )
+        if isinstance(after, Refused):
+            return after
+        if after.status_effective != "active":
+            return stopped(agent_id, after.status_effective)
+        balance = allocation_balance(after)
+        assert balance is not None, "an allocation of an active account does not go away"
+        if balance.available < 0:
+            await self._exhaust(account, balance, caller)
+            return stopped(agent_id, "terminated")
+        return Consumed(
+            agent_id=agent_id,
+            consumed=balance.spent,
+            remaining=balance.available,
+            efficiency=await self._efficiency(account, agent_id),
+            warning=low_warning(balance),
+        )
+
+    async def status(self, caller: Caller) -> BudgetStatus | Denied:
+        """The pool and its agents, for callers who may see all of them.
+
+        Raises:
+            TreasuryError: the ledger cannot be asked.
+        """
+        await self._ready()
+        if await self._scope(caller) != POOL_ACCOUNT:
+            return forbidden()
+        self.pool = pool = await self._ledger.pool()
+        view = await self._ledger.account(POOL_ACCOUNT)
+        assert isinstance(view, AccountView), "the pool's account was there a moment ago"
+        await self._follower.reached(view.as_of_seq)
+        active = list(self.books.active())
+        return BudgetStatus(
+            global_budget=pool.limit,
+            allocated_total=sum(book.allocated for book in active),
+            consumed_total=sum(book.consumed for book in active),
+            remaining_budget=pool.available,
+            active_agents=len(active),
+            average_efficiency=self.books.average_efficiency(),
+            top_performers=self.books.top_performers(),
+            budget_utilization_percent=percent(pool.limit - pool.available, pool.limit),
+        )
+
+    async def agent_status(self, caller: Caller, agent_id: str) -> AgentStatus | Denied:
+        """One agent's allocation.
+
+        Raises:
+            TreasuryError: the ledger cannot be asked.
+        """
+        await self._ready()
+        scope = await self._scope(caller)
+        view = await self._ledger.account(ACCOUNT_PREFIX + agent_id, scope)
+        if isinstance(view, Refused) and scope != POOL_ACCOUNT:
+            return forbidden()
+        balance = allocation_balance(view.account) if isinstance(view, AccountView) else None
+        if isinstance(view, Refused) or balance is None or view.account.status in {"terminated", "closed"}:
+            return Denied(status=404, detail=f"No active allocation for agent {agent_id}")
+        return AgentStatus(
+            agent_id=agent_id,
+            allocated=balance.limit,
+            consumed=balance.spent,
+            remaining=max(0, balance.available),
+            percent_used=percent(balance.spent, balance.limit),
+        )
+
+    # -- how it is done --------------------------------------------------------------------------------------------
+
+    async def _try_allocate(
+        self, caller: Caller, body: AllocateBody, grant: str, ceiling: int | None
+    ) -> Allocated | Denied | Refused:
+        """One attempt at a grant, sized by what the ledger and the books say now.
+
+        Args:
+            caller: who asks.
+            body: what is asked.
+            grant: id of the request.
+            ceiling: what a budget that refused the attempt before can still hand out.
+        """
+        agent_id, account = body.agent_id, ACCOUNT_PREFIX + body.agent_id
+        self.pool = pool = await self._ledger.pool()
+        view = await self._ledger.account(account, POOL_ACCOUNT)
+        await self._follower.reached(view.as_of_seq if isinstance(view, AccountView) else 0)
+        if (made := self.books.grant(grant)) is not None:
+            return again(body, made, pool)
+        current: BudgetView | None = None
+        if isinstance(view, AccountView):
+            if view.account.status_effective != "active":
+                return stopped(agent_id, view.account.status_effective)
+            current = allocation(view.account)
+            if current is not None and current.balance is not None and current.balance.available < 0:
+                await self._exhaust(account, current.balance, caller)
+                return stopped(agent_id, "terminated")
+        available = pool.available if ceiling is None else min(pool.available, ceiling)
+        sized = size_grant(
+            requested=Fraction(str(body.requested_tokens)),
+            historical=self._history(body.parent_agent_id or agent_id),
+            available_tokens=available,
+        )
+        if isinstance(sized, PoolExhausted):
+            self.rejections["budget_exhausted"] += 1
+            return Denied(status=403, detail=POOL_EXHAUSTED)
+        if isinstance(sized, Insufficient):
+            await self._ledger.terminate(
+                account, is_new=isinstance(view, Refused), reason=INSUFFICIENT_REASON, actor=caller.actor
+            )
+            self.rejections["insufficient_allocation"] += 1
+            return Denied(
+                status=403,
+                detail=f"Cannot allocate sufficient tokens. Available: {float(sized.offered):.0f}, "
+                f"Minimum needed: {float(sized.needed):.0f}",
+            )
+        outcome = await self._ledger.allocate(
+            account,
+            is_new=isinstance(view, Refused),
+            to=running_size(current) + sized.tokens,
+            if_version=current.version if current is not None else 0,
+            note=GrantNote(
+                grant=grant,
+                requested_tokens=body.requested_tokens,
+                task_complexity=body.task_complexity,
+                multiplier=float(sized.multiplier),
+                parent_agent_id=body.parent_agent_id,
+            ),
+            actor=caller.actor,
+        )
+        if isinstance(outcome, Refused):
+            return outcome
+        self.pool = outcome
+        return granted(body, sized.tokens, float(sized.multiplier), outcome)
+
+    def _history(self, agent_id: str) -> Fraction:
+        """How efficient an agent was."""
+        book = self.books.agent(agent_id)
+        return book.historical_efficiency() if book is not None else EFFICIENCY_UNKNOWN
+
+    async def _efficiency(self, account: str, agent_id: str) -> float:
+        """How efficient an agent is, its own last report included."""
+        view = await self._ledger.account(account, POOL_ACCOUNT)
+        if isinstance(view, AccountView):
+            await self._follower.reached(view.as_of_seq)
+        book = self.books.agent(agent_id)
+        return book.efficiency if book is not None else 0.0
+
+    async def _exhaust(self, account: str, balance: Balance, caller: Caller) -> None:
+        """Terminate an agent that used more than it had; what it used is on the books already."""
+        reason = f"{EXHAUSTED_REASON}. Allocated: {balance.limit:.0f}, Consumed: {balance.spent:.0f}"
+        await self._ledger.terminate(account, is_new=False, reason=reason, actor=caller.actor)
+
+    async def _scope(self, caller: Caller) -> str:
+        """The pool's account for a caller who may act for all of the economy, else the account it is bound to."""
+        if caller.scope is None:
+            return POOL_ACCOUNT
+        view = await self._ledger.account(POOL_ACCOUNT, caller.scope)
+        return POOL_ACCOUNT if isinstance(view, AccountView) else caller.scope
+
+    async def _may_act(self, caller: Caller, scope: str, agent_id: str) -> Denied | None:
+        """Why a caller may not spend for an agent; None if it may."""
+        if caller.role not in ALLOWED["write"]:
+            return forbidden()
+        if scope == POOL_ACCOUNT:
+            return None
+        view = await self._ledger.account(ACCOUNT_PREFIX + agent_id, scope)
+        return forbidden() if isinstance(view, Refused) else None
+
+    async def _ready(self) -> None:
+        """Return once the economy has started.
+
+        Raises:
+            BudgetUnavailable: it was not started, or does not get there within ``WAIT_S_MAX``.
+        """
+        if self._started.is_set():
+            return
+        if not self._tasks:
+            raise BudgetUnavailable(NOT_STARTED)
+        try:
+            await asyncio.wait_for(self._started.wait(), WAIT_S_MAX)
+        except TimeoutError as error:
+            raise BudgetUnavailable(NOT_STARTED) from error
+
+    async def _start(self) -> None:
+        """Make the pool as soon as the ledger lets it, and read the journal up to where it is now."""
+        while not self._started.is_set():
+            try:
+                self.pool = await self._ledger.open_pool(self._pool_tokens)
+                self._started.set()
+            except FiscusError as error:
+                log.warning("token_economy_start_wait", error=str(error))
+                await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def _watch_pool(self) -> None:
+        """Look at the pool after something happened, for the metrics."""
+        await self._started.wait()
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                self.pool = await self._ledger.pool()
+            except FiscusError as error:
+                log.warning("token_economy_pool_wait", error=str(error))
+            await asyncio.sleep(POOL_INTERVAL_S)
+
+
+def digest(agent_id: str, key: str | None) -> str:
+    """An id for a request: the same for the same agent and idempotency key, else a fresh one."""
+    return sha256(f"{agent_id}\n{key}".encode()).hexdigest()[:40] if key is not None else uuid4().hex
+
+
+def granted(body: AllocateBody, tokens: int, multiplier: float, pool: Balance) -> Allocated:
+    """The answer to a grant; with a warning when it is less than was asked (D24)."""
+    warning = None
+    if tokens < body.requested_tokens:
+        warning = f"Reduced allocation due to constraints. Requested: {body.requested_tokens}, Allocated: {tokens:.0f}"
+    return Allocated(
+        agent_id=body.agent_id,
+        allocated_tokens=tokens,
+        efficiency_multiplier=multiplier,
+        remaining_global_budget=pool.available,
+        warning=warning,
+    )
+
+
+def again(body: AllocateBody, made: GrantMade, pool: Balance) -> Allocated | Denied:
+    """The answer to a grant that was made already; a conflict when something else was asked with the same key."""
+    asked = (body.requested_tokens, body.task_complexity, body.parent_agent_id)
+    if asked != (made.note.requested_tokens, made.note.task_complexity, made.note.parent_agent_id):
+        return Denied(status=409, detail=KEY_IN_USE)
+    return granted(body, made.tokens, made.note.multiplier, pool)
+
+
+def stopped(agent_id: str, status: str) -> Denied:
+    """The answer to an agent that may not go on (D35)."""
+    if status == "terminated":
+        return Denied(status=403, detail=f"Agent {agent_id} terminated: {EXHAUSTED_REASON}")
+    return Denied(status=403, detail=f"Agent {agent_id} {status}")
+
+
+def forbidden() -> Denied:
+    """The answer to a caller whose key does not cover what it asks for."""
+    return Denied(status=403, detail="This key does not allow that")
+
+
+def is_unfunded(account: AccountAnswer) -> bool:
+    """Whether an agent never got a grant, or an operator ended it; one that was terminated still reports."""
+    return account.status == "active" and allocation_balance(account) is None
+
+
+def running_size(current: BudgetView | None) -> int:
+    """Tokens of an allocation that has not ended."""
+    if current is None or current.balance is None:
+        return 0
+    end = current.balance.window_end
+    return current.limit if end is None or end > datetime.now(UTC) else 0
+
+
+def low_warning(balance: Balance) -> str | None:
+    """The warning when little is left (D16, D27)."""
+    if not is_low(balance.available, balance.limit):
+        return None
+    share = percent(balance.available, balance.limit)
+    return f"Low token budget: {balance.available:.0f} tokens remaining ({share:.1f}%)"
+
+
+def percent(part: int, whole: int) -> float:
+    """A share in percent; 0 of nothing.
+
+    >>> percent(25_000, 100_000)
+    25.0
+    """
+    return part / whole * 100 if whole else 0.0
