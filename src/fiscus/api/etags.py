@@ -1,0 +1,60 @@
+"""Versions as ETags, and the conditions that callers put on them (RFC 9110 §13)."""
+
+from __future__ import annotations
+
+import re
+
+from fiscus.api.problems import Problem, problem
+
+HEADER_LENGTH_MAX = 1_024
+_LIST = re.compile(r'\s*(?:W/)?"[^"]*"\s*(?:,\s*(?:W/)?"[^"]*"\s*)*')
+_TAG = re.compile(r'(W/)?"([^"]*)"')
+
+
+def etag(version: int) -> tuple[bytes, bytes]:
+    """The header for a version."""
+    return b"etag", b'"%d"' % version
+
+
+def matching_version(if_match: bytes | None, if_none_match: bytes | None, current: int | None) -> int | Problem | None:
+    """The version on which the ledger must insist, so that the caller's conditions hold when it decides.
+
+    Args:
+        if_match: versions of which one must be there; ``*``: any.
+        if_none_match: ``*``: there must not be one yet; versions: none of them may be there.
+        current: the version that was just read; None: there is none.
+
+    Returns:
+        A version; 0: it must not exist; None: no condition is left; or a problem, when they do not hold already.
+    """
+    version: int | None = None
+    if if_match is not None:
+        tags = _tags(if_match, "If-Match", weak=False)
+        if isinstance(tags, Problem):
+            return tags
+        if current is None or (tags is not None and str(current) not in tags):
+            return _failed("If-Match", current)
+        version = current
+    if if_none_match is not None:
+        tags = _tags(if_none_match, "If-None-Match", weak=True)
+        if isinstance(tags, Problem):
+            return tags
+        if current is not None and (tags is None or str(current) in tags):
+            return _failed("If-None-Match", current)
+        version = current or 0
+    return version
+
+
+def _tags(header: bytes, name: str, *, weak: bool) -> frozenset[str] | Problem | None:
+    """The tags in a header, weak ones if they count here; None for ``*``."""
+    text = header.decode("latin-1").strip()
+    if text == "*":
+        return None
+    if len(text) > HEADER_LENGTH_MAX or not _LIST.fullmatch(text):
+        return problem("invalid", f'{name}: must be * or versions in quotes, like "3"', field=name)
+    return frozenset(tag for mark, tag in _TAG.findall(text) if weak or not mark)
+
+
+def _failed(name: str, current: int | None) -> Problem:
+    there = "there is none" if current is None else f"its version is {current}"
+    return problem("precondition_failed", f"{name} does not hold: {there}", field=name)

@@ -1,0 +1,194 @@
+"""API keys: their secrets, who calls with one, and what it may do."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+from fiscus.api.limits import Buckets
+from fiscus.api.problems import Problem, problem
+from fiscus.contract.errors import refusal
+from fiscus.contract.queries import FindKey, KeysView
+from fiscus.contract.treasury import Treasury
+from fiscus.core.commands import PutKey, Request, Role
+from fiscus.core.outcomes import KeyAnswer, Refused
+
+SECRET_PREFIX = "fk_"  # noqa: S105  # how secrets begin, not one
+SECRET_BYTES = 32
+SECRET_LENGTH_MAX = 256
+CACHED_S = 1.0
+CACHED_MAX = 10_000
+UNKNOWN_KEYS_PER_MINUTE = 120
+"""Secrets that do not exist, which one address may try in a minute."""
+
+FIRST_KEY = "first"
+"""Public id of the key that the settings bring along."""
+
+Access = Literal["open", "read", "read_all", "write", "operate", "administer"]
+"""Who may use a route: anybody; every key; keys not bound to an account; keys that may spend; operators; admins."""
+
+ALLOWED: dict[Access, frozenset[Role]] = {
+    "open": frozenset(("admin", "operator", "viewer", "account")),
+    "read": frozenset(("admin", "operator", "viewer", "account")),
+    "read_all": frozenset(("admin", "operator", "viewer")),
+    "write": frozenset(("admin", "operator", "account")),
+    "operate": frozenset(("admin", "operator")),
+    "administer": frozenset(("admin",)),
+}
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Who makes a request.
+
+    Attributes:
+        actor: public id of the key; empty without one.
+        scope: the account to which the caller is bound; None: not bound.
+        may_open: whether accounts may be opened from templates.
+        requests_per_minute: of this key; None: the default.
+    """
+
+    actor: str
+    role: Role
+    scope: str | None = None
+    may_open: bool = True
+    requests_per_minute: int | None = None
+
+
+LOCAL = Caller(actor="", role="admin")
+"""Everybody, on a service without keys."""
+
+
+def make_secret() -> str:
+    """A new secret: ``fk_`` and 32 random bytes as base64url."""
+    return SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+
+
+def make_key_id() -> str:
+    """A new public id of a key."""
+    return f"key_{secrets.token_hex(8)}"
+
+
+def digest_of(secret: str, pepper: bytes) -> str:
+    """The keyed hash by which a secret is stored and found: hex of HMAC-SHA256."""
+    return hmac.digest(pepper, secret.encode("utf-8", "surrogateescape"), "sha256").hex()
+
+
+async def store_first_key(treasury: Treasury, secret: str, pepper: bytes, tenant: str = "default") -> None:
+    """Store the secret from the settings as an administrator's key, if it is not there yet.
+
+    Raises:
+        Refusal: the ledger does not take it.
+    """
+    digest = digest_of(secret, pepper)
+    found = await treasury.read(FindKey(digest=digest, tenant=tenant))
+    if isinstance(found, KeysView) and found.keys:
+        return
+    command = PutKey(key=FIRST_KEY, digest=digest, role="admin", may_open=True, label="from the settings")
+    outcome = await treasury.execute(Request(command=command, tenant=tenant, actor=FIRST_KEY))
+    if isinstance(outcome, Refused):
+        raise refusal(outcome)
+
+
+class Keys:
+    """Finds who calls. What it learns from the ledger is kept for at most ``CACHED_S``."""
+
+    def __init__(
+        self,
+        treasury: Treasury,
+        *,
+        pepper: bytes | None,
+        required: bool,
+        tenant: str,
+        clock_s: Callable[[], float],
+        monotonic_s: Callable[[], float],
+    ) -> None:
+        assert pepper is not None or not required
+        self._treasury = treasury
+        self._pepper = pepper
+        self._required = required
+        self._tenant = tenant
+        self._clock_s = clock_s
+        self._monotonic_s = monotonic_s
+        self._cache: dict[str, tuple[float, KeyAnswer | None, Caller | None]] = {}
+        self._strangers = Buckets(monotonic_s)
+
+    def forget(self) -> None:
+        """Ask the ledger again from now on: a key was changed."""
+        self._cache.clear()
+
+    async def caller(self, headers: Mapping[bytes, bytes], address: str) -> Caller | Problem:
+        """Who calls, or why that is not known.
+
+        Args:
+            headers: names in lower case.
+            address: of the client; it may try only so many secrets that do not exist.
+
+        Raises:
+            TreasuryError: the ledger cannot be asked.
+        """
+        secret = _secret(headers)
+        if secret is None:
+            return _no_key() if self._required else LOCAL
+        if self._pepper is None or not secret or len(secret) > SECRET_LENGTH_MAX:
+            return self._stranger(address)
+        digest = digest_of(secret, self._pepper)
+        now_s = self._monotonic_s()
+        cached = self._cache.get(digest)
+        if cached is None or cached[0] <= now_s:
+            if cached is None and self._strangers.is_empty(address, UNKNOWN_KEYS_PER_MINUTE):
+                return self._stranger(address)
+            cached = await self._find(digest)
+        _, key, caller = cached
+        if key is None or caller is None or (key.expires_at is not None and self._has_expired(key.expires_at)):
+            return self._stranger(address)
+        return caller
+
+    async def _find(self, digest: str) -> tuple[float, KeyAnswer | None, Caller | None]:
+        """Ask the ledger, and keep what it says. The time counts from before the question."""
+        until_s = self._monotonic_s() + CACHED_S
+        found = await self._treasury.read(FindKey(digest=digest, tenant=self._tenant))
+        key = found.keys[0] if isinstance(found, KeysView) and found.keys else None
+        if len(self._cache) >= CACHED_MAX:
+            self._cache.clear()
+        self._cache[digest] = entry = (until_s, key, None if key is None else _caller(key))
+        return entry
+
+    def _has_expired(self, at: datetime) -> bool:
+        return at <= datetime.fromtimestamp(self._clock_s(), UTC)
+
+    def _stranger(self, address: str) -> Problem:
+        wait_s = self._strangers.take(address, UNKNOWN_KEYS_PER_MINUTE)
+        if wait_s:
+            return problem("rate_limited", "too many unknown keys from this address", retry_after_s=wait_s)
+        return problem("unauthorized", "this key is unknown, expired or revoked")
+
+
+def _caller(key: KeyAnswer) -> Caller | None:
+    if not key.active or (key.role == "account") != (key.account is not None):
+        return None
+    return Caller(
+        actor=key.key,
+        role=key.role,
+        scope=key.account,
+        may_open=key.may_open or key.role != "account",
+        requests_per_minute=key.requests_per_minute,
+    )
+
+
+def _no_key() -> Problem:
+    return problem("unauthorized", "send a key as Authorization: Bearer, or as X-Api-Key")
+
+
+def _secret(headers: Mapping[bytes, bytes]) -> str | None:
+    """The secret in the headers; None: there is none; empty: there is something else."""
+    authorization = headers.get(b"authorization")
+    if authorization is not None:
+        scheme, _, credentials = authorization.partition(b" ")
+        return credentials.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
+    api_key = headers.get(b"x-api-key")
+    return None if api_key is None else api_key.strip().decode("latin-1")
