@@ -1,0 +1,268 @@
+"""What goes over the wire for each command and query, and what comes back. Pure."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from fiscus.contract import (
+    AccountAnswer,
+    AdjustmentAnswer,
+    AllocationAnswer,
+    AnyCommand,
+    BudgetAnswer,
+    Compound,
+    CompoundAnswer,
+    ErasedAnswer,
+    EraseName,
+    Extend,
+    HoldAnswer,
+    KeyAnswer,
+    PutKey,
+    Refused,
+    Release,
+    Reserve,
+    RevokeKey,
+    Settle,
+    TemplateAnswer,
+    TransferAnswer,
+)
+from fiscus.contract.errors import TreasuryError
+from fiscus.contract.queries import (
+    AccountsPage,
+    AccountView,
+    AnyQuery,
+    EntriesPage,
+    FindKey,
+    HoldView,
+    KeysView,
+    ListAccounts,
+    ListEntries,
+    ListKeys,
+    ListTemplates,
+    ListUsage,
+    ReadAccount,
+    ReadHold,
+    TemplatesView,
+    Usage,
+    UsagePage,
+    View,
+)
+
+_BatchOutcome = (
+    HoldAnswer
+    | AccountAnswer
+    | BudgetAnswer
+    | AllocationAnswer
+    | TransferAnswer
+    | AdjustmentAnswer
+    | TemplateAnswer
+    | Refused
+)
+_encode = msgspec.json.Encoder().encode
+
+
+class Exchange(msgspec.Struct, frozen=True, kw_only=True):
+    """One HTTP request, and how to read the answer to it.
+
+    Attributes:
+        target: path and query, percent-encoded.
+        decode: from the body of a 2xx answer to an outcome or a view.
+    """
+
+    method: str
+    target: str
+    decode: Callable[[bytes], Any]
+    body: bytes | None = None
+    idempotency_key: str | None = None
+
+
+class _BatchItem(msgspec.Struct, frozen=True, kw_only=True):
+    answer: _BatchOutcome
+
+
+class _BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    answers: tuple[_BatchItem, ...]
+
+
+class _AccountsPage(msgspec.Struct, frozen=True, kw_only=True):
+    as_of_seq: int
+    accounts: tuple[AccountAnswer, ...]
+    next: str | None
+
+
+class _UsagePage(msgspec.Struct, frozen=True, kw_only=True):
+    as_of_seq: int
+    usage: tuple[Usage, ...]
+    next: str | None
+
+
+_decode_hold = msgspec.json.Decoder(HoldAnswer).decode
+_decode_batch = msgspec.json.Decoder(_BatchAnswer).decode
+
+
+def is_batchable(command: AnyCommand) -> bool:
+    """Whether a batch may hold it."""
+    return not isinstance(command, Compound | PutKey | RevokeKey | EraseName)
+
+
+def exchange_for(command: AnyCommand, idempotency_key: str) -> Exchange:
+    """The request for one command. The frequent ones have routes of their own, most others go as a batch of one.
+
+    Args:
+        command: any but ``PutKey``: the service makes the secrets of keys itself.
+        idempotency_key: for commands without an id of their own.
+
+    Raises:
+        TreasuryError: it cannot be said over HTTP.
+    """
+    if isinstance(command, Reserve):
+        return Exchange(method="POST", target="/v1/holds", body=_body(command), decode=_decode_hold)
+    if isinstance(command, Extend | Settle | Release) and _is_segment(command.id):
+        verb = type(command).__name__.lower()
+        target = f"/v1/holds/{_segment(command.id)}/{verb}"
+        return Exchange(method="POST", target=target, body=_body(command, without="id"), decode=_decode_hold)
+    if isinstance(command, EraseName) and _is_segment(command.account):
+        target = f"/v1/accounts/{_segment(command.account)}/name"
+        return Exchange(method="DELETE", target=target, decode=_decoder(ErasedAnswer), idempotency_key=idempotency_key)
+    if isinstance(command, RevokeKey) and _is_segment(command.key):
+        return Exchange(method="DELETE", target=f"/v1/keys/{_segment(command.key)}", decode=_decoder(KeyAnswer))
+    if isinstance(command, Compound):
+        return _batch(command.commands, idempotency_key, lambda body: CompoundAnswer(answers=_outcomes(body)), True)
+    if is_batchable(command):
+        return _batch((command,), idempotency_key, lambda body: _outcomes(body)[0], False)
+    raise TreasuryError(f"{type(command).__name__} cannot be asked of a service")
+
+
+def exchange_for_many(commands: Sequence[AnyCommand], idempotency_key: str) -> Exchange:
+    """The request for commands that are independent of each other; each must be batchable."""
+    return _batch(commands, idempotency_key, lambda body: list(_outcomes(body)), False)
+
+
+def exchange_for_query(query: AnyQuery) -> Exchange:
+    """The request for a query.
+
+    Raises:
+        TreasuryError: it cannot be asked over HTTP: keys are not found by what they are made of.
+    """
+    shared: dict[str, Any] = {"min_seq": query.min_seq or None}
+    match query:
+        case ReadAccount():
+            return _get(f"/v1/accounts/{_segment(query.account)}", shared, _decoder(AccountView))
+        case ReadHold():
+            return _get(f"/v1/holds/{_segment(query.id)}", shared, _decoder(HoldView))
+        case ListAccounts():
+            asked: dict[str, Any] = {
+                "cursor": cursor_of(query.after),
+                "limit": query.limit,
+                "prefix": query.prefix,
+                "parent": query.parent,
+                "status": query.status,
+            }
+            return _get("/v1/accounts", shared | asked, _decode_accounts)
+        case ListUsage():
+            asked = {
+                "cursor": cursor_of(query.after),
+                "limit": query.limit,
+                "account": query.account,
+                "since": query.since,
+                "until": query.until,
+            }
+            return _get("/v1/usage", shared | asked, _decode_usage)
+        case ListEntries():
+            return _get("/v1/journal", shared | {"after": query.after, "limit": query.limit}, _decoder(EntriesPage))
+        case ListTemplates():
+            return _get("/v1/templates", shared, _decoder(TemplatesView))
+        case ListKeys():
+            return _get("/v1/keys", shared, _decoder(KeysView))
+        case FindKey():
+            raise TreasuryError("FindKey cannot be asked of a service")
+
+
+def like_local(refused: Refused) -> Refused:
+    """A refusal of a batch of one, or of a compound, with its field as the ledger itself names it."""
+    field = refused.field
+    if field is None or not field.startswith("operations["):
+        return refused
+    if refused.index is None:
+        return msgspec.structs.replace(refused, field=field.partition("].")[2] or None)
+    return msgspec.structs.replace(refused, field=field.replace("operations", "commands", 1))
+
+
+def cursor_of(after: int) -> str | None:
+    """The service's cursor for the page behind a number; None for the first one.
+
+    The contract counts pages by numbers where the service gives words. Both ends of it are ours.
+    """
+    return urlsafe_b64encode(b"after:%d" % after).decode().rstrip("=") if after else None
+
+
+def after_of(cursor: str | None) -> int | None:
+    """The number in a cursor.
+
+    Raises:
+        TreasuryError: it is not one of ours.
+
+    >>> after_of(cursor_of(57))
+    57
+    """
+    if cursor is None:
+        return None
+    try:
+        mark, _, number = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).partition(b":")
+        if mark == b"after":
+            return int(number)
+    except (binascii.Error, ValueError):
+        pass
+    raise TreasuryError(f"the service gave a cursor of another kind: {cursor:.50}")
+
+
+def _batch(commands: Sequence[AnyCommand], key: str, decode: Callable[[bytes], Any], atomic: bool) -> Exchange:
+    body = _encode({"operations": list(commands), "atomic": atomic})
+    return Exchange(method="POST", target="/v1/batch", body=body, decode=decode, idempotency_key=key)
+
+
+def _outcomes(body: bytes) -> tuple[Any, ...]:
+    return tuple(item.answer for item in _decode_batch(body).answers)
+
+
+def _get(path: str, parameters: Mapping[str, Any], decode: Callable[[bytes], View]) -> Exchange:
+    given = {name: _text(value) for name, value in parameters.items() if value is not None}
+    return Exchange(method="GET", target=f"{path}?{urlencode(given)}" if given else path, decode=decode)
+
+
+def _text(value: Any) -> str:
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _decode_accounts(body: bytes) -> AccountsPage:
+    page = msgspec.json.decode(body, type=_AccountsPage)
+    return AccountsPage(as_of_seq=page.as_of_seq, accounts=page.accounts, next=after_of(page.next))
+
+
+def _decode_usage(body: bytes) -> UsagePage:
+    page = msgspec.json.decode(body, type=_UsagePage)
+    return UsagePage(as_of_seq=page.as_of_seq, usage=page.usage, next=after_of(page.next))
+
+
+def _decoder(kind: type[Any]) -> Callable[[bytes], Any]:
+    return lambda body: msgspec.json.decode(body, type=kind)
+
+
+def _body(command: AnyCommand, without: str = "") -> bytes:
+    return _encode({name: getattr(command, name) for name in command.__struct_fields__ if name != without})
+
+
+def _is_segment(name: str) -> bool:
+    """Whether a name can stand in a path: some can not, or would mean another one."""
+    return name not in ("", ".", "..")
+
+
+def _segment(name: str) -> str:
+    return quote(name, safe="")

@@ -1,0 +1,8 @@
+"""What programs use: ``open`` and ``connect`` give one and the same treasury, with ``await`` or without."""
+
+from fiscus.sdk.composition import connect, connect_sync, open, open_sync
+from fiscus.sdk.hold import Hold
+from fiscus.sdk.sync import SyncTreasury
+from fiscus.sdk.treasury import Treasury
+
+__all__ = ["Hold", "SyncTreasury", "Treasury", "connect", "connect_sync", "open", "open_sync"]

@@ -1,0 +1,105 @@
+"""Puts a treasury together: in process over a store, or remote over HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+
+import uuid_utils
+
+from fiscus.client import RemoteTreasury
+from fiscus.client.remote import TIMEOUT_S_DEFAULT
+from fiscus.sdk.spool import Spool
+from fiscus.sdk.sync import SyncTreasury
+from fiscus.sdk.treasury import Treasury
+from fiscus.stores import SQLITE_SCHEME, open_store
+from fiscus.treasury.engine import Engine
+from fiscus.treasury.local import LocalTreasury
+
+STORE_URL_DEFAULT = "sqlite:///fiscus.db"
+
+
+def open(url: str | None = None, *, tenant: str = "default", spool_directory: str | Path | None = None) -> Treasury:
+    """Open a ledger in this process.
+
+    Args:
+        url: ``sqlite:///path/to/fiscus.db`` (default: ``sqlite:///fiscus.db``, in the working directory), or
+            ``memory:`` for one that ends with it.
+        tenant: whose budgets.
+        spool_directory: where settlements wait while the ledger cannot take them; default: beside it.
+
+    Raises:
+        LedgerBusy: another process has it open.
+        TreasuryError: it cannot be opened.
+    """
+    url = url or STORE_URL_DEFAULT
+    ledger = LocalTreasury(Engine(open_store(url)))
+    if url.startswith(SQLITE_SCHEME):
+        directory, target = Path(url.removeprefix(SQLITE_SCHEME) + ".spool"), "ledger"
+    else:
+        directory, target = Path(tempfile.gettempdir()) / "fiscus-spool", f"memory-{uuid_utils.uuid7()}"
+    return Treasury(ledger, Spool(Path(spool_directory or directory), target), tenant=tenant)
+
+
+def connect(
+    url: str,
+    api_key: str | None = None,
+    *,
+    timeout_s: float = TIMEOUT_S_DEFAULT,
+    spool_directory: str | Path | None = None,
+) -> Treasury:
+    """Use the ledger of a service.
+
+    Args:
+        url: ``http://host:8091``.
+        api_key: default: the setting ``api_key`` (``FISCUS_API_KEY``).
+        timeout_s: how long one call may take, repeats included, in seconds.
+        spool_directory: where settlements wait while the service is away; default: the user's state directory.
+    """
+    ledger = RemoteTreasury(url, _setting_api_key() if api_key is None else api_key, timeout_s=timeout_s)
+    directory = Path(spool_directory) if spool_directory is not None else _state_directory()
+    return Treasury(ledger, Spool(directory, f"service-{_digest(url.rstrip('/'))}"))
+
+
+def open_sync(
+    url: str | None = None, *, tenant: str = "default", spool_directory: str | Path | None = None
+) -> SyncTreasury:
+    """As ``open``, for programs without an event loop."""
+    return SyncTreasury(lambda: open(url, tenant=tenant, spool_directory=spool_directory))
+
+
+def connect_sync(
+    url: str,
+    api_key: str | None = None,
+    *,
+    timeout_s: float = TIMEOUT_S_DEFAULT,
+    spool_directory: str | Path | None = None,
+) -> SyncTreasury:
+    """As ``connect``, for programs without an event loop."""
+    return SyncTreasury(lambda: connect(url, api_key, timeout_s=timeout_s, spool_directory=spool_directory))
+
+
+def _setting_api_key() -> str | None:
+    """The setting, which only ``fiscus.settings`` may read; it stands above this layer, so it is looked up by name."""
+    key = import_module("fiscus.settings").load_settings().api_key
+    return None if key is None else str(key.get_secret_value())
+
+
+def _state_directory() -> Path:
+    """Where programs keep what must outlive them, by the custom of the platform."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / "fiscus-spool"
+    if sys.platform == "darwin":
+        return home / "Library" / "Application Support" / "fiscus" / "spool"
+    if sys.platform == "win32":
+        return home / "AppData" / "Local" / "fiscus" / "spool"
+    return home / ".local" / "state" / "fiscus" / "spool"
+
+
+def _digest(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()[:16]

@@ -1,0 +1,162 @@
+"""The treasury for programs without an event loop: the async one on a thread of its own, forwarded to."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any
+
+from fiscus.sdk.decorator import Function, held
+from fiscus.sdk.hold import Hold
+from fiscus.sdk.treasury import Treasury
+
+_END = object()
+
+
+class SyncForward:
+    """Forwards to an async object: what it would await is awaited on the loop's thread, and the caller waits.
+
+    Coroutines give their results, async iterators become iterators, holds become context managers for ``with``.
+    """
+
+    def __init__(self, target: Any, thread: LoopThread) -> None:
+        self._target = target
+        self._thread = thread
+
+    def __getattr__(self, name: str) -> Any:
+        """An attribute of the async object; its methods can be called from any thread."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        value = getattr(self._target, name)
+        if not callable(value):
+            return value
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._waited(value(*args, **kwargs))
+
+        call.__name__, call.__doc__ = name, value.__doc__
+        return call
+
+    def __dir__(self) -> list[str]:
+        """The public names of the async object."""
+        return [name for name in dir(self._target) if not name.startswith("_")]
+
+    def __enter__(self) -> Any:
+        """Enter the async context manager."""
+        self._thread.wait(self._target.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the async context manager."""
+        self._thread.wait(self._target.__aexit__(kind, failure, trace))
+
+    def _waited(self, value: Any) -> Any:
+        if inspect.isawaitable(value):
+            return self._thread.wait(value)
+        if isinstance(value, AsyncIterator):
+            return self._iterated(value)
+        return SyncForward(value, self._thread) if isinstance(value, Hold) else value
+
+    def _iterated(self, items: AsyncIterator[Any]) -> Iterator[Any]:
+        try:
+            while (item := self._thread.wait(anext(items, _END))) is not _END:
+                yield item
+        finally:
+            close = getattr(items, "aclose", None)
+            if close is not None and self._thread.is_open:
+                self._thread.wait(close())
+
+
+class SyncTreasury(SyncForward):
+    """All that ``fiscus.sdk.treasury.Treasury`` has, without ``await``; safe to use from many threads.
+
+    It works beside a running event loop too, as in a notebook, though waiting for it then holds that loop up.
+    """
+
+    def __init__(self, make: Callable[[], Treasury]) -> None:
+        """Start the thread and make the treasury on it; what ``make`` raises is raised here."""
+        thread = LoopThread(make)
+        super().__init__(thread.treasury, thread)
+        self._finalizer = weakref.finalize(self, thread.close)  # also at the interpreter's end
+
+    def close(self) -> None:
+        """Close the treasury and end the thread. A second time does nothing."""
+        self._finalizer()
+
+    def held(self, account: str, **bounds: Any) -> Callable[[Function], Function]:
+        """Decorate a function so that every call of it runs in a hold; see ``Treasury.held``."""
+        return held(lambda: self.hold(account, **bounds), is_async=False)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+class LoopThread:
+    """A thread with an event loop on which one treasury lives until it is closed."""
+
+    def __init__(self, make: Callable[[], Treasury]) -> None:
+        self._made: Future[Treasury] = Future()
+        self._ended: Future[None] = Future()
+        self._mutex = threading.Lock()
+        self.is_open = True
+        self._thread = threading.Thread(target=self._run, args=(make,), name="fiscus-sync", daemon=True)
+        self._thread.start()
+        self.treasury = self._made.result()
+
+    def wait(self, work: Awaitable[Any]) -> Any:
+        """Await something on the loop's thread, from another one.
+
+        An interrupt of the waiting (Ctrl-C) cancels the work; holds are then closed as after a cancellation.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("the loop's own thread cannot wait for itself: use the async treasury there")
+        with self._mutex:  # close() ends the loop: nothing may be handed to it after that, or it would wait for ever
+            if not self.is_open:
+                raise RuntimeError("this treasury is closed")
+            future = asyncio.run_coroutine_threadsafe(_awaited(work), self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Close the treasury, end the loop and the thread; what closing raises is raised here."""
+        with self._mutex:
+            if not self.is_open:
+                return
+            self.is_open = False
+            self._loop.call_soon_threadsafe(self._stop.set)
+        if threading.current_thread() is not self._thread:  # the garbage collector may run anywhere
+            self._ended.result()
+            self._thread.join()
+
+    def _run(self, make: Callable[[], Treasury]) -> None:
+        try:
+            asyncio.run(self._live(make))
+        except BaseException as error:  # noqa: BLE001  (the thread's outermost frame: whoever waits gets it)
+            (self._ended if self._made.done() else self._made).set_exception(error)
+        else:
+            self._ended.set_result(None)
+
+    async def _live(self, make: Callable[[], Treasury]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._made.set_result(make())
+        treasury = self._made.result()
+        await self._stop.wait()
+        await treasury.close()
+
+
+async def _awaited(work: Awaitable[Any]) -> Any:
+    return await work

@@ -1,0 +1,543 @@
+"""The face of the treasury: the same in process and remote, refusals as exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, TypeVar
+
+import msgspec
+import uuid_utils
+
+from fiscus.contract import (
+    AccountAnswer,
+    Adjust,
+    AdjustmentAnswer,
+    Allocate,
+    AllocationAnswer,
+    Amounts,
+    AnyCommand,
+    AnyOutcome,
+    Balance,
+    BudgetAnswer,
+    CallRecord,
+    Compound,
+    CompoundAnswer,
+    Deallocate,
+    EndAdjustment,
+    Extend,
+    HoldAnswer,
+    PutAccount,
+    PutBudget,
+    PutTemplate,
+    Refused,
+    Release,
+    RemoveBudget,
+    RemoveTemplate,
+    Reserve,
+    SetStatus,
+    Settle,
+    SingleCommand,
+    TemplateAnswer,
+    TemplateBudget,
+    Transfer,
+    TransferAnswer,
+    Unit,
+)
+from fiscus.contract.errors import refusal
+from fiscus.contract.queries import (
+    PAGE_LENGTH_MAX,
+    AccountsPage,
+    AccountView,
+    AnyQuery,
+    Entry,
+    HoldView,
+    ListAccounts,
+    ReadAccount,
+    ReadHold,
+    View,
+)
+from fiscus.contract.treasury import Readiness
+from fiscus.contract.treasury import Treasury as Ledger
+from fiscus.core.commands import LEASE_S_DEFAULT, Status
+from fiscus.sdk.decorator import Function, held
+from fiscus.sdk.hold import Hold, amounts_of
+from fiscus.sdk.outbox import Outbox
+from fiscus.sdk.spool import Spool
+from fiscus.sdk.teller import Teller
+from fiscus.sdk.usage import reading
+
+V = TypeVar("V", bound=View)
+
+
+class Treasury:
+    """Budgets of one tenant. Made by ``fiscus.open`` and ``fiscus.connect``; close it, or use it with ``async with``.
+
+    Every method that asks the ledger raises ``Refusal`` when it says no and ``TreasuryError`` when it cannot be asked
+    (``contract.errors`` has the tree). Amounts are integers in 0 … 2^53 − 1; costs are nano-USD. Ids that are not given
+    are made here (UUIDv7); give one to be able to repeat a call whose outcome is not known.
+    """
+
+    def __init__(self, ledger: Ledger, spool: Spool, *, tenant: str = "default") -> None:
+        self._ledger = ledger
+        self._outbox = Outbox(ledger, spool)
+        self._teller = Teller(ledger, self._outbox, tenant)
+        self._tenant = tenant
+
+    async def __aenter__(self) -> Treasury:
+        """Begin to deliver what waits in the spool."""
+        self._outbox.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Finish what is under way, deliver what waits as far as that is possible at once, and let the ledger go."""
+        try:
+            await self._outbox.close()
+        finally:
+            await self._ledger.close()
+
+    # Calls of a model
+
+    def hold(
+        self,
+        account: str,
+        *,
+        tokens: int | None = None,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        cost_nanousd: int | None = None,
+        calls: int | None = None,
+        also: Sequence[str] = (),
+        model: str | None = None,
+        feature: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+        lease_s: int = LEASE_S_DEFAULT,
+        parent: str | None = None,
+        id: str | None = None,
+        keep_alive: bool = True,
+    ) -> Hold:
+        """Budget for one call, as a context manager: reserved on entry, settled or given back on exit.
+
+        Args:
+            account: who pays.
+            tokens, input_tokens, output_tokens, cost_nanousd, calls: upper bounds of the call; ``calls`` defaults to 1.
+            also: up to 8 more accounts that are charged.
+            model, feature: attributes of the same name, for budgets with ``match``, and for the record of the call.
+            attributes: more of them.
+            lease_s: seconds after which the hold expires, 1 … 86,400, unless it is renewed.
+            parent: the parent for an account that is opened from a template.
+            id: of the hold; repeating a call with the same id holds nothing twice.
+            keep_alive: renew the lease while the body runs.
+        """
+        reserve = Reserve(
+            id=_id(id),
+            account=account,
+            amounts=amounts_of(
+                tokens=tokens,
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                cost_nanousd=cost_nanousd,
+                calls=calls,
+            ),
+            also=tuple(also),
+            lease_s=lease_s,
+            attributes=_attributes(attributes, model, feature),
+            parent=parent,
+        )
+        record = CallRecord(model=model, feature=feature)
+        return Hold(self._teller, reserve, record=record, id_is_ours=id is None, is_kept_alive=keep_alive)
+
+    def held(self, account: str, **bounds: Any) -> Callable[[Function], Function]:
+        """Decorate a coroutine function so that every call of it runs in a hold; arguments as of ``hold``, without id.
+
+        A parameter named ``hold`` gets the hold. What the function returns is its final reading, unless it gave one
+        itself, if it is, or carries, a usage that can be read.
+        """
+        return held(lambda: self.hold(account, **bounds), is_async=True)
+
+    async def reserve(
+        self,
+        account: str,
+        *,
+        tokens: int | None = None,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        cost_nanousd: int | None = None,
+        calls: int | None = None,
+        also: Sequence[str] = (),
+        model: str | None = None,
+        feature: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+        lease_s: int = LEASE_S_DEFAULT,
+        parent: str | None = None,
+        id: str | None = None,
+    ) -> HoldAnswer:
+        """Hold budget for a call; arguments as of ``hold``. Settle or release it; nothing renews its lease.
+
+        Raises:
+            BudgetUnavailable: whether it is held is not known: repeat with the same id, or release the id.
+        """
+        hold = self.hold(
+            account,
+            tokens=tokens,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cost_nanousd=cost_nanousd,
+            calls=calls,
+            also=also,
+            model=model,
+            feature=feature,
+            attributes=attributes,
+            lease_s=lease_s,
+            parent=parent,
+            id=id,
+        )
+        return await self._teller.ask(HoldAnswer, hold.command)
+
+    async def extend(
+        self,
+        id: str,
+        *,
+        tokens: int | None = None,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        cost_nanousd: int | None = None,
+        calls: int | None = None,
+        lease_s: int = LEASE_S_DEFAULT,
+    ) -> HoldAnswer:
+        """Raise a hold to these totals (not by them), and renew its lease."""
+        to = amounts_of(
+            tokens=tokens,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cost_nanousd=cost_nanousd,
+            calls=calls,
+        )
+        return await self._teller.ask(HoldAnswer, Extend(id=id, to=to, lease_s=lease_s))
+
+    async def settle(
+        self,
+        id: str,
+        usage: object = None,
+        *,
+        cost_nanousd: int | None = None,
+        record: CallRecord | None = None,
+        account: str | None = None,
+        final: bool = True,
+    ) -> HoldAnswer | None:
+        """Book what a held call has used in total; what is left of the hold goes back.
+
+        Args:
+            id: of the hold.
+            usage: as the provider returned it, or ours: see ``fiscus.sdk.usage``.
+            cost_nanousd: what the call cost (nano-USD), if known.
+            record: what else is known of the call.
+            account: who pays if the ledger does not know the hold.
+            final: False for the running total of a stream.
+
+        Returns:
+            The hold; None if the ledger is away: the settlement is in the spool and will be booked.
+
+        Raises:
+            SpoolUnavailable: the ledger is away and the spool is full or cannot be written. It is not booked.
+        """
+        read = reading(usage, cost_nanousd=cost_nanousd, record=record)
+        return await self._book(Settle(id=id, total=read.total, record=read.record, account=account, final=final))
+
+    async def release(self, id: str, *, account: str | None = None) -> HoldAnswer | None:
+        """Give a hold back: nothing (more) was spent.
+
+        Args:
+            id: of the hold.
+            account: its payer; then the release also counts when it arrives before the reserve.
+
+        Returns:
+            The hold; None if the ledger is away: the release is in the spool and will be done.
+        """
+        return await self._book(Release(id=id, account=account))
+
+    async def usage(
+        self,
+        account: str,
+        usage: object = None,
+        *,
+        cost_nanousd: int | None = None,
+        record: CallRecord | None = None,
+        also: Sequence[str] = (),
+        model: str | None = None,
+        feature: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+        parent: str | None = None,
+        id: str | None = None,
+    ) -> HoldAnswer | None:
+        """Book a call that was made without a hold. It is never refused for lack of budget.
+
+        Args:
+            account: who pays; the rest as in ``hold`` and ``settle``.
+            id: of the call; repeating it books nothing twice.
+
+        Returns:
+            What was booked; None if the ledger is away: it is in the spool and will be booked.
+        """
+        read = reading(usage, cost_nanousd=cost_nanousd, record=record)
+        known = read.record
+        return await self._book(
+            Settle(
+                id=_id(id),
+                total=read.total,
+                record=msgspec.structs.replace(known, model=known.model or model, feature=known.feature or feature),
+                account=account,
+                also=tuple(also),
+                attributes=_attributes(attributes, model, feature),
+                parent=parent,
+            )
+        )
+
+    async def hold_answer(self, id: str) -> HoldAnswer:
+        """A hold as it is now."""
+        return (await self._read(HoldView, ReadHold(id=id))).hold
+
+    # Accounts, and what they may spend
+
+    async def put_account(
+        self,
+        account: str,
+        *,
+        parent: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        priority: int | None = None,
+        min_reserve: Amounts | None = None,
+        idempotency_key: str | None = None,
+    ) -> AccountAnswer:
+        """Open an account, or change what is given of one. See ``PutAccount``."""
+        command = PutAccount(
+            account=account,
+            parent=parent,
+            labels=None if labels is None else dict(labels),
+            priority=priority,
+            min_reserve=min_reserve,
+        )
+        return await self._teller.ask(AccountAnswer, command, idempotency_key)
+
+    async def account(self, account: str) -> AccountAnswer:
+        """An account with its budgets, and the windows that run."""
+        return (await self._read(AccountView, ReadAccount(account=account))).account
+
+    async def balance(self, account: str) -> tuple[Balance, ...]:
+        """The running windows of all budgets of an account, allocations included; those of its ancestors are not."""
+        budgets = (await self.account(account)).budgets
+        return tuple(budget.balance for budget in budgets if budget.balance is not None)
+
+    async def accounts(
+        self, *, prefix: str | None = None, parent: str | None = None, status: Status | None = None
+    ) -> AsyncIterator[AccountAnswer]:
+        """All accounts in the order in which they were opened, from the read model (at most a second behind)."""
+        after: int | None = 0
+        while after is not None:
+            page = await self._read(
+                AccountsPage,
+                ListAccounts(
+                    after=after,
+                    limit=PAGE_LENGTH_MAX,
+                    prefix=prefix,
+                    parent=parent,
+                    status=status,
+                ),
+            )
+            for account in page.accounts:
+                yield account
+            after = page.next
+
+    async def suspend(self, account: str, *, reason: str = "") -> AccountAnswer:
+        """Admit no new holds below an account until it is resumed."""
+        return await self._set_status(account, "suspended", reason)
+
+    async def resume(self, account: str, *, reason: str = "") -> AccountAnswer:
+        """Admit holds again."""
+        return await self._set_status(account, "active", reason)
+
+    async def terminate(self, account: str, *, reason: str = "") -> AccountAnswer:
+        """Stop an account for good."""
+        return await self._set_status(account, "terminated", reason)
+
+    async def close_account(self, account: str, *, reason: str = "") -> AccountAnswer:
+        """End an account that has done its work."""
+        return await self._set_status(account, "closed", reason)
+
+    async def put_budget(
+        self,
+        account: str,
+        unit: Unit,
+        limit: int,
+        *,
+        period: str = "lifetime",
+        idempotency_key: str | None = None,
+        **more: Any,
+    ) -> BudgetAnswer:
+        """Limit an account in one unit per period. ``more`` are the other fields of ``PutBudget``."""
+        command = PutBudget(account=account, unit=unit, limit=limit, period=period, **more)
+        return await self._teller.ask(BudgetAnswer, command, idempotency_key)
+
+    async def remove_budget(
+        self, account: str, budget: str, *, if_version: int | None = None, idempotency_key: str | None = None
+    ) -> BudgetAnswer:
+        """End a budget: it limits nothing from now on."""
+        command = RemoveBudget(account=account, budget=budget, if_version=if_version)
+        return await self._teller.ask(BudgetAnswer, command, idempotency_key)
+
+    async def allocate(
+        self,
+        account: str,
+        unit: Unit,
+        to: int,
+        *,
+        valid_until: datetime | None = None,
+        idempotency_key: str | None = None,
+        **more: Any,
+    ) -> AllocationAnswer:
+        """Carve a total out of the chain above an account as its own. ``more`` are the other fields of ``Allocate``."""
+        command = Allocate(account=account, unit=unit, to=to, valid_until=valid_until, **more)
+        return await self._teller.ask(AllocationAnswer, command, idempotency_key)
+
+    async def deallocate(self, account: str, unit: Unit, *, idempotency_key: str | None = None) -> AllocationAnswer:
+        """End an account's allocation: it draws on its parent again."""
+        return await self._teller.ask(AllocationAnswer, Deallocate(account=account, unit=unit), idempotency_key)
+
+    async def transfer(
+        self,
+        source: str,
+        target: str,
+        unit: Unit,
+        amount: int,
+        *,
+        reason: str = "",
+        idempotency_key: str | None = None,
+    ) -> TransferAnswer:
+        """Move unused allocation from one account to another."""
+        command = Transfer(source=source, target=target, unit=unit, amount=amount, reason=reason)
+        return await self._teller.ask(TransferAnswer, command, idempotency_key)
+
+    async def adjust(
+        self,
+        account: str,
+        budget: str,
+        amount: int,
+        *,
+        reason: str,
+        valid_until: datetime | None = None,
+        force: bool = False,
+        id: str | None = None,
+    ) -> AdjustmentAnswer:
+        """Raise (or lower) a budget's running window for a time. See ``Adjust``."""
+        command = Adjust(
+            id=_id(id),
+            account=account,
+            budget=budget,
+            amount=amount,
+            reason=reason,
+            valid_until=valid_until,
+            force=force,
+        )
+        return await self._teller.ask(AdjustmentAnswer, command)
+
+    async def end_adjustment(self, account: str, id: str, *, idempotency_key: str | None = None) -> AdjustmentAnswer:
+        """End an adjustment now."""
+        return await self._teller.ask(AdjustmentAnswer, EndAdjustment(id=id, account=account), idempotency_key)
+
+    async def put_template(
+        self,
+        pattern: str,
+        *,
+        parent: str | None = None,
+        budgets: Sequence[TemplateBudget] = (),
+        idempotency_key: str | None = None,
+        **more: Any,
+    ) -> TemplateAnswer:
+        """Say how accounts that match a pattern are opened. ``more`` are the other fields of ``PutTemplate``."""
+        command = PutTemplate(pattern=pattern, parent=parent, budgets=tuple(budgets), **more)
+        return await self._teller.ask(TemplateAnswer, command, idempotency_key)
+
+    async def remove_template(self, pattern: str, *, idempotency_key: str | None = None) -> TemplateAnswer:
+        """Open no more accounts by a pattern."""
+        return await self._teller.ask(TemplateAnswer, RemoveTemplate(pattern=pattern), idempotency_key)
+
+    # Anything
+
+    async def compound(
+        self, commands: Sequence[SingleCommand], *, idempotency_key: str | None = None
+    ) -> tuple[AnyOutcome, ...]:
+        """Several commands as one: all or none, but settlements are booked by themselves.
+
+        Returns:
+            One answer per command, in order.
+
+        Raises:
+            Refusal: none was done; ``refused.index`` is the position of the one that was refused.
+        """
+        return (await self._teller.ask(CompoundAnswer, Compound(commands=tuple(commands)), idempotency_key)).answers
+
+    async def execute(self, command: AnyCommand, *, idempotency_key: str | None = None) -> AnyOutcome:
+        """Have any command decided. Nothing goes through the spool.
+
+        Returns:
+            Its answer, never a refusal.
+        """
+        outcome = await self._ledger.execute(self._teller.request(command, idempotency_key))
+        if isinstance(outcome, Refused):
+            raise refusal(outcome)
+        return outcome
+
+    async def execute_many(self, commands: Sequence[AnyCommand]) -> list[AnyOutcome]:
+        """Have up to 1,000 commands decided that are independent of each other.
+
+        Returns:
+            One outcome per command, in order; refusals are values here.
+        """
+        return await self._ledger.execute_many([self._teller.request(command) for command in commands])
+
+    async def read(self, query: AnyQuery) -> View:
+        """Answer any query, of this tenant."""
+        view = await self._ledger.read(msgspec.structs.replace(query, tenant=self._tenant))
+        if isinstance(view, Refused):
+            raise refusal(view)
+        return view
+
+    def events(self, *, after: int = 0) -> AsyncIterator[Entry]:
+        """All entries of the journal after a sequence number, in order: those that are there, then as they come."""
+        return self._ledger.follow(after, self._tenant)
+
+    async def readiness(self) -> Readiness:
+        """Whether calls are admitted now, and if not, why."""
+        return await self._ledger.readiness()
+
+    @property
+    def spooled(self) -> int:
+        """How many settlements and releases wait on the local disk for the ledger."""
+        return len(self._outbox)
+
+    async def _book(self, command: Settle | Release) -> HoldAnswer | None:
+        return await self._teller.uninterrupted(self._teller.book(command))
+
+    async def _read(self, kind: type[V], query: AnyQuery) -> V:
+        view = await self.read(query)
+        assert isinstance(view, kind)
+        return view
+
+    async def _set_status(self, account: str, status: Status, reason: str) -> AccountAnswer:
+        return await self._teller.ask(AccountAnswer, SetStatus(account=account, status=status, reason=reason))
+
+
+def _id(given: str | None) -> str:
+    return str(uuid_utils.uuid7()) if given is None else given
+
+
+def _attributes(given: Mapping[str, str] | None, model: str | None, feature: str | None) -> dict[str, str]:
+    named = {"model": model, "feature": feature}
+    return {**{name: value for name, value in named.items() if value is not None}, **(given or {})}
