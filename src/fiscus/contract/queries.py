@@ -165,7 +165,10 @@ class EntriesPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """One call as it was booked: who paid what, and its record."""
+    """What one reading of a call added to the books, and the call's record.
+
+    The sum over all of a call's readings is what it cost; ``estimated``: its quarantine was closed as a charge.
+    """
 
     seq: int
     at: datetime
@@ -174,6 +177,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     also: tuple[str, ...]
     amounts: Amounts
     uncovered: Amounts
+    estimated: bool
     record: CallRecord | None
 
 

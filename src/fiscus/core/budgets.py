@@ -55,6 +55,7 @@ def _make(
         return differs
     number = draft.budgets_made + 1
     mark = draft.mark()
+    draft.isolate()
     draft.emit(_event(command, request, account.number, number, name, period, 1, anchor=now))
     refused = None if command.match else _pin_live_allocations(draft, account, draft.budgets[number], now)
     if refused is not None:
@@ -103,7 +104,8 @@ def _change(
         if budget.cell:
             running_cell(draft, budget, now)
         return BudgetAnswer(budget=budget_view(draft, budget))
-    cell: Cell | None = running_cell(draft, budget, now) if budget.cell else None
+    has_window = bool(budget.cell) or budget.carry_over != "none"
+    cell: Cell | None = running_cell(draft, budget, now) if has_window else None
     forced = False
     if cell is not None and command.mode == "enforce":
         limit = max(0, command.limit + cell.carried + cell.raised - cell.lowered) + cell.lapsing
@@ -121,7 +123,7 @@ def _change(
             budget.name,
             period,
             budget.version + 1,
-            anchor=budget.anchor if cell is not None else now,
+            anchor=budget.anchor if cell is not None or period == budget.period else now,
             cell=cell.number if cell is not None else None,
             deferred=deferred,
             forced=forced,

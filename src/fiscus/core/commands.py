@@ -295,7 +295,7 @@ class EraseName(Command, tag="erase_name"):
 
 
 class Compound(Command, tag="compound"):
-    """Several commands as one: all or none. Settlements inside are booked by themselves, whatever becomes of the rest."""
+    """Several commands as one: all or none. Settlements inside are booked whatever becomes of the rest."""
 
     commands: tuple[
         Reserve

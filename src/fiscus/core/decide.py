@@ -82,6 +82,8 @@ def decide(draft: Draft, request: Request, now: int) -> AnyOutcome:
     mark = draft.mark()
     command = request.command
     outcome: AnyOutcome
+    if type(command) not in ISOLATES_ITSELF:
+        draft.isolate()
     if isinstance(command, Compound):
         outcome = _compound(draft, request, command, now)
     else:
@@ -147,6 +149,7 @@ def _compound(draft: Draft, request: Request, compound: Compound, now: int) -> C
     if wrong is not None:
         return wrong
     mark = draft.mark()
+    draft.isolate()
     answers: list[Any] = []
     refused: Refused | None = None
     for index, command in enumerate(compound.commands):
@@ -163,6 +166,7 @@ def _compound(draft: Draft, request: Request, compound: Compound, now: int) -> C
     for command in compound.commands:
         if isinstance(command, Settle):
             part = draft.mark()
+            draft.isolate()
             if isinstance(settle(draft, request, command, now), Refused):
                 draft.rollback(part)
     if draft.alerts:
@@ -222,6 +226,9 @@ def _do_due(draft: Draft, deadline: Deadline, now: int) -> None:
         for_good = budget.valid_until is not None and budget.valid_until <= at
         draft.emit(AllocationEnded(cell=cell.number, for_good=for_good))
 
+
+ISOLATES_ITSELF = frozenset({Reserve, Settle, Extend, Release})
+"""The frequent commands: they isolate only what they may have to undo."""
 
 DECISIONS: dict[type[Any], Callable[[Draft, Request, Any, int], AnyOutcome]] = {
     Reserve: reserve,

@@ -49,7 +49,20 @@ from fiscus.core.events import (
     Transferred,
     WindowOpened,
 )
-from fiscus.core.state import ENDED, LIVE, PARKED, Account, Adjustment, Budget, Cell, Draft, Hold, Key, Template
+from fiscus.core.state import (
+    ENDED,
+    LIVE,
+    PARKED,
+    Account,
+    Adjustment,
+    Booking,
+    Budget,
+    Cell,
+    Draft,
+    Hold,
+    Key,
+    Template,
+)
 from fiscus.core.units import Amounts
 
 MINUTE_MS = 60_000
@@ -124,7 +137,9 @@ def _settled(draft: Draft, event: Settled, at: int) -> None:
     total, moves = event.total, event.moves
     booked = dict(hold.booked)
     covered = dict(hold.covered)
-    for unit in total.keys() | hold.cells.keys():
+    added: Amounts = {}
+    added_uncovered: Amounts = {}
+    for unit in {**total, **hold.cells}:
         reserved = hold.reserved.get(unit, 0)
         booked_before, covered_before = booked.get(unit, 0), covered.get(unit, 0)
         reading = total.get(unit, booked_before)
@@ -133,10 +148,13 @@ def _settled(draft: Draft, event: Settled, at: int) -> None:
         numbers = hold.cells.get(unit)
         booked[unit] = booked_now
         covered[unit] = covered_now
-        if not numbers:
-            continue
         covered_rise = covered_now - covered_before
         uncovered_rise = booked_now - booked_before - covered_rise
+        added[unit] = booked_now - booked_before
+        if uncovered_rise:
+            added_uncovered[unit] = uncovered_rise
+        if not numbers:
+            continue
         remaining = (0 if final else reserved - covered_now) - (reserved - covered_before) if was_open else 0
         held, quarantined = (remaining, 0) if was_held else (0, remaining)
         rise = max(0, booked_now - booked_before)
@@ -148,6 +166,7 @@ def _settled(draft: Draft, event: Settled, at: int) -> None:
                 post(draft, number, covered_rise, held, quarantined, uncovered_rise, moves)
     hold.booked = booked
     hold.covered = covered
+    draft.bookings.append(Booking(len(draft.events), hold.id, hold.account, hold.also, added, added_uncovered))
     if final and exact:
         hold.state = "settled"
         hold.estimated = False
@@ -158,6 +177,7 @@ def _settled(draft: Draft, event: Settled, at: int) -> None:
 def _booked(draft: Draft, event: Settled, at: int) -> None:
     """Usage without a hold: a first reading, all of it uncovered."""
     assert event.account is not None
+    draft.bookings.append(Booking(len(draft.events), event.id, event.account, event.also, event.total, event.total))
     for unit, numbers in event.cells.items():
         amount = event.total.get(unit, 0)
         for number in numbers:
@@ -246,6 +266,8 @@ def _quarantine_closed(draft: Draft, event: QuarantineClosed, at: int) -> None:
         booked = dict(hold.booked)
         for unit, amount in hold.reserved.items():
             booked[unit] = max(booked.get(unit, 0), amount)
+        added = {unit: amount - hold.booked.get(unit, 0) for unit, amount in booked.items()}
+        draft.bookings.append(Booking(len(draft.events), hold.id, hold.account, hold.also, added, {}, estimated=True))
         hold.booked = booked
         hold.covered = hold.reserved
         hold.estimated = True

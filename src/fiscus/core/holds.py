@@ -43,6 +43,7 @@ def reserve(draft: Draft, request: Request, command: Reserve, now: int) -> HoldA
         route = draft.routes.get(number)
     also: list[Account] = []
     if number is None or route is None or command.also or now >= route.valid_until:
+        draft.isolate()
         payer = find_or_open(draft, command.account, command.parent, request)
         if isinstance(payer, Refused):
             return payer
@@ -193,6 +194,7 @@ def extend(draft: Draft, request: Request, command: Extend, now: int) -> HoldAns
             to[unit] = amount
             rises[unit] = rise
     if rises:
+        draft.isolate()
         accounts = joined.from_iterable(chain(draft, draft.accounts[number]) for number in (hold.account, *hold.also))
         refused = inactive(draft, accounts)
         if refused is not None:
@@ -244,20 +246,20 @@ def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAns
     if wrong is not None:
         return wrong
     hold = draft.holds.find(command.id)
-    if hold is not None and request.scope is not None:
-        if not in_scope(draft, draft.accounts[hold.account], request.scope):
-            return Refused(code="unknown_hold", detail=f"there is no hold {command.id!r}", field="id")
     if hold is None:
         return _book(draft, request, command, now)
+    if request.scope is not None and not in_scope(draft, draft.accounts[hold.account], request.scope):
+        return Refused(code="unknown_hold", detail=f"there is no hold {command.id!r}", field="id")
     total = reading(command, hold)
     moves: dict[int, int] = {}
     for numbers in hold.cells.values():
         for number in numbers:
             cell = draft.cells[number]
             if cell.end <= now or cell.pins:
+                draft.isolate()
                 close_ended_windows(draft, (number,), now)
                 _find_moves(draft, cell, now, moves)
-            if cell.used > TOTAL_MAX:
+            if cell.free < -TOTAL_MAX:
                 return invalid("total", "the balance would pass the largest number that is kept")
     record = command.record
     draft.emit(
@@ -307,6 +309,7 @@ def _book(draft: Draft, request: Request, command: Settle, now: int) -> HoldAnsw
     """Usage without a hold: all of it beyond any hold (O), in the running windows, whatever the status and room."""
     if command.account is None:
         return Refused(code="unknown_hold", detail=f"there is no hold {command.id!r}", field="id")
+    draft.isolate()
     payer = find_or_open(draft, command.account, command.parent, request)
     if isinstance(payer, Refused):
         return payer
@@ -324,7 +327,7 @@ def _book(draft: Draft, request: Request, command: Settle, now: int) -> HoldAnsw
         cell = draft.cells[number]
         if cell.end <= now or cell.pins:
             _find_moves(draft, cell, now, moves)
-        if cell.used > TOTAL_MAX:
+        if cell.free < -TOTAL_MAX:
             return invalid("total", "the balance would pass the largest number that is kept")
     record = command.record
     draft.emit(

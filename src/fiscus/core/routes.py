@@ -36,7 +36,14 @@ def open_window(draft: Draft, budget: Budget, now: int) -> Cell:
     """Open the window that contains ``now``, with what is carried from the one before over those that were skipped."""
     number = draft.cells_opened + 1
     if not budget.cell:
-        window = window_at(parse_period(budget.period), budget.zone, now, budget.anchor)
+        period = parse_period(budget.period)
+        window = window_at(period, budget.zone, now, budget.anchor)
+        first = window_at(period, budget.zone, budget.anchor, budget.anchor)
+        carried = 0
+        if budget.carry_over == "unused" and first.end_ms <= window.start_ms:
+            skipped = windows_between(period, budget.zone, first.end_ms, window.start_ms, budget.anchor)
+            left = budget.limit if budget.carry_max is None else min(budget.limit, budget.carry_max)
+            carried = min(carried_over(budget, left, skipped), AMOUNT_MAX - budget.limit)
         draft.emit(
             WindowOpened(
                 cell=number,
@@ -46,6 +53,7 @@ def open_window(draft: Draft, budget: Budget, now: int) -> Cell:
                 base=budget.limit,
                 period=budget.period,
                 zone=budget.zone,
+                carried=carried,
             )
         )
         return draft.cells[number]

@@ -253,11 +253,12 @@ class Table(dict[K, V], Generic[K, V]):
         super().__init__()
         self.kind = kind
         self.load: Callable[[K], V | None] | None = None
+        self.absent: set[K] = set()
 
     def find(self, key: K) -> V | None:
-        """The entity, or None if there is none at all."""
+        """The entity, or None if there is none at all; ``absent`` are keys that were looked for just now in vain."""
         entity = self.get(key)
-        if entity is None and self.load is not None:
+        if entity is None and self.load is not None and key not in self.absent:
             entity = self.load(key)
             if entity is not None:
                 self[key] = entity
@@ -303,6 +304,18 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     valid_until: int
 
 
+class Booking(msgspec.Struct, frozen=True):
+    """What the transaction's event at ``index`` added to what is booked; negative where an estimate was too high."""
+
+    index: int
+    hold: str
+    account: int
+    also: tuple[int, ...]
+    amounts: Amounts
+    uncovered: Amounts
+    estimated: bool = False
+
+
 Mark = tuple[int, int, int, int, int, int]
 Deadline = tuple[int, int, int, Kind, int | str]
 """(at, rank, −depth, kind, key): what is due, in the order of design.md §3."""
@@ -333,6 +346,7 @@ class Draft:
         self.carved_below: Callable[[int], Iterable[int]] | None = None
         self.alerts: list[int] = []
         self.events: list[AnyEvent] = []
+        self.bookings: list[Booking] = []
         self.now = 0
         self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
         self._popped: list[Deadline] = []
@@ -380,9 +394,12 @@ class Draft:
         self._fold(self, event, self.now)
         self.events.append(event)
 
-    def mark(self) -> Mark:
-        """A point to roll back to."""
+    def isolate(self) -> None:
+        """From here on, what is changed again is remembered again: to be called before a change that may be undone."""
         self.stamp += 1
+
+    def mark(self) -> Mark:
+        """A point to roll back to; what changes after it has to be isolated."""
         return (
             len(self._undo),
             len(self.events),
@@ -405,6 +422,8 @@ class Draft:
             del undo[undone:]
             self.routes.clear()
         del self.events[event_count:]
+        while self.bookings and self.bookings[-1].index >= event_count:
+            self.bookings.pop()
         for deadline in self._popped[popped:]:
             heappush(self.deadlines, deadline)
         del self._popped[popped:]
@@ -417,6 +436,7 @@ class Draft:
         self._undo.clear()
         self._popped.clear()
         self.events = []
+        self.bookings = []
         self.alerts.clear()
         self.stamp += 1
         return touched

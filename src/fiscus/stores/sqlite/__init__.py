@@ -1,0 +1,1 @@
+"""The embedded store: one file for the journal, one for the views that follow it."""

@@ -1,0 +1,163 @@
+"""The journal in SQLite: WAL, ``synchronous=FULL``, one connection that writes and checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from threading import Lock
+
+import msgspec
+
+from fiscus.contract.errors import StoreUnavailable, UnknownFormat
+from fiscus.core.events import FORMAT
+from fiscus.stores.sqlite.queries import queries
+from fiscus.treasury.store import Head, KeyTaken, Row, StoredEntry, StoredKey
+
+SQL = queries("journal.sql")
+ROWS_PER_STATEMENT = (256, 64, 16, 4, 1)
+"""Rows are appended by few statements of several rows each: each statement is one hand-over of the interpreter lock."""
+
+APPENDS = {count: SQL["append"].rstrip() + ", (?, ?, ?, ?, ?, ?, ?)" * (count - 1) for count in ROWS_PER_STATEMENT}
+
+
+def connect(path: str, *, writable: bool) -> sqlite3.Connection:
+    """A connection for use from several threads under a lock of the caller's."""
+    if writable:
+        return sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
+    uri = f"file:{path.replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?mode=ro"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=64)
+
+
+class SqliteJournal:
+    """See ``treasury.store.Journal``. Reads from other threads use a connection of their own that never writes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        self._lock = Lock()
+        self._writer = self._open_writer()
+        self._reader = connect(self._path, writable=False)
+
+    def _open_writer(self) -> sqlite3.Connection:
+        try:
+            writer = connect(self._path, writable=True)
+            writer.execute("PRAGMA journal_mode = WAL")
+            writer.execute("PRAGMA synchronous = FULL")
+            writer.execute("PRAGMA busy_timeout = 0")
+            writer.executescript(SQL["schema"])
+            writer.execute(SQL["set_format"], (FORMAT,))
+            written_by = writer.execute(SQL["format"]).fetchone()[0]
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"sqlite: {error}") from error
+        if written_by > FORMAT:
+            raise UnknownFormat(f"the journal has format {written_by}, this version reads {FORMAT}")
+        return writer
+
+    def close(self) -> None:
+        """Close both connections."""
+        self._reader.close()
+        self._writer.close()
+
+    def reopen(self) -> None:
+        """See ``Journal``."""
+        with contextlib.suppress(sqlite3.Error):
+            self._writer.close()
+        self._writer = self._open_writer()
+
+    def tenants(self) -> dict[str, int]:
+        """See ``Journal``."""
+        return dict(self._read(SQL["tenants"], ()))
+
+    def add_tenant(self, name: str) -> int:
+        """See ``Journal``."""
+        try:
+            self._writer.execute(SQL["add_tenant"], (name,))
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"sqlite: {error}") from error
+        return self.tenants()[name]
+
+    def head(self, tenant: int) -> Head | None:
+        """See ``Journal``."""
+        rows = self._read(SQL["head"], (tenant,))
+        return Head(*rows[0]) if rows else None
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """See ``Journal``."""
+        execute = self._writer.execute
+        try:
+            execute("BEGIN IMMEDIATE")
+            try:
+                start = 0
+                for count in ROWS_PER_STATEMENT:
+                    statement = APPENDS[count]
+                    while len(rows) - start >= count:
+                        values: list[object] = []
+                        for row in rows[start : start + count]:
+                            values += (row.tenant, row.seq, row.at, row.key, row.body, row.hash, row.answer)
+                        execute(statement, values)
+                        start += count
+                for row in rows:
+                    sealed = row.private
+                    if sealed is not None:
+                        execute(SQL["put_private"], (row.tenant, row.seq, sealed.account, sealed.salt, sealed.body))
+            except sqlite3.IntegrityError as error:
+                execute("ROLLBACK")
+                raise KeyTaken(str(error)) from error
+            execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"sqlite: {error}") from error
+
+    def entries(self, tenant: int, after: int, limit: int) -> list[StoredEntry]:
+        """See ``Journal``."""
+        return [StoredEntry(*row) for row in self._read(SQL["entries"], (tenant, after, limit))]
+
+    def find_keys(self, tenant: int, keys: Iterable[str]) -> dict[str, StoredKey]:
+        """See ``Journal``."""
+        wanted = msgspec.json.encode(list(keys)).decode()
+        return {
+            key: StoredKey(seq, at, answer) for key, seq, at, answer in self._read(SQL["find_keys"], (tenant, wanted))
+        }
+
+    def erase(self, tenant: int, account: int) -> None:
+        """See ``Journal``."""
+        try:
+            self._writer.execute(SQL["erase"], (tenant, account))
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"sqlite: {error}") from error
+
+    def put_checkpoint(self, tenant: int, seq: int, rows: Iterable[tuple[int, str | int, bytes]]) -> None:
+        """See ``Journal``."""
+        execute = self._writer.execute
+        try:
+            execute("BEGIN IMMEDIATE")
+            execute(SQL["forget_checkpoints"], (tenant, seq))
+            self._writer.executemany(SQL["put_checkpoint"], ((tenant, seq, *row) for row in rows))
+            execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"sqlite: {error}") from error
+
+    def checkpoint(self, tenant: int) -> tuple[int, list[tuple[int, str | int, bytes]]] | None:
+        """See ``Journal``."""
+        seq = self._read(SQL["checkpoint_seq"], (tenant,))[0][0]
+        if seq is None:
+            return None
+        return seq, self._read(SQL["checkpoint"], (tenant, seq))
+
+    def backup(self, destination: str) -> None:
+        """See ``Journal``."""
+        copy = sqlite3.connect(destination)
+        try:
+            with self._lock:
+                self._reader.backup(copy, pages=1024)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"sqlite: {error}") from error
+        finally:
+            copy.close()
+
+    def _read(self, statement: str, values: tuple[object, ...]) -> list[tuple]:  # type: ignore[type-arg]
+        try:
+            with self._lock:
+                return self._reader.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"sqlite: {error}") from error

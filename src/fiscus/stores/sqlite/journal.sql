@@ -1,0 +1,84 @@
+-- The truth. Appended to, never rewritten; only the private parts beside it can be erased.
+
+-- name: schema
+CREATE TABLE IF NOT EXISTS tenants (
+    number INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE
+) STRICT;
+CREATE TABLE IF NOT EXISTS journal (
+    tenant INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    at INTEGER NOT NULL,      -- ms since the epoch
+    key TEXT,                 -- id of a hold, or an idempotency key
+    body BLOB NOT NULL,       -- the event, JSON
+    hash BLOB NOT NULL,       -- SHA-256 over the hash before, seq, at, body
+    answer BLOB,              -- of an idempotent command; not part of the chain
+    PRIMARY KEY (tenant, seq)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS journal_key ON journal (tenant, key) WHERE key IS NOT NULL;
+CREATE TABLE IF NOT EXISTS private (
+    tenant INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    account INTEGER NOT NULL,
+    salt BLOB NOT NULL,       -- key of the commitment in the event
+    body BLOB NOT NULL,       -- names, labels, reasons, records; JSON
+    PRIMARY KEY (tenant, seq)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS private_account ON private (tenant, account);
+CREATE TABLE IF NOT EXISTS checkpoints (
+    tenant INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    key ANY NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (tenant, seq, kind, key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS formats (
+    format INTEGER NOT NULL
+) STRICT;
+
+-- name: tenants
+SELECT name, number FROM tenants;
+
+-- name: add_tenant
+INSERT INTO tenants (name) VALUES (?) ON CONFLICT (name) DO NOTHING;
+
+-- name: format
+SELECT max(format) FROM formats;
+
+-- name: set_format
+INSERT INTO formats (format) SELECT ?1 WHERE NOT EXISTS (SELECT 1 FROM formats WHERE format >= ?1);
+
+-- name: head
+SELECT seq, hash FROM journal WHERE tenant = ? ORDER BY seq DESC LIMIT 1;
+
+-- name: append
+-- The journal adds one more row of values per further entry of a batch.
+INSERT INTO journal (tenant, seq, at, key, body, hash, answer) VALUES (?, ?, ?, ?, ?, ?, ?)
+
+-- name: put_private
+INSERT INTO private (tenant, seq, account, salt, body) VALUES (?, ?, ?, ?, ?);
+
+-- name: entries
+SELECT journal.seq, journal.at, journal.body, journal.hash, private.salt, private.body
+FROM journal LEFT JOIN private USING (tenant, seq)
+WHERE journal.tenant = ? AND journal.seq > ? ORDER BY journal.seq LIMIT ?;
+
+-- name: find_keys
+-- One query for a whole batch: the ids come as a JSON array.
+SELECT key, seq, at, answer FROM journal WHERE tenant = ? AND key IN (SELECT value FROM json_each(?));
+
+-- name: erase
+DELETE FROM private WHERE tenant = ? AND account = ?;
+
+-- name: forget_checkpoints
+DELETE FROM checkpoints WHERE tenant = ? AND seq <> ?;
+
+-- name: put_checkpoint
+INSERT OR REPLACE INTO checkpoints (tenant, seq, kind, key, body) VALUES (?, ?, ?, ?, ?);
+
+-- name: checkpoint_seq
+SELECT max(seq) FROM checkpoints WHERE tenant = ?;
+
+-- name: checkpoint
+SELECT kind, key, body FROM checkpoints WHERE tenant = ? AND seq = ? ORDER BY kind, key;

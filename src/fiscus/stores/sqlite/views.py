@@ -1,0 +1,184 @@
+"""The views in SQLite: a file of their own, so that following never delays a commit; it may be deleted."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+
+import msgspec
+
+from fiscus.contract.errors import StoreUnavailable
+from fiscus.core.state import KINDS, Deadline, Kind
+from fiscus.stores.sqlite.journal import connect
+from fiscus.stores.sqlite.queries import queries
+from fiscus.treasury.store import Snapshot, UsageRow, Watermark
+
+SQL = queries("views.sql")
+NUMBER = {kind: number for number, kind in enumerate(KINDS)}
+
+
+class SqliteViews:
+    """See ``treasury.store.Views``. One connection writes (the follower's), one loads for the engine, one lists."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        try:
+            self._writer = connect(self._path, writable=True)
+            self._writer.execute("PRAGMA journal_mode = WAL")
+            self._writer.execute("PRAGMA synchronous = NORMAL")
+            self._writer.executescript(SQL["schema"])
+            self._loader = connect(self._path, writable=False)
+            self._lister = connect(self._path, writable=False)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"sqlite: {error}") from error
+        self._loading = Lock()
+        self._listing = Lock()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._loader.close()
+        self._lister.close()
+        self._writer.close()
+
+    def watermark(self, tenant: int) -> Watermark | None:
+        """See ``Views``."""
+        rows = self._load(SQL["watermark"], (tenant,))
+        return Watermark(*rows[0]) if rows else None
+
+    def load(self, tenant: int, kind: Kind, key: int | str) -> bytes | None:
+        """See ``Views``."""
+        rows = self._load(SQL["load"], (tenant, NUMBER[kind], key))
+        return rows[0][0] if rows else None
+
+    def load_many(self, tenant: int, kind: Kind, keys: Sequence[int | str]) -> dict[int | str, bytes]:
+        """See ``Views``."""
+        return dict(self._load(SQL["load_many"], (tenant, NUMBER[kind], msgspec.json.encode(keys).decode())))
+
+    def load_name(self, tenant: int, name: str) -> int | None:
+        """See ``Views``."""
+        rows = self._load(SQL["load_name"], (tenant, name))
+        return rows[0][0] if rows else None
+
+    def carved_below(self, tenant: int, account: int) -> list[int]:
+        """See ``Views``."""
+        return [row[0] for row in self._load(SQL["carved_below"], (tenant, account))]
+
+    def deadlines(self, tenant: int) -> list[Deadline]:
+        """See ``Views``."""
+        return [(*row[:3], KINDS[row[3]], row[4]) for row in self._load(SQL["deadlines"], (tenant,))]
+
+    def all_of(self, tenant: int, kind: Kind) -> list[tuple[int | str, bytes]]:
+        """See ``Views``."""
+        return self._load(SQL["all_of"], (tenant, NUMBER[kind]))
+
+    @contextmanager
+    def sealed(self, tenant: int) -> Iterator[tuple[Watermark, Iterator[tuple[int, int | str, bytes]]]]:
+        """See ``Views``."""
+        reader = connect(self._path, writable=False)
+        try:
+            reader.execute("BEGIN")
+            mark = Watermark(*reader.execute(SQL["watermark"], (tenant,)).fetchone())
+            yield mark, iter(reader.execute(SQL["scan"], (tenant,)))
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"sqlite views: {error}") from error
+        finally:
+            reader.close()
+
+    def accounts(
+        self, tenant: int, after: int, limit: int, prefix: str | None, parent: int | None, within: int | None
+    ) -> list[bytes]:
+        """See ``Views``."""
+        return [row[0] for row in self._list(SQL["accounts"], (tenant, after, limit, prefix, parent, within))]
+
+    def usage(
+        self, tenant: int, after: int, limit: int, within: int | None, since: int | None, until: int | None
+    ) -> list[UsageRow]:
+        """See ``Views``."""
+        rows = self._list(SQL["usage"], (tenant, after, limit, within, since, until))
+        return [
+            UsageRow(seq, at, hold, account, also, amounts, uncovered, bool(estimated), model, provider, record)
+            for seq, at, hold, account, also, amounts, uncovered, estimated, model, provider, record in rows
+        ]
+
+    def idle_accounts(self, tenant: int, template: str, before: int, limit: int) -> list[int]:
+        """See ``Views``."""
+        return [row[0] for row in self._load(SQL["idle_accounts"], (tenant, template, before, limit))]
+
+    def write(self, snapshots: Sequence[Snapshot], now: int) -> None:
+        """See ``Views``."""
+        writer = self._writer
+        try:
+            writer.execute("BEGIN IMMEDIATE")
+            for snapshot in snapshots:
+                tenant = snapshot.tenant
+                writer.executemany(SQL["put_entity"], _entity_values(snapshot, now))
+                writer.executemany(SQL["put_usage"], _usage_values(snapshot))
+                writer.executemany(SQL["erase_usage"], ((tenant, account) for account in snapshot.erased))
+                mark = snapshot.watermark
+                values = (tenant, mark.seq, mark.hash, mark.at, mark.accounts, mark.budgets, mark.cells)
+                writer.execute(SQL["set_watermark"], values)
+            writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
+            raise StoreUnavailable(f"sqlite views: {error}") from error
+
+    def clear(self, tenant: int) -> None:
+        """See ``Views``."""
+        self._writer.execute("BEGIN IMMEDIATE")
+        for name in ("clear_entities", "clear_usage", "clear_watermark"):
+            self._writer.execute(SQL[name], (tenant,))
+        self._writer.execute("COMMIT")
+
+    def _load(self, statement: str, values: tuple[object, ...]) -> list[tuple]:  # type: ignore[type-arg]
+        try:
+            with self._loading:
+                return self._loader.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"sqlite views: {error}") from error
+
+    def _list(self, statement: str, values: tuple[object, ...]) -> list[tuple]:  # type: ignore[type-arg]
+        try:
+            with self._listing:
+                return self._lister.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"sqlite views: {error}") from error
+
+
+def _entity_values(snapshot: Snapshot, now: int) -> Iterable[tuple[object, ...]]:
+    for row in snapshot.entities:
+        yield (
+            snapshot.tenant,
+            NUMBER[row.kind],
+            row.key,
+            row.body,
+            row.name,
+            row.owner,
+            1 if row.carved else None,
+            1 if row.live else None,
+            row.due_at,
+            row.due_rank,
+            row.due_depth,
+            now,
+        )
+
+
+def _usage_values(snapshot: Snapshot) -> Iterable[tuple[object, ...]]:
+    for row in snapshot.usage:
+        yield (
+            snapshot.tenant,
+            row.seq,
+            row.at,
+            row.hold,
+            row.account,
+            row.also,
+            row.amounts,
+            row.uncovered,
+            int(row.estimated),
+            row.model,
+            row.provider,
+            row.record,
+        )

@@ -1,0 +1,140 @@
+-- Everything here follows the journal and can be dropped: it is made again from it.
+
+-- name: schema
+CREATE TABLE IF NOT EXISTS watermarks (
+    tenant INTEGER PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    hash BLOB NOT NULL,
+    at INTEGER NOT NULL,
+    accounts INTEGER NOT NULL,
+    budgets INTEGER NOT NULL,
+    cells INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS entities (
+    tenant INTEGER NOT NULL,
+    kind INTEGER NOT NULL,    -- position in core.state.KINDS
+    key ANY NOT NULL,         -- number or id
+    body BLOB NOT NULL,       -- the entity, JSON
+    name TEXT,                -- of an account
+    owner INTEGER,            -- parent of an account; account of a cell or hold
+    carved INTEGER,           -- 1: an account with an allocation
+    live INTEGER,             -- 1: an account that is neither terminated nor closed
+    due_at INTEGER,           -- ms; when something is due
+    due_rank INTEGER,
+    due_depth INTEGER,
+    touched_at INTEGER NOT NULL,
+    PRIMARY KEY (tenant, kind, key)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS entities_name ON entities (tenant, name) WHERE name IS NOT NULL;
+CREATE INDEX IF NOT EXISTS entities_owner ON entities (tenant, kind, owner) WHERE owner IS NOT NULL;
+CREATE INDEX IF NOT EXISTS entities_due ON entities (tenant, due_at) WHERE due_at IS NOT NULL;
+CREATE TABLE IF NOT EXISTS usage (
+    tenant INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    hold TEXT NOT NULL,
+    account INTEGER NOT NULL,
+    also BLOB NOT NULL,       -- account numbers, JSON
+    amounts BLOB NOT NULL,    -- what this reading added, JSON
+    uncovered BLOB NOT NULL,
+    estimated INTEGER NOT NULL,
+    model TEXT,
+    provider TEXT,
+    record BLOB,              -- the call's record, JSON
+    PRIMARY KEY (tenant, seq)
+) STRICT, WITHOUT ROWID;
+
+-- name: watermark
+SELECT seq, hash, at, accounts, budgets, cells FROM watermarks WHERE tenant = ?;
+
+-- name: set_watermark
+INSERT OR REPLACE INTO watermarks (tenant, seq, hash, at, accounts, budgets, cells) VALUES (?, ?, ?, ?, ?, ?, ?);
+
+-- name: load
+SELECT body FROM entities WHERE tenant = ? AND kind = ? AND key = ?;
+
+-- name: load_many
+SELECT key, body FROM entities WHERE tenant = ? AND kind = ? AND key IN (SELECT value FROM json_each(?));
+
+-- name: load_name
+SELECT key FROM entities WHERE tenant = ? AND name = ?;
+
+-- name: carved_below
+WITH RECURSIVE below (number) AS (
+    SELECT ?2
+    UNION ALL
+    SELECT entities.key FROM entities JOIN below ON entities.owner = below.number
+    WHERE entities.tenant = ?1 AND entities.kind = 0
+)
+SELECT entities.key FROM below JOIN entities
+ON entities.tenant = ?1 AND entities.kind = 0 AND entities.key = below.number
+WHERE entities.carved = 1 AND entities.key <> ?2;
+
+-- name: deadlines
+SELECT due_at, due_rank, -due_depth, kind, key FROM entities WHERE tenant = ? AND due_at IS NOT NULL;
+
+-- name: all_of
+SELECT key, body FROM entities WHERE tenant = ? AND kind = ?;
+
+-- name: scan
+SELECT kind, key, body FROM entities WHERE tenant = ? ORDER BY kind, key;
+
+-- name: accounts
+WITH RECURSIVE below (number) AS (
+    SELECT ?6 WHERE ?6 IS NOT NULL
+    UNION ALL
+    SELECT entities.key FROM entities JOIN below ON entities.owner = below.number
+    WHERE entities.tenant = ?1 AND entities.kind = 0
+)
+SELECT body FROM entities
+WHERE tenant = ?1 AND kind = 0 AND key > ?2
+AND (?4 IS NULL OR substr(name, 1, length(?4)) = ?4)
+AND (?5 IS NULL OR owner = ?5)
+AND (?6 IS NULL OR key IN (SELECT number FROM below))
+ORDER BY key LIMIT ?3;
+
+-- name: usage
+WITH RECURSIVE below (number) AS (
+    SELECT ?4 WHERE ?4 IS NOT NULL
+    UNION ALL
+    SELECT entities.key FROM entities JOIN below ON entities.owner = below.number
+    WHERE entities.tenant = ?1 AND entities.kind = 0
+)
+SELECT seq, at, hold, account, also, amounts, uncovered, estimated, model, provider, record FROM usage
+WHERE tenant = ?1 AND seq > ?2
+AND (?4 IS NULL OR account IN (SELECT number FROM below))
+AND (?5 IS NULL OR at >= ?5) AND (?6 IS NULL OR at < ?6)
+ORDER BY seq LIMIT ?3;
+
+-- name: idle_accounts
+-- Accounts that a template opened and whose windows and holds nothing has touched since.
+SELECT account.key FROM entities AS account
+WHERE account.tenant = ?1 AND account.kind = 0 AND account.live = 1 AND account.touched_at < ?3
+AND json_extract(account.body, '$.template') = ?2
+AND NOT EXISTS (
+    SELECT 1 FROM entities AS touched
+    WHERE touched.tenant = ?1 AND touched.kind IN (2, 3) AND touched.owner = account.key AND touched.touched_at >= ?3
+)
+LIMIT ?4;
+
+-- name: put_entity
+INSERT OR REPLACE INTO entities
+(tenant, kind, key, body, name, owner, carved, live, due_at, due_rank, due_depth, touched_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: put_usage
+INSERT OR REPLACE INTO usage
+(tenant, seq, at, hold, account, also, amounts, uncovered, estimated, model, provider, record)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: erase_usage
+UPDATE usage SET record = NULL WHERE tenant = ? AND account = ?;
+
+-- name: clear_entities
+DELETE FROM entities WHERE tenant = ?;
+
+-- name: clear_usage
+DELETE FROM usage WHERE tenant = ?;
+
+-- name: clear_watermark
+DELETE FROM watermarks WHERE tenant = ?;

@@ -1,0 +1,1 @@
+"""The engine: the only writer of a ledger, and what follows it."""

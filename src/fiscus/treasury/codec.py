@@ -1,0 +1,78 @@
+"""Events as bytes: what the journal keeps, what stands beside it, and the hash chain over both."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from fiscus.contract.errors import UnknownFormat
+from fiscus.core.events import FORMAT, AnyEvent, Private
+
+_encoder = msgspec.json.Encoder()
+_events: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
+_private: msgspec.json.Decoder[Private] = msgspec.json.Decoder(Private)
+
+
+class SealedPrivate(msgspec.Struct, frozen=True):
+    """The erasable part of an event: its account, the key of its commitment, and its bytes."""
+
+    account: int
+    salt: bytes
+    body: bytes
+
+
+def genesis(tenant: str) -> bytes:
+    """The hash before the first entry of a tenant."""
+    return hashlib.sha256(f"fiscus:{FORMAT}:{tenant}".encode()).digest()
+
+
+def link(before: bytes, seq: int, at: int, body: bytes) -> bytes:
+    """The chain hash after an entry: SHA-256 over the hash before, sequence, time (ms) and body.
+
+    >>> link(b"", 1, 0, b"{}") != link(b"", 2, 0, b"{}")
+    True
+    """
+    return hashlib.sha256(before + seq.to_bytes(8, "big") + at.to_bytes(8, "big") + body).digest()
+
+
+def commitment(salt: bytes, body: bytes) -> str:
+    """Hex of the keyed hash by which an event vouches for its private part; void once the key is erased."""
+    return hmac.new(salt, body, hashlib.sha256).hexdigest()
+
+
+def encode_event(event: AnyEvent, salt: Callable[[], bytes]) -> tuple[bytes, SealedPrivate | None]:
+    """An event's body for the journal, and its private part with a new key, if it has one."""
+    private: Private | None = getattr(event, "private", None)
+    if private is None:
+        return _encoder.encode(event), None
+    key = salt()
+    private_body = _encoder.encode(private)
+    body = _encoder.encode(msgspec.structs.replace(event, private=None))
+    body = body[:-1] + b',"commitment":"' + commitment(key, private_body).encode() + b'"}'
+    return body, SealedPrivate(getattr(event, "account", None) or 0, key, private_body)
+
+
+def decode_event(body: bytes, private: bytes | None) -> AnyEvent:
+    """The event of an entry, with its private part where that has not been erased."""
+    try:
+        event = _events.decode(body)
+    except msgspec.ValidationError as error:
+        raise UnknownFormat(f"an entry of the journal cannot be read: {error}") from error
+    if private is None:
+        return event
+    changed: Any = msgspec.structs.replace(event, private=_private.decode(private))
+    return changed  # type: ignore[no-any-return]
+
+
+class _Commitment(msgspec.Struct, frozen=True):
+    commitment: str | None = None
+
+
+def commitment_holds(body: bytes, salt: bytes, private: bytes) -> bool:
+    """Whether the private part is what the event vouched for."""
+    expected = msgspec.json.decode(body, type=_Commitment).commitment
+    return expected is not None and hmac.compare_digest(expected, commitment(salt, private))

@@ -1,0 +1,604 @@
+"""The only writer of a ledger in a process: it batches, decides, commits, and only then answers.
+
+    submit ─▶ bounded queue ─▶ one thread: decide each ▸ append all events in one durable commit ─▶ answer
+    while a batch commits, the next one gathers: no timer, latency grows only with load
+
+A second thread writes the views. Nothing is acknowledged before it is durable; after a commit error the journal itself
+is asked whether the batch is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Event as Flag
+from threading import Lock, Thread
+from typing import Any, Protocol
+
+import msgspec
+
+from fiscus.contract.errors import BudgetUnavailable, LedgerCorrupt, StoreUnavailable, TreasuryError
+from fiscus.contract.queries import AnyQuery, View
+from fiscus.contract.treasury import Readiness
+from fiscus.core.checks import check_id
+from fiscus.core.commands import Compound, Extend, Release, Request, Reserve, SetStatus, Settle
+from fiscus.core.decide import LEDGER_ACTOR, bring_due, decide
+from fiscus.core.events import AnyEvent, Checkpoint
+from fiscus.core.outcomes import AnyOutcome, Refused
+from fiscus.core.state import Rules
+from fiscus.treasury.clock import Clock, HostClock, LedgerTime
+from fiscus.treasury.idempotency import EXPIRED, IDEMPOTENCY_MS, IDEMPOTENCY_PREFIX, IN_USE, KeptAnswer, request_digest
+from fiscus.treasury.ledger import Kept, Ledger, journal_key
+from fiscus.treasury.reading import read_view
+from fiscus.treasury.sealing import CHECKPOINT_CHUNK, StateDigest
+from fiscus.treasury.store import KeyTaken, Row, Snapshot, Store
+
+HAVE_IDS = frozenset({Reserve, Extend, Settle, Release})
+"""Commands that carry an id or are absolute readings: they need no idempotency key."""
+
+BATCH_MAX = 256
+"""Submissions that are decided before a commit."""
+
+QUEUE_MAX = 10_000
+"""Submissions that wait at most; more are answered with BudgetUnavailable at once."""
+
+RETRY_AFTER_S = 1
+TICK_S = 0.25
+"""How long the engine sleeps at most: what is due happens, and views are written, also without calls."""
+
+SNAPSHOT_MS = 200
+"""How long changes wait at most before they go to the views, if the follower is free."""
+
+SNAPSHOT_ROWS = 20_000
+"""How many changed rows make the engine hand them over before that."""
+
+BACKLOG_ROWS_MAX = 400_000
+"""Changed rows that the views lack before the engine waits for its follower: memory has a bound."""
+
+IDLE_CHECK_MS = 10_000
+IDLE_CLOSE_MAX = 1_000
+
+AnyResult = AnyOutcome | View | TreasuryError
+Pending = dict[tuple[str, str], KeptAnswer]
+
+
+class Port(Protocol):
+    """Where answers go: called once per batch, in the engine's thread."""
+
+    def deliver(self, answers: list[tuple[Any, AnyResult]]) -> None:
+        """Take answers; each comes with the token that was submitted with it."""
+        ...
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """A command or a query that waits for its turn; ``token`` is the port's own."""
+
+    port: Port
+    token: Any
+    wish: Request | AnyQuery
+
+
+class Errand(msgspec.Struct, frozen=True):
+    """Work between two batches, in the engine's thread."""
+
+    run: Callable[[], None]
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """What observers are told, before the answers go out."""
+
+    tenant: str
+    first_seq: int
+    at: int
+    events: Sequence[AnyEvent]
+
+
+Observer = Callable[[Committed], None]
+
+
+class Statistics(msgspec.Struct):
+    """Counters of the engine since it started."""
+
+    batches: int = 0
+    submissions: int = 0
+    entries: int = 0
+    commit_errors: int = 0
+    defects: int = 0
+    snapshots: int = 0
+    last_batch_size: int = 0
+
+
+class Engine:
+    """See the module. ``start`` runs it in a thread of its own; tests call ``run_batch`` themselves.
+
+    Args:
+        store: the ledger's database; the engine closes it.
+        clock: wall and monotonic time.
+        rules: how long an expired hold stays in quarantine and what becomes of it.
+        salt: makes the keys of commitments (16 random bytes).
+        queue_max: submissions that may wait.
+        batch_max: submissions in one commit.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock | None = None,
+        rules: Rules | None = None,
+        salt: Callable[[], bytes] = lambda: os.urandom(16),
+        queue_max: int = QUEUE_MAX,
+        batch_max: int = BATCH_MAX,
+    ) -> None:
+        self.store = store
+        self.statistics = Statistics()
+        self.observers: list[Observer] = []
+        self._clock = clock or HostClock()
+        self._time = LedgerTime(self._clock)
+        self._rules = rules or Rules()
+        self._salt = salt
+        self._queue_max = queue_max
+        self._batch_max = batch_max
+        self._queue: SimpleQueue[Submission | Errand] = SimpleQueue()
+        self._ledgers: dict[str, Ledger] = {}
+        self._tenants: dict[str, int] = store.journal.tenants()
+        self._down: str | None = None
+        self._draining = False
+        self._stopping = Flag()
+        self._thread: Thread | None = None
+        self._follower: Thread | None = None
+        self._snapshots: SimpleQueue[list[Snapshot] | None] = SimpleQueue()
+        self._written: SimpleQueue[tuple[list[Snapshot], StoreUnavailable | None]] = SimpleQueue()
+        self._following = False
+        self._views_error: str | None = None
+        self._snapshot_at = 0
+        self._idle_checked_at = 0
+        self._start_lock = Lock()
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run in the background; may be called again without effect."""
+        with self._start_lock:
+            if self._thread is None:
+                self._follower = Thread(target=self._follow, name="fiscus-follower", daemon=True)
+                self._follower.start()
+                self._thread = Thread(target=self._run, name="fiscus-engine", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Decide what was accepted, write the views, release the ledger. Later submissions are refused."""
+        self._draining = True
+        self._stopping.set()
+        if self._thread is not None:
+            self._queue.put(Errand(lambda: None))
+            self._thread.join()
+            self._snapshots.put(None)
+            assert self._follower is not None
+            self._follower.join()
+            self._take_written(block=False)
+            self._follower = None
+        with contextlib.suppress(StoreUnavailable):
+            self._write_views_now()
+        self.store.close()
+
+    def submit(self, port: Port, token: Any, wish: Request | AnyQuery) -> None:
+        """Queue a command or query; its answer is delivered to the port.
+
+        Raises:
+            BudgetUnavailable: the queue is full, or the engine is closing. Nothing was accepted.
+        """
+        if self._queue.qsize() >= self._queue_max:
+            raise BudgetUnavailable(f"{self._queue_max} calls wait already", RETRY_AFTER_S)
+        if self._draining:
+            raise BudgetUnavailable("the treasury is closing", RETRY_AFTER_S)
+        self._queue.put(Submission(port, token, wish))
+
+    def errand(self, run: Callable[[], None]) -> None:
+        """Run something between two batches, in the engine's thread, and wait for it."""
+        if self._thread is None:
+            run()
+            return
+        done = Flag()
+        failures: list[BaseException] = []
+
+        def wrapped() -> None:
+            try:
+                run()
+            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+                failures.append(error)
+            finally:
+                done.set()
+
+        self._queue.put(Errand(wrapped))
+        done.wait()
+        if failures:
+            raise failures[0]
+
+    def readiness(self) -> Readiness:
+        """Whether reserves are decided now; callable from any thread."""
+        reasons = []
+        if self._down is not None:
+            reasons.append("store_unavailable")
+        if self._time.stepped:
+            reasons.append("clock_stepped")
+        if self._draining:
+            reasons.append("draining")
+        ledgers = list(self._ledgers.values())
+        lag = 0
+        if any(ledger.head.seq > ledger.snapshot_seq for ledger in ledgers):
+            lag = max(0, self._clock.monotonic_ms() - self._snapshot_at)
+        default = self._ledgers.get("default")
+        return Readiness(
+            ready=not reasons,
+            reasons=tuple(reasons),
+            head_seq=default.head.seq if default is not None else 0,
+            followers_seq=default.snapshot_seq if default is not None else 0,
+            followers_lag_ms=lag,
+            queue_depth=self._queue.qsize(),
+        )
+
+    def confirm_clock(self) -> None:
+        """An operator says that the clock is right after a step."""
+        self.errand(self._time.confirm)
+
+    def ledger(self, tenant: str) -> Ledger:
+        """The tenant's ledger, loaded now if it was not; for the engine's thread."""
+        ledger = self._ledgers.get(tenant)
+        if ledger is None:
+            number = self._tenants.get(tenant)
+            if number is None:
+                number = self._tenants[tenant] = self.store.journal.add_tenant(tenant)
+            ledger = self._ledgers[tenant] = Ledger(tenant, number, self.store, self._rules)
+            self._time.at_least(ledger.head_at)
+        return ledger
+
+    def checkpoint(self, tenant: str = "default") -> int:
+        """Seal the state: keep its entities beside the journal and append a ``checkpoint`` entry with their digest.
+
+        Runs in the caller's thread on one consistent view of the tables; calls go on meanwhile.
+
+        Returns:
+            The sequence as of which the state is sealed.
+        """
+        number: list[int] = []
+        self.errand(lambda: number.append(self.ledger(tenant).number))
+        self.errand(self._write_views_now)
+        journal = self.store.journal
+        with self.store.views.sealed(number[0]) as (watermark, rows):
+            digest = StateDigest()
+            chunk: list[tuple[int, str | int, bytes]] = []
+            for row in rows:
+                digest.add(row)
+                chunk.append(row)
+                if len(chunk) >= CHECKPOINT_CHUNK:
+                    self.errand(partial(journal.put_checkpoint, number[0], watermark.seq, chunk))
+                    chunk = []
+            self.errand(partial(journal.put_checkpoint, number[0], watermark.seq, chunk))
+        event = Checkpoint(state_seq=watermark.seq, chain_hash=watermark.hash.hex(), state_digest=digest.hexdigest())
+        self.errand(partial(self._append_event, tenant, event))
+        return watermark.seq
+
+    def _append_event(self, tenant: str, event: AnyEvent) -> None:
+        ledger = self.ledger(tenant)
+        now = self._time.now()
+        ledger.begin()
+        ledger.draft.now = now
+        ledger.draft.emit(event)
+        self._commit({tenant: ledger}, {tenant: {}}, now)
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        queue = self._queue
+        while True:
+            batch: list[Submission] = []
+            errand: Errand | None = None
+            try:
+                item = queue.get(timeout=TICK_S)
+                while True:
+                    if isinstance(item, Errand):
+                        errand = item
+                        break
+                    batch.append(item)
+                    if len(batch) >= self._batch_max:
+                        break
+                    item = queue.get_nowait()
+            except Empty:
+                pass
+            self.run_batch(batch)
+            if errand is not None:
+                errand.run()
+            try:
+                self.after_batch()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next batch starts from the journal again
+                self._down = f"{type(error).__name__}: {error}"
+                self.statistics.defects += 1
+                self._forget()
+            if self._stopping.is_set() and queue.empty():
+                return
+
+    def run_batch(self, batch: Sequence[Submission]) -> None:
+        """Answer queries on the state as it is, decide commands, commit, answer. One commit at most."""
+        self.statistics.batches += 1
+        self.statistics.submissions += len(batch)
+        self.statistics.last_batch_size = len(batch)
+        answers: list[tuple[Submission, AnyResult]] = []
+        try:
+            if self._down is not None:
+                self._recover()
+            now = self._time.now()
+            commands: list[Submission] = []
+            for submission in batch:
+                if isinstance(submission.wish, Request):
+                    commands.append(submission)
+                else:
+                    answers.append((submission, self._read(submission.wish, now)))
+            answers += self._decide_and_commit(commands, now)
+        except StoreUnavailable as error:
+            self._down = str(error)
+            self._forget()
+            self._refuse_rest(batch, answers, error)
+        except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError, LedgerCorrupt) as error:
+            # A defect: nothing of the batch was written. The state is made again from the journal.
+            self.statistics.defects += 1
+            self._forget()
+            if len(batch) <= 1:
+                self._refuse_rest(batch, answers, TreasuryError(f"internal error: {type(error).__name__}: {error}"))
+            else:
+                self._deliver(answers)
+                answered = {id(submission) for submission, _ in answers}
+                for submission in batch:
+                    if id(submission) not in answered:
+                        self.run_batch([submission])
+                return
+        self._deliver(answers)
+
+    @staticmethod
+    def _refuse_rest(
+        batch: Sequence[Submission], answers: list[tuple[Submission, AnyResult]], error: TreasuryError
+    ) -> None:
+        answered = {id(submission) for submission, _ in answers}
+        answers += [(submission, error) for submission in batch if id(submission) not in answered]
+
+    @staticmethod
+    def _deliver(answers: list[tuple[Submission, AnyResult]]) -> None:
+        by_port: dict[int, tuple[Port, list[tuple[Any, AnyResult]]]] = {}
+        for submission, result in answers:
+            port = submission.port
+            entry = by_port.get(id(port))
+            if entry is None:
+                entry = by_port[id(port)] = (port, [])
+            entry[1].append((submission.token, result))
+        for port, own in by_port.values():
+            port.deliver(own)
+
+    def _recover(self) -> None:
+        """After the store was away: open it again; everything is loaded anew when it is needed."""
+        self.store.journal.reopen()
+        self._tenants = self.store.journal.tenants()
+        self._down = None
+
+    def _forget(self) -> None:
+        """Drop all state in memory, once nothing of it is on its way to the views any more."""
+        while self._following:
+            self._take_written(block=True)
+        self._ledgers.clear()
+
+    def _read(self, query: AnyQuery, now: int) -> AnyResult:
+        ledger = self.ledger(query.tenant)
+        if ledger.head.seq < query.min_seq:
+            return BudgetUnavailable(f"entry {query.min_seq} is not here yet", RETRY_AFTER_S)
+        return read_view(ledger.draft, ledger.head.seq, query, now)
+
+    # -- deciding -------------------------------------------------------------------------------------------------
+
+    def _decide_and_commit(self, commands: Sequence[Submission], now: int) -> list[tuple[Submission, AnyResult]]:
+        """Decide all, append what happened in one commit; the answers may go out when this returns."""
+        ledgers = self._prepare(commands, now)
+        kept: dict[str, Kept] = {tenant: {} for tenant in ledgers}
+        decided: list[tuple[Submission, AnyResult]] = []
+        pending: Pending = {}
+        for submission in commands:
+            request = submission.wish
+            assert isinstance(request, Request)
+            ledger = ledgers[request.tenant]
+            if request.idempotency_key is None or type(request.command) in HAVE_IDS:
+                decided.append((submission, decide(ledger.draft, request, now)))
+            else:
+                decided.append((submission, self._decide_once(ledger, request, now, kept[request.tenant], pending)))
+        try:
+            self._commit(ledgers, kept, now)
+        except KeyTaken:
+            for ledger in ledgers.values():
+                ledger.discard()
+            if len(commands) == 1:
+                return [(commands[0], EXPIRED)]
+            return [answer for one in commands for answer in self._decide_and_commit([one], now)]
+        return decided
+
+    def _commit(self, ledgers: dict[str, Ledger], kept: dict[str, Kept], now: int) -> None:
+        """Append the events of several drafts in one commit, make them the state, tell the observers."""
+        rows_of = {
+            tenant: ledger.rows(now, kept[tenant], self._salt)
+            for tenant, ledger in ledgers.items()
+            if ledger.draft.events
+        }
+        if rows_of:
+            self._append(rows_of, ledgers)
+        for tenant, ledger in ledgers.items():
+            rows = rows_of.get(tenant)
+            first_seq = ledger.head.seq + 1
+            events = ledger.committed(rows or [])
+            if not rows:
+                continue
+            self.statistics.entries += len(rows)
+            for account in ledger.erased_now:
+                self.store.journal.erase(ledger.number, account)
+            for observe in self.observers:
+                observe(Committed(tenant, first_seq, now, events))
+
+    def _append(self, rows_of: dict[str, list[Row]], ledgers: dict[str, Ledger]) -> None:
+        """One durable commit. After an error its outcome is unknown, so the journal is asked whether it is there.
+
+        Raises:
+            KeyTaken: nothing was written.
+            StoreUnavailable: nothing was written, or nobody can say now; all state in memory is void.
+        """
+        journal = self.store.journal
+        try:
+            journal.append([row for rows in rows_of.values() for row in rows])
+        except StoreUnavailable:
+            self.statistics.commit_errors += 1
+            journal.reopen()
+            for tenant, rows in rows_of.items():
+                last = rows[-1]
+                found = journal.entries(ledgers[tenant].number, last.seq - 1, 1)
+                if not found or found[0].hash != last.hash:
+                    raise
+
+    def _prepare(self, commands: Sequence[Submission], now: int) -> dict[str, Ledger]:
+        """The ledgers of a batch, in order, with what it needs loaded and what is due done."""
+        ids: dict[str, list[str]] = {}
+        for submission in commands:
+            request = submission.wish
+            assert isinstance(request, Request)
+            wanted = ids.get(request.tenant)
+            if wanted is None:
+                wanted = ids[request.tenant] = []
+            command = request.command
+            if isinstance(command, Reserve | Settle):
+                wanted.append(command.id)
+            elif isinstance(command, Compound):
+                wanted += [part.id for part in command.commands if isinstance(part, Reserve | Settle)]
+        for tenant, ledger in self._ledgers.items():
+            deadline = ledger.draft.next_deadline()
+            if deadline is not None and deadline[0] <= now and tenant not in ids:
+                ids[tenant] = []
+        ledgers: dict[str, Ledger] = {}
+        for tenant in sorted(ids):
+            ledger = ledgers[tenant] = self.ledger(tenant)
+            ledger.begin()
+            ledger.prefetch_holds(ids[tenant])
+            bring_due(ledger.draft, now)
+        return ledgers
+
+    def _decide_once(self, ledger: Ledger, request: Request, now: int, kept: Kept, pending: Pending) -> AnyOutcome:
+        """A command with an idempotency key: the kept answer if it was decided before, else decide and keep it."""
+        assert request.idempotency_key is not None
+        wrong = check_id("Idempotency-Key", request.idempotency_key)
+        if wrong is not None:
+            return wrong
+        key = IDEMPOTENCY_PREFIX + request.idempotency_key
+        digest = request_digest(request)
+        known = pending.get((request.tenant, key))
+        stored = None if known is not None else self.store.journal.find_keys(ledger.number, [key]).get(key)
+        if stored is not None:
+            if stored.answer is None or stored.at < now - IDEMPOTENCY_MS:
+                return EXPIRED
+            answer = msgspec.json.decode(stored.answer, type=KeptAnswer)
+            return answer.outcome if answer.digest == digest else IN_USE
+        if known is not None:
+            return known.outcome if known.digest == digest else IN_USE
+        draft = ledger.draft
+        before = len(draft.events)
+        outcome = decide(draft, request, now)
+        if not isinstance(outcome, Refused):
+            index = next(
+                (index for index in range(before, len(draft.events)) if journal_key(draft.events[index]) is None), None
+            )
+            if index is not None:
+                answer = pending[request.tenant, key] = KeptAnswer(digest=digest, outcome=outcome)
+                kept[index] = (key, msgspec.json.encode(answer))
+        return outcome
+
+    # -- following ------------------------------------------------------------------------------------------------
+
+    def after_batch(self) -> None:
+        """Between batches: take note of written views, hand over the next snapshot, close idle accounts."""
+        self._take_written(block=False)
+        now = self._clock.monotonic_ms()
+        unwritten = sum(ledger.unwritten for ledger in self._ledgers.values())
+        while unwritten > BACKLOG_ROWS_MAX and self._following:
+            self._take_written(block=True)
+        if unwritten and not self._following and (now - self._snapshot_at >= SNAPSHOT_MS or unwritten >= SNAPSHOT_ROWS):
+            self._snapshot_at = now
+            self._following = True
+            self._snapshots.put([ledger.snapshot() for ledger in self._ledgers.values() if ledger.unwritten])
+        if now - self._idle_checked_at >= IDLE_CHECK_MS and self._down is None:
+            self._idle_checked_at = now
+            self._close_idle()
+
+    def _take_written(self, *, block: bool) -> None:
+        try:
+            snapshots, error = self._written.get(block=block)
+        except Empty:
+            return
+        self._following = False
+        self._views_error = str(error) if error is not None else None
+        by_number = {ledger.number: ledger for ledger in self._ledgers.values()}
+        for snapshot in snapshots:
+            ledger = by_number.get(snapshot.tenant)
+            if ledger is None:
+                continue
+            if error is None:
+                self.statistics.snapshots += 1
+                ledger.snapshot_written(snapshot)
+            else:
+                ledger.snapshot_failed(snapshot)
+
+    def _follow(self) -> None:
+        """The follower's thread: write what it is handed."""
+        while True:
+            snapshots = self._snapshots.get()
+            if snapshots is None:
+                return
+            error: StoreUnavailable | None = None
+            try:
+                self.store.views.write(snapshots, self._clock.wall_ms())
+            except StoreUnavailable as failure:
+                error = failure
+            self._written.put((snapshots, error))
+
+    def _write_views_now(self) -> None:
+        """Bring the views to the head, in this thread; between batches or after the threads have ended."""
+        while self._following and self._follower is not None:
+            self._take_written(block=True)
+        snapshots = [ledger.snapshot() for ledger in self._ledgers.values() if ledger.unwritten]
+        if snapshots:
+            self.store.views.write(snapshots, self._clock.wall_ms())
+            for snapshot in snapshots:
+                for ledger in self._ledgers.values():
+                    if ledger.number == snapshot.tenant:
+                        ledger.snapshot_written(snapshot)
+
+    def _close_idle(self) -> None:
+        """Close accounts that a template opened and that nobody has used for its ``idle_close_s``."""
+        wall = self._clock.wall_ms()
+        closings: list[Submission] = []
+        for ledger in self._ledgers.values():
+            for template in ledger.draft.templates.values():
+                if template.idle_close_s is None or template.removed:
+                    continue
+                before = wall - template.idle_close_s * 1000
+                found = self.store.views.idle_accounts(ledger.number, template.pattern, before, IDLE_CLOSE_MAX)
+                for number in found:
+                    if ledger.is_idle(number):
+                        command = SetStatus(account=ledger.draft.accounts[number].display_name, status="closed")
+                        wish = Request(tenant=ledger.name, command=command, actor=LEDGER_ACTOR)
+                        closings.append(Submission(NOWHERE, None, wish))
+        if closings:
+            self.run_batch(closings)
+
+
+class _Nowhere:
+    """A port that nobody waits at."""
+
+    def deliver(self, answers: list[tuple[Any, AnyResult]]) -> None:
+        """Drop them."""
+
+
+NOWHERE = _Nowhere()

@@ -1,0 +1,331 @@
+"""One tenant's ledger in memory: its state, the head of its journal, and what its views do not know yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from fiscus.contract.errors import LedgerCorrupt
+from fiscus.core.decide import is_valid, new_draft
+from fiscus.core.events import AnyEvent, Held, NameErased, Released, Settled
+from fiscus.core.fold import fold
+from fiscus.core.records import CallRecord
+from fiscus.core.state import ENTITY_TYPES, HEAP_SLACK, Booking, Draft, Kind, Rules, Table
+from fiscus.treasury.codec import decode_event, encode_event, genesis, link
+from fiscus.treasury.rows import entity_row
+from fiscus.treasury.store import EntityRow, Head, Row, Snapshot, Store, UsageRow, Watermark
+
+LOAD_ENTRIES_MAX = 5_000
+"""Entries that are read at once while the tail of the journal is folded."""
+
+ENTITIES_MAX = 150_000
+"""Entities in memory beyond which idle ones are evicted."""
+
+Kept = dict[int, tuple[str, bytes]]
+"""By index of an event in a batch: an idempotency key and the answer that is kept with it."""
+
+_encode = msgspec.json.encode
+_decoders = {kind: msgspec.json.Decoder(entity_type) for kind, entity_type in ENTITY_TYPES.items()}
+
+
+class Ledger:
+    """State = views at their watermark + the journal's tail.
+
+    What is not in memory is loaded from the views when it is needed. Nothing newer than the watermark is evicted, so
+    what is loaded is current.
+    """
+
+    def __init__(self, name: str, number: int, store: Store, rules: Rules) -> None:
+        self.name = name
+        self.number = number
+        self._store = store
+        self._rules = rules
+        self.draft: Draft = new_draft(rules)
+        self.head = Head(0, genesis(name))
+        self.head_at = 0
+        self.snapshot_seq = 0
+        self._dirty: set[tuple[Kind, int | str]] = set()
+        self._usage: list[UsageRow] = []
+        self._erased: list[int] = []
+        self.erased_now: list[int] = []
+        self._mark = self.draft.mark()
+        self._sweep_at = HEAP_SLACK
+        self._load()
+
+    # -- loading ------------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        """Start from the views, or from the sealed state or the very beginning where they do not fit the journal."""
+        journal, views = self._store.journal, self._store.views
+        watermark = views.watermark(self.number)
+        if watermark is not None and not self._fits(watermark):
+            views.clear(self.number)
+            watermark = None
+        if watermark is not None:
+            self.head = Head(watermark.seq, watermark.hash)
+            self.head_at = watermark.at
+            self.snapshot_seq = watermark.seq
+            self.draft.accounts_opened = watermark.accounts
+            self.draft.budgets_made = watermark.budgets
+            self.draft.cells_opened = watermark.cells
+            self._use_views()
+            for deadline in views.deadlines(self.number):
+                self.draft.due(deadline[0], deadline[1], -deadline[2], deadline[3], deadline[4])
+        while True:
+            entries = journal.entries(self.number, self.head.seq, LOAD_ENTRIES_MAX)
+            for entry in entries:
+                if entry.seq != self.head.seq + 1 or entry.hash != link(
+                    self.head.hash, entry.seq, entry.at, entry.body
+                ):
+                    raise LedgerCorrupt(f"tenant {self.name}: entry {entry.seq} does not follow entry {self.head.seq}")
+                self._fold(decode_event(entry.body, entry.private), entry.seq, entry.at)
+                self.head = Head(entry.seq, entry.hash)
+                self.head_at = entry.at
+            self._settle_touched()
+            if len(entries) < LOAD_ENTRIES_MAX:
+                return
+
+    def _fits(self, watermark: Watermark) -> bool:
+        """Whether the journal has the entry that the views say they are as of."""
+        if watermark.seq == 0:
+            return True
+        entries = self._store.journal.entries(self.number, watermark.seq - 1, 1)
+        return bool(entries) and entries[0].hash == watermark.hash
+
+    def _use_views(self) -> None:
+        """Let the state load from the views what it does not have."""
+        draft, views, number = self.draft, self._store.views, self.number
+        for table in self._tables():
+            table.load = self._loader(table.kind)
+        draft.names.load = lambda name: views.load_name(number, name)
+        draft.carved_below = lambda account: views.carved_below(number, account)
+        for key, body in views.all_of(number, "template"):
+            draft.templates.setdefault(str(key), _decoders["template"].decode(body))  # type: ignore[arg-type]
+        for key, body in views.all_of(number, "key"):
+            draft.keys.setdefault(str(key), _decoders["key"].decode(body))  # type: ignore[arg-type]
+
+    def _loader(self, kind: Kind) -> Callable[[Any], Any]:
+        views, number, decode = self._store.views, self.number, _decoders[kind].decode
+
+        def load(key: int | str) -> Any:
+            body = views.load(number, kind, key)
+            return decode(body) if body is not None else None
+
+        return load
+
+    def _tables(self) -> tuple[Table[Any, Any], ...]:
+        draft = self.draft
+        return (
+            draft.accounts,
+            draft.budgets,
+            draft.cells,
+            draft.holds,
+            draft.adjustments,
+            draft.templates,
+            draft.keys,
+        )
+
+    def prefetch_holds(self, ids: list[str]) -> None:
+        """Load those of the holds that the views know, in one query, and remember which do not exist."""
+        holds = self.draft.holds
+        missing = [id for id in ids if id not in holds]
+        if not missing or holds.load is None:
+            return
+        found = self._store.views.load_many(self.number, "hold", missing)
+        for key, body in found.items():
+            holds[str(key)] = _decoders["hold"].decode(body)  # type: ignore[assignment]
+        holds.absent = {id for id in missing if id not in found}
+
+    # -- changing -----------------------------------------------------------------------------------------------
+
+    def _fold(self, event: AnyEvent, seq: int, at: int) -> None:
+        draft = self.draft
+        draft.now = at
+        fold(draft, event, at)
+        draft.alerts.clear()
+        for booking in draft.bookings:
+            self._usage.append(usage_row(seq, at, event, booking))
+        draft.bookings.clear()
+        if isinstance(event, NameErased):
+            self._erased.append(event.account)
+
+    def begin(self) -> None:
+        """A batch begins: what it changes can be discarded."""
+        self._mark = self.draft.mark()
+        self.draft.isolate()
+
+    def discard(self) -> None:
+        """Undo the batch."""
+        self.draft.rollback(self._mark)
+        self.draft.holds.absent.clear()
+
+    def rows(self, at: int, kept: Kept, salt: Callable[[], bytes]) -> list[Row]:
+        """The draft's events as entries after the head; nothing is changed yet.
+
+        Args:
+            at: time of the batch, ms.
+            kept: by index of an event: the idempotency key of its command, and the answer to keep.
+            salt: makes the key of a commitment.
+        """
+        rows: list[Row] = []
+        tenant, seq, before = self.number, self.head.seq, self.head.hash
+        for index, event in enumerate(self.draft.events):
+            seq += 1
+            body, sealed = encode_event(event, salt)
+            before = link(before, seq, at, body)
+            if index in kept:
+                key, answer = kept[index]
+                rows.append(Row(tenant, seq, at, key, body, before, sealed, answer))
+            else:
+                rows.append(Row(tenant, seq, at, journal_key(event), body, before, sealed))
+        return rows
+
+    def committed(self, rows: list[Row]) -> list[AnyEvent]:
+        """The rows are durable: the draft becomes the state. Returns the events."""
+        draft = self.draft
+        draft.holds.absent.clear()
+        events = draft.events
+        first = self.head.seq + 1
+        for booking in draft.bookings:
+            index = booking.index
+            self._usage.append(usage_row(first + index, rows[index].at, events[index], booking))
+        self.erased_now = [event.account for event in events if event.__class__ is NameErased]
+        if self.erased_now:
+            self._erased += self.erased_now
+        if rows:
+            last = rows[-1]
+            self.head = Head(last.seq, last.hash)
+            self.head_at = last.at
+        self._settle_touched()
+        return events
+
+    def is_idle(self, number: int) -> bool:
+        """Whether nothing has touched an account's windows since the last snapshot, and nothing pins them."""
+        draft = self.draft
+        account = draft.accounts[number]
+        if account.status != "active" or account.open_children:
+            return False
+        cells = [draft.cells[cell] for budget in account.budgets if (cell := draft.budgets[budget].cell)]
+        return all(cell.open == 0 and ("cell", cell.number) not in self._dirty for cell in cells)
+
+    def _settle_touched(self) -> None:
+        dirty = self._dirty
+        for table, key in self.draft.commit():
+            kind = getattr(table, "kind", None)
+            if kind is not None:
+                dirty.add((kind, key))
+        if len(self.draft.deadlines) > self._sweep_at:
+            draft = self.draft
+            draft.sweep(lambda deadline: self._is_evicted(deadline[3], deadline[4]) or is_valid(draft, deadline))
+            self._sweep_at = 2 * len(draft.deadlines) + HEAP_SLACK
+
+    def _is_evicted(self, kind: Kind, key: Any) -> bool:
+        table: Table[Any, Any] = {"hold": self.draft.holds, "cell": self.draft.cells}.get(  # type: ignore[assignment]
+            kind, self.draft.adjustments
+        )
+        return key not in table
+
+    # -- following ----------------------------------------------------------------------------------------------
+
+    @property
+    def unwritten(self) -> int:
+        """How many rows the views lack."""
+        return len(self._dirty) + len(self._usage)
+
+    def snapshot(self) -> Snapshot:
+        """Everything that changed since the last snapshot, as of the head; call it between batches only."""
+        draft = self.draft
+        tables = {table.kind: table for table in self._tables()}
+        entities: list[EntityRow] = []
+        for kind, key in self._dirty:
+            entity = tables[kind].get(key)
+            if entity is not None:
+                entity.stamp = 0
+                entities.append(entity_row(draft, kind, key, entity))
+        snapshot = Snapshot(
+            self.number,
+            Watermark(
+                self.head.seq,
+                self.head.hash,
+                self.head_at,
+                draft.accounts_opened,
+                draft.budgets_made,
+                draft.cells_opened,
+            ),
+            entities,
+            self._usage,
+            self._erased,
+        )
+        self._dirty, self._usage, self._erased = set(), [], []
+        return snapshot
+
+    def snapshot_written(self, snapshot: Snapshot) -> None:
+        """The views are as of the snapshot now; what is idle may be evicted."""
+        self.snapshot_seq = snapshot.watermark.seq
+        if self.draft.holds.load is None:
+            self._use_views()
+        if sum(len(table) for table in self._tables()) > ENTITIES_MAX:
+            self._evict()
+
+    def snapshot_failed(self, snapshot: Snapshot) -> None:
+        """The views could not be written: all of it is still to be written."""
+        self._dirty |= {(row.kind, row.key) for row in snapshot.entities}
+        self._usage = snapshot.usage + self._usage
+        self._erased = snapshot.erased + self._erased
+
+    def _evict(self) -> None:
+        """Drop everything that the views have and that has not changed since; templates and keys stay."""
+        draft, dirty = self.draft, self._dirty
+        keep_names: set[int] = set()
+        for table in self._tables():
+            if table.kind in ("template", "key"):
+                continue
+            kept = {key: entity for key, entity in table.items() if (table.kind, key) in dirty}
+            table.clear()
+            table.update(kept)
+            if table.kind == "account":
+                keep_names = set(kept)
+        names = {name: number for name, number in draft.names.items() if number in keep_names}
+        draft.names.clear()
+        draft.names.update(names)
+        draft.routes.clear()
+
+
+def journal_key(event: AnyEvent) -> str | None:
+    """The id under which an entry is known: of a hold, or of what was booked or released without one."""
+    kind = event.__class__
+    if kind is Held:
+        return event.id  # type: ignore[union-attr]
+    if (kind is Settled or kind is Released) and event.account is not None:  # type: ignore[union-attr]
+        return event.id  # type: ignore[union-attr]
+    return None
+
+
+def usage_row(seq: int, at: int, event: AnyEvent, booking: Booking) -> UsageRow:
+    """What one event added to the books, with the call's record where the event has one."""
+    private = getattr(event, "private", None)
+    record = private.record if private is not None else None
+    tokens = getattr(event, "tokens", None)
+    cost = getattr(event, "cost_nanousd", None)
+    model, provider = getattr(event, "model", None), getattr(event, "provider", None)
+    body: bytes | None = None
+    if record is not None or tokens is not None or cost is not None or model is not None or provider is not None:
+        whole = msgspec.structs.replace(
+            record or CallRecord(), model=model, provider=provider, tokens=tokens, cost_nanousd=cost
+        )
+        body = _encode(whole)
+    return UsageRow(
+        seq,
+        at,
+        booking.hold,
+        booking.account,
+        _encode(booking.also),
+        _encode(booking.amounts),
+        _encode(booking.uncovered),
+        booking.estimated,
+        model,
+        provider,
+        body,
+    )

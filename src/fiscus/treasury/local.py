@@ -1,0 +1,151 @@
+"""The treasury in this process, for asyncio: a face of the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fiscus.contract.errors import BudgetUnavailable, TreasuryError
+from fiscus.contract.queries import AnyQuery, Entry, ListAccounts, ListEntries, ListUsage, View
+from fiscus.contract.treasury import Readiness
+from fiscus.core.commands import Request
+from fiscus.core.outcomes import AnyOutcome, Refused
+from fiscus.treasury.engine import AnyResult, Committed, Engine
+from fiscus.treasury.reading import AccountNames, list_view
+
+FOLLOW_PAGE = 500
+FOLLOW_WAIT_S = 1.0
+LIST_WAIT_S = 0.05
+LIST_TRIES_MAX = 60
+
+
+class LocalTreasury:
+    """See ``contract.treasury.Treasury``. Belongs to the event loop in which it is first used."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ready: deque[tuple[asyncio.Future[Any], AnyResult]] = deque()
+        self._news: set[asyncio.Event] = set()
+        engine.observers.append(self._observe)
+
+    # -- the port -------------------------------------------------------------------------------------------------
+
+    def deliver(self, answers: list[tuple[Any, AnyResult]]) -> None:
+        """Called by the engine's thread once per batch."""
+        assert self._loop is not None
+        self._ready.extend(answers)
+        try:
+            self._loop.call_soon_threadsafe(self._wake)
+        except RuntimeError:
+            # The loop has been closed: nobody waits any more.
+            self._ready.clear()
+
+    def _wake(self) -> None:
+        ready = self._ready
+        while ready:
+            future, result = ready.popleft()
+            if future.done():
+                continue
+            if isinstance(result, TreasuryError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+    def _observe(self, committed: Committed) -> None:
+        if self._news and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        for event in self._news:
+            event.set()
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self.engine.start()
+        return self._loop
+
+    # -- Treasury -------------------------------------------------------------------------------------------------
+
+    async def execute(self, request: Request) -> AnyOutcome:
+        """See ``Treasury``."""
+        loop = self._loop or self._start()
+        future: asyncio.Future[AnyOutcome] = loop.create_future()
+        self.engine.submit(self, future, request)
+        return await future
+
+    async def execute_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:
+        """See ``Treasury``."""
+        loop = self._loop or self._start()
+        futures: list[asyncio.Future[AnyOutcome]] = []
+        for request in requests:
+            future: asyncio.Future[AnyOutcome] = loop.create_future()
+            self.engine.submit(self, future, request)
+            futures.append(future)
+        return list(await asyncio.gather(*futures))
+
+    async def read(self, query: AnyQuery) -> View | Refused:
+        """See ``Treasury``."""
+        loop = self._loop or self._start()
+        if isinstance(query, ListAccounts | ListEntries | ListUsage):
+            return await self._list(query)
+        future: asyncio.Future[View | Refused] = loop.create_future()
+        self.engine.submit(self, future, query)
+        return await future
+
+    async def _list(self, query: ListAccounts | ListEntries | ListUsage) -> View | Refused:
+        number = await asyncio.to_thread(self._tenant, query.tenant)
+        for attempt in range(LIST_TRIES_MAX):
+            try:
+                return await asyncio.to_thread(list_view, self.engine.store, number, query)
+            except BudgetUnavailable:
+                if attempt == LIST_TRIES_MAX - 1 or not query.min_seq:
+                    raise
+                await asyncio.sleep(LIST_WAIT_S)
+        raise AssertionError("the loop returns or raises")
+
+    def _tenant(self, name: str) -> int:
+        number: list[int] = []
+        self.engine.errand(lambda: number.append(self.engine.ledger(name).number))
+        return number[0]
+
+    async def follow(self, after: int = 0, tenant: str = "default", scope: str | None = None) -> AsyncIterator[Entry]:
+        """See ``Treasury``."""
+        self._start()
+        number = await asyncio.to_thread(self._tenant, tenant)
+        store = self.engine.store
+        names = AccountNames(store, number)
+        news = asyncio.Event()
+        self._news.add(news)
+        try:
+            while True:
+                news.clear()
+                stored = await asyncio.to_thread(store.journal.entries, number, after, FOLLOW_PAGE)
+                scoped = await asyncio.to_thread(names.number, scope) if scope is not None else None
+                for entry in await asyncio.to_thread(list, map(names.entry, stored)):
+                    after = entry.seq
+                    if scope is None or (scoped is not None and names.concerns(entry, scoped)):
+                        yield entry
+                if len(stored) < FOLLOW_PAGE:
+                    try:
+                        await asyncio.wait_for(news.wait(), FOLLOW_WAIT_S)
+                    except TimeoutError:
+                        continue
+        finally:
+            self._news.discard(news)
+
+    async def readiness(self) -> Readiness:
+        """See ``Treasury``."""
+        self._start()
+        return self.engine.readiness()
+
+    async def confirm_clock(self, tenant: str = "default", actor: str = "") -> None:
+        """See ``Treasury``."""
+        await asyncio.to_thread(self.engine.confirm_clock)
+
+    async def close(self) -> None:
+        """See ``Treasury``."""
+        await asyncio.to_thread(self.engine.close)

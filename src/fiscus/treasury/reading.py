@@ -1,0 +1,320 @@
+"""Views of a ledger: exact ones from the state in memory, lists from the tables that follow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from fiscus.contract.errors import BudgetUnavailable
+from fiscus.contract.queries import (
+    PAGE_LENGTH_MAX,
+    AccountsPage,
+    AccountView,
+    AnyQuery,
+    EntriesPage,
+    Entry,
+    FindKey,
+    HoldView,
+    KeysView,
+    ListAccounts,
+    ListEntries,
+    ListKeys,
+    ListTemplates,
+    ListUsage,
+    ReadAccount,
+    ReadHold,
+    TemplatesView,
+    TemplateView,
+    Usage,
+    UsagePage,
+    View,
+)
+from fiscus.core.answers import account_answer, effective_status, hold_answer, key_answer
+from fiscus.core.checks import check_id, check_name, invalid, to_datetime, to_ms
+from fiscus.core.decide import new_draft
+from fiscus.core.holds import find_hold
+from fiscus.core.outcomes import AccountAnswer, Refused
+from fiscus.core.records import CallRecord
+from fiscus.core.routes import allocation_cell, running_cell
+from fiscus.core.scopes import find_account
+from fiscus.core.state import ENTITY_TYPES, Account, Draft, Kind
+from fiscus.core.units import Amounts
+from fiscus.treasury.store import Store, StoredEntry, UsageRow
+
+FOLLOWER_WAIT = "the read models are behind; try again"
+NAME_FIELDS = ("account", "parent", "source", "target")
+
+_decoders: dict[Kind, msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(entity_type) for kind, entity_type in ENTITY_TYPES.items()
+}
+_numbers: msgspec.json.Decoder[tuple[int, ...]] = msgspec.json.Decoder(tuple[int, ...])
+_amounts: msgspec.json.Decoder[Amounts] = msgspec.json.Decoder(Amounts)
+_record = msgspec.json.Decoder(CallRecord)
+
+
+def read_view(draft: Draft, as_of_seq: int, query: AnyQuery, now: int) -> View | Refused:
+    """Answer an exact query between two batches; windows that have ended are shown as they would open now."""
+    if isinstance(query, ReadAccount):
+        wrong = check_name("account", query.account)
+        account = wrong or find_account(draft, query.account, query.scope)
+        if isinstance(account, Refused):
+            return account
+        return AccountView(as_of_seq=as_of_seq, account=_rolled_over(draft, account, now))
+    if isinstance(query, ReadHold):
+        wrong = check_id("id", query.id)
+        hold = wrong or find_hold(draft, query.id, query.scope)
+        if isinstance(hold, Refused):
+            return hold
+        return HoldView(as_of_seq=as_of_seq, hold=hold_answer(draft, hold))
+    if isinstance(query, ListTemplates):
+        return TemplatesView(as_of_seq=as_of_seq, templates=_templates(draft))
+    if isinstance(query, ListKeys):
+        keys = sorted((key for key in draft.keys.values() if not key.revoked), key=lambda key: key.key)
+        return KeysView(as_of_seq=as_of_seq, keys=tuple(key_answer(draft, key) for key in keys))
+    assert isinstance(query, FindKey), "lists are read from the tables"
+    found = (key for key in draft.keys.values() if key.digest == query.digest and not key.revoked)
+    return KeysView(as_of_seq=as_of_seq, keys=tuple(key_answer(draft, key) for key in found))
+
+
+def _rolled_over(draft: Draft, account: Account, now: int) -> Any:
+    mark = draft.mark()
+    draft.isolate()
+    draft.now = now
+    for number in account.budgets:
+        budget = draft.budgets[number]
+        if budget.allocated:
+            if effective_status(draft, account) == "active":
+                allocation_cell(draft, budget, now)
+        else:
+            running_cell(draft, budget, now)
+    answer = account_answer(draft, draft.accounts[account.number])
+    draft.rollback(mark)
+    return answer
+
+
+def _templates(draft: Draft) -> tuple[TemplateView, ...]:
+    return tuple(
+        TemplateView(
+            pattern=template.pattern,
+            parent=draft.accounts[template.parent].display_name if template.parent is not None else None,
+            budgets=template.budgets,
+            allocations=template.allocations,
+            priority=template.priority,
+            max_children=template.max_children,
+            max_new_per_minute=template.max_new_per_minute,
+            idle_close_s=template.idle_close_s,
+        )
+        for template in sorted(draft.templates.values(), key=lambda template: template.pattern)
+        if not template.removed
+    )
+
+
+# -- lists -----------------------------------------------------------------------------------------------------------
+
+
+def list_view(
+    store: Store, tenant: int, query: ListAccounts | ListEntries | ListUsage
+) -> AccountsPage | EntriesPage | UsagePage | Refused:
+    """Answer a list query from the tables, in the caller's thread.
+
+    Raises:
+        BudgetUnavailable: the tables have not reached ``min_seq`` yet.
+    """
+    if type(query.limit) is not int or not 1 <= query.limit <= PAGE_LENGTH_MAX:
+        return invalid("limit", f"must be an integer in 1 … {PAGE_LENGTH_MAX}")
+    if type(query.after) is not int or not 0 <= query.after < 2**62:
+        return invalid("after", "must be an integer ≥ 0")
+    if isinstance(query, ListEntries):
+        return _entries_page(store, tenant, query)
+    watermark = store.views.watermark(tenant)
+    as_of_seq = watermark.seq if watermark is not None else 0
+    if as_of_seq < query.min_seq:
+        raise BudgetUnavailable(FOLLOWER_WAIT)
+    if isinstance(query, ListAccounts):
+        return _accounts_page(store, tenant, query, as_of_seq)
+    return _usage_page(store, tenant, query, as_of_seq)
+
+
+def view_draft(store: Store, tenant: int) -> Draft:
+    """A state that reads everything from the views, for answers only."""
+    draft = new_draft()
+    views = store.views
+    for table in (draft.accounts, draft.budgets, draft.cells):
+        kind = table.kind
+
+        def load(key: Any, kind: Kind = kind) -> Any:
+            body = views.load(tenant, kind, key)
+            return _decoders[kind].decode(body) if body is not None else None
+
+        table.load = load
+    draft.names.load = lambda name: views.load_name(tenant, name)
+    return draft
+
+
+def _accounts_page(store: Store, tenant: int, query: ListAccounts, as_of_seq: int) -> AccountsPage | Refused:
+    draft = view_draft(store, tenant)
+    within: int | None = None
+    parent: int | None = None
+    if query.scope is not None:
+        within = draft.names.find(query.scope)
+        if within is None:
+            return AccountsPage(as_of_seq=as_of_seq, accounts=(), next=None)
+    if query.parent is not None:
+        found = find_account(draft, query.parent, query.scope, "parent")
+        if isinstance(found, Refused):
+            return found
+        parent = found.number
+    answers: list[AccountAnswer] = []
+    after, more = query.after, True
+    while more and len(answers) < query.limit:
+        bodies = store.views.accounts(tenant, after, query.limit, query.prefix, parent, within)
+        more = len(bodies) == query.limit
+        for body in bodies:
+            account: Account = _decoders["account"].decode(body)
+            after = account.number
+            if query.status is None or account.status == query.status:
+                answers.append(account_answer(draft, account))
+                if len(answers) == query.limit:
+                    more = True
+                    break
+    return AccountsPage(as_of_seq=as_of_seq, accounts=tuple(answers), next=after if more else None)
+
+
+def _usage_page(store: Store, tenant: int, query: ListUsage, as_of_seq: int) -> UsagePage | Refused:
+    draft = view_draft(store, tenant)
+    within: int | None = None
+    name = query.account or query.scope
+    if name is not None:
+        found = find_account(draft, name, query.scope)
+        if isinstance(found, Refused):
+            return found
+        within = found.number
+    rows = store.views.usage(
+        tenant,
+        query.after,
+        query.limit,
+        within,
+        to_ms(query.since) if query.since is not None else None,
+        to_ms(query.until) if query.until is not None else None,
+    )
+    return UsagePage(
+        as_of_seq=as_of_seq,
+        usage=tuple(_usage(draft, row) for row in rows),
+        next=rows[-1].seq if len(rows) == query.limit else None,
+    )
+
+
+def _usage(draft: Draft, row: UsageRow) -> Usage:
+    return Usage(
+        seq=row.seq,
+        at=to_datetime(row.at),
+        hold=row.hold,
+        account=draft.accounts[row.account].display_name,
+        also=tuple(draft.accounts[number].display_name for number in _numbers.decode(row.also)),
+        amounts=_amounts.decode(row.amounts),
+        uncovered=_amounts.decode(row.uncovered),
+        estimated=row.estimated,
+        record=_record.decode(row.record) if row.record is not None else None,
+    )
+
+
+def _entries_page(store: Store, tenant: int, query: ListEntries) -> EntriesPage | Refused:
+    head = store.journal.head(tenant)
+    as_of_seq = head.seq if head is not None else 0
+    if as_of_seq < query.min_seq:
+        raise BudgetUnavailable(FOLLOWER_WAIT)
+    stored = store.journal.entries(tenant, query.after, query.limit)
+    names = AccountNames(store, tenant)
+    scope = names.number(query.scope) if query.scope is not None else None
+    entries = [names.entry(entry) for entry in stored]
+    if query.scope is not None:
+        entries = [entry for entry in entries if scope is not None and names.concerns(entry, scope)]
+    return EntriesPage(
+        as_of_seq=as_of_seq,
+        entries=tuple(entries),
+        next=stored[-1].seq if len(stored) == query.limit else None,
+    )
+
+
+class AccountNames:
+    """Names and parents of accounts for readers of the journal, from the entries themselves and the views."""
+
+    def __init__(self, store: Store, tenant: int) -> None:
+        self._store = store
+        self._tenant = tenant
+        self._known: dict[int, tuple[str | None, int | None]] = {}
+        self._hold_accounts: dict[str, int] = {}
+
+    def number(self, name: str) -> int | None:
+        """The number of an account."""
+        return self._store.views.load_name(self._tenant, name) or next(
+            (number for number, (known, _) in self._known.items() if known == name), None
+        )
+
+    def entry(self, stored: StoredEntry) -> Entry:
+        """An entry as readers see it, with the names of the accounts in it."""
+        data = msgspec.json.decode(stored.body)
+        kind = data.pop("kind")
+        private = msgspec.json.decode(stored.private) if stored.private is not None else None
+        if private is not None:
+            data["private"] = private
+        if kind == "account_opened":
+            name = private.get("name") if private is not None else None
+            self._known[data["account"]] = (name, data.get("parent"))
+        numbers = {data[field] for field in NAME_FIELDS if isinstance(data.get(field), int)}
+        numbers.update(number for number in data.get("also", ()) if isinstance(number, int))
+        owner = self.owner(kind, data)
+        if owner is not None:
+            numbers.add(owner)
+            data.setdefault("account", owner)
+        names = {str(number): name for number in sorted(numbers) if (name := self._find(number)[0]) is not None}
+        return Entry(
+            seq=stored.seq, at=to_datetime(stored.at), kind=kind, data=data, names=names, hash=stored.hash.hex()
+        )
+
+    def owner(self, kind: str, data: dict[str, Any]) -> int | None:
+        """The account that an entry concerns, looked up through its hold, cell or budget where it is not named."""
+        if isinstance(data.get("account"), int):
+            if kind in ("held", "settled", "released"):
+                self._hold_accounts[data["id"]] = data["account"]
+            return int(data["account"])
+        views = self._store.views
+        if kind in ("settled", "released", "extended", "expired", "quarantine_closed"):
+            known = self._hold_accounts.get(data["id"])
+            if known is not None:
+                return known
+            body = views.load(self._tenant, "hold", data["id"])
+        elif isinstance(data.get("cell"), int):
+            body = views.load(self._tenant, "cell", data["cell"])
+        elif isinstance(data.get("budget"), int):
+            body = views.load(self._tenant, "budget", data["budget"])
+        elif kind == "adjustment_ended":
+            body = views.load(self._tenant, "adjustment", data["id"])
+        else:
+            return None
+        return int(msgspec.json.decode(body)["account"]) if body is not None else None
+
+    def concerns(self, entry: Entry, scope: int) -> bool:
+        """Whether an entry is about the scope's account or one below it."""
+        if entry.kind in ("key_put", "key_revoked", "template_put", "template_removed", "checkpoint", "transferred"):
+            return False
+        number = entry.data.get("account")
+        while isinstance(number, int):
+            if number == scope:
+                return True
+            number = self._find(number)[1]
+        return False
+
+    def _find(self, number: int) -> tuple[str | None, int | None]:
+        known = self._known.get(number)
+        if known is None:
+            body = self._store.views.load(self._tenant, "account", number)
+            if body is None:
+                return None, None
+            account: Account = _decoders["account"].decode(body)
+            known = self._known[number] = (account.name, account.parent)
+        return known
+
+
+__all__ = ["AccountNames", "list_view", "read_view", "view_draft"]
