@@ -23,9 +23,9 @@ STATUS_RANK: dict[Status, int] = {"active": 0, "suspended": 1, "closed": 2, "ter
 
 
 def balance(draft: Draft, cell: Cell) -> Balance:
-    """A cell as people see it."""
+    """A cell as people see it; an allocation that is parked or has ended has what it still covers as its limit."""
     budget = draft.budgets[cell.budget]
-    limit = cell.limit
+    limit = cell.limit if cell.phase == LIVE else cell.cover
     used = cell.used
     return Balance(
         account=draft.accounts[cell.account].display_name,

@@ -366,6 +366,7 @@ def _budget_put(draft: Draft, event: BudgetPut, at: int) -> None:
         limit_before = cell.limit
         cell.base = event.limit
         cell.enforce = event.mode == "enforce"
+        cell.forced = cell.forced or event.forced
         if cell.lapsing:
             lapse(cell)
         set_limit(draft, cell, limit_before)
@@ -423,6 +424,7 @@ def _adjusted(draft: Draft, event: Adjusted, at: int) -> None:
         cell.raised += event.amount
     else:
         cell.lowered -= event.amount
+    cell.forced = cell.forced or event.forced
     if cell.lapsing:
         lapse(cell)
     set_limit(draft, cell, limit_before)

@@ -188,7 +188,12 @@ def extend(draft: Draft, request: Request, command: Extend, now: int) -> HoldAns
         return Refused(code="conflict", detail=f"id: the hold is {hold.state} already", field="id")
     to = dict(hold.reserved)
     rises: Amounts = {}
-    for unit, amount in command.to.items():
+    wanted = dict(command.to)
+    if "tokens" not in wanted and "tokens" not in hold.asked:
+        parts = [max(wanted.get(part, 0), to.get(part, -1)) for part in ("input_tokens", "output_tokens")]
+        if min(parts) >= 0:
+            wanted["tokens"] = sum(parts)
+    for unit, amount in wanted.items():
         rise = amount - to.get(unit, 0)
         if rise > 0:
             to[unit] = amount
@@ -228,12 +233,11 @@ def reading(command: Settle, hold: Hold | None) -> Amounts:
             total.setdefault("cost", record.cost_nanousd)
     if "tokens" not in total and "input_tokens" in total and "output_tokens" in total:
         total["tokens"] = total["input_tokens"] + total["output_tokens"]
-    if command.final:
-        total.setdefault("calls", 1)
-        if hold is not None:
-            for unit, bound in hold.reserved.items():
-                if unit not in total:
-                    total[unit] = max(bound, hold.booked.get(unit, 0))
+    total.setdefault("calls", 1)
+    if command.final and hold is not None:
+        for unit, bound in hold.reserved.items():
+            if unit not in total:
+                total[unit] = max(bound, hold.booked.get(unit, 0))
     return total
 
 

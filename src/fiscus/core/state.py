@@ -113,6 +113,7 @@ class Cell(Entity, kw_only=True, omit_defaults=True):
         open: holds, quarantines and allocations that pin this cell.
         fired: the highest threshold that fired; ``alert_at``: the use at which the next one does.
         pins, cover, phase: of an allocation: the cells above, what is covered there, live, parked or ended.
+        forced: its limit was cut below use, or its mode made stricter, by force: E2 does not speak of it.
         shown_covered, shown_held, shown_uncovered: how it is seen from each pin now.
     """
 
@@ -140,6 +141,7 @@ class Cell(Entity, kw_only=True, omit_defaults=True):
     pins: tuple[int, ...] = ()
     phase: int = LIVE
     cover: int = 0
+    forced: bool = False
     shown_covered: int = 0
     shown_held: int = 0
     shown_uncovered: int = 0

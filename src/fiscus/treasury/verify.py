@@ -1,0 +1,273 @@
+"""Check a ledger from its journal: the chain, every invariant at every entry, and the views against the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from fiscus.contract.errors import UnknownFormat
+from fiscus.core.decide import new_draft
+from fiscus.core.events import (
+    AllocationPut,
+    AllocationResized,
+    AnyEvent,
+    Checkpoint,
+    Extended,
+    Held,
+    Transferred,
+)
+from fiscus.core.fold import fold
+from fiscus.core.invariants import broken, broken_admission, broken_cell, broken_hold
+from fiscus.core.outcomes import HoldState
+from fiscus.core.state import ENTITY_TYPES, KINDS, Cell, Draft, Hold, Kind
+from fiscus.treasury.codec import commitment_holds, decode_event, genesis, link
+from fiscus.treasury.sealing import StateDigest
+from fiscus.treasury.store import Store, StoredEntry, Watermark
+
+PAGE = 5_000
+FAULTS_MAX = 20
+FINAL_STATES = frozenset({"settled", "released"})
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that does not hold: which invariant, at which entry, and what."""
+
+    invariant: str
+    seq: int
+    detail: str
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What was checked, and the first faults; none means that all of it holds."""
+
+    tenant: str
+    from_seq: int
+    head_seq: int
+    entries: int
+    faults: tuple[Fault, ...]
+
+
+def verify(
+    store: Store,
+    tenant: str = "default",
+    *,
+    from_start: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Check E1 … E13 and the hash chain, from the last checkpoint or from the first entry.
+
+    Args:
+        store: the ledger; nothing is written.
+        tenant: whose journal.
+        from_start: do not trust the checkpoint.
+        progress: called with (entries checked, entries in all).
+
+    Returns:
+        The report; ``faults`` in the order of the journal, at most ``FAULTS_MAX``.
+    """
+    number = store.journal.tenants().get(tenant)
+    if number is None:
+        return Report(tenant=tenant, from_seq=0, head_seq=0, entries=0, faults=())
+    check = _Verification(store, tenant, number)
+    if not from_start:
+        check.start_from_checkpoint()
+    check.run(progress)
+    return Report(
+        tenant=tenant,
+        from_seq=check.from_seq,
+        head_seq=check.seq,
+        entries=check.seq - check.from_seq,
+        faults=tuple(check.faults[:FAULTS_MAX]),
+    )
+
+
+class _Verification:
+    """A state that is folded anew, entry by entry, and what was found on the way."""
+
+    def __init__(self, store: Store, tenant: str, number: int) -> None:
+        self.store = store
+        self.number = number
+        self.faults: list[Fault] = []
+        self.draft: Draft = new_draft()
+        self.seq = self.from_seq = 0
+        self.hash = genesis(tenant)
+        self.watermark: Watermark | None = store.views.watermark(number)
+        self._states: dict[str, HoldState] = {}
+        self._ids: set[str] = set()
+
+    def found(self, invariant: str, detail: str) -> None:
+        """Note a fault at the present entry."""
+        self.faults.append(Fault(invariant=invariant, seq=self.seq, detail=detail))
+
+    def start_from_checkpoint(self) -> None:
+        """Begin with the sealed state whose digest the journal vouches for."""
+        kept = self.store.journal.checkpoint(self.number)
+        if kept is None:
+            return
+        seq, rows = kept
+        sealed = self._sealing_event(seq)
+        if sealed is None:
+            return
+        digest = StateDigest()
+        for row in rows:
+            digest.add(row)
+        if digest.hexdigest() != sealed.state_digest:
+            self.seq = seq
+            self.found("E3", f"the state that was sealed at entry {seq} is not what its checkpoint vouches for")
+            self.seq = 0
+            return
+        for kind_number, key, body in rows:
+            kind: Kind = KINDS[kind_number]
+            self._table(kind)[key] = msgspec.json.decode(body, type=ENTITY_TYPES[kind])
+        for account in self.draft.accounts.values():
+            if account.name is not None:
+                self.draft.names[account.name] = account.number
+        self._states = {id: hold.state for id, hold in self.draft.holds.items()}
+        self.seq = self.from_seq = seq
+        self.hash = bytes.fromhex(sealed.chain_hash)
+
+    def _sealing_event(self, seq: int) -> Checkpoint | None:
+        after = seq
+        while True:
+            entries = self.store.journal.entries(self.number, after, PAGE)
+            for entry in entries:
+                event = decode_event(entry.body, None)
+                if isinstance(event, Checkpoint) and event.state_seq == seq:
+                    return event
+                after = entry.seq
+            if len(entries) < PAGE:
+                return None
+
+    def _table(self, kind: Kind) -> dict[object, object]:
+        tables: dict[Kind, object] = {
+            "account": self.draft.accounts,
+            "budget": self.draft.budgets,
+            "cell": self.draft.cells,
+            "hold": self.draft.holds,
+            "adjustment": self.draft.adjustments,
+            "template": self.draft.templates,
+            "key": self.draft.keys,
+        }
+        return tables[kind]  # type: ignore[return-value]
+
+    def run(self, progress: Callable[[int, int], None] | None) -> None:
+        """Check entry after entry; stop at the first that breaks the chain."""
+        head = self.store.journal.head(self.number)
+        total = (head.seq if head is not None else 0) - self.from_seq
+        while True:
+            entries = self.store.journal.entries(self.number, self.seq, PAGE)
+            for entry in entries:
+                if not self._check_chain(entry) or not self._apply(entry):
+                    return
+                if self.watermark is not None and self.seq == self.watermark.seq:
+                    self._check_views(self.watermark)
+            if progress is not None:
+                progress(self.seq - self.from_seq, total)
+            if len(entries) < PAGE:
+                break
+        for invariant, detail in broken(self.draft):
+            self.found(invariant, detail)
+        if self.watermark is not None and self.watermark.seq > self.seq:
+            self.found("E12", f"the views are as of entry {self.watermark.seq}, the journal ends with {self.seq}")
+
+    def _check_chain(self, entry: StoredEntry) -> bool:
+        """E9: gapless and unbroken."""
+        expected, before = self.seq + 1, self.hash
+        self.seq = expected
+        if entry.seq != expected:
+            self.found("E9", f"entry {expected} is missing; {entry.seq} follows")
+            return False
+        self.hash = link(before, entry.seq, entry.at, entry.body)
+        if self.hash != entry.hash:
+            self.found("E9", f"entry {entry.seq}: the hash does not fit its content and the entry before")
+            return False
+        if (
+            entry.private is not None
+            and entry.salt is not None
+            and not commitment_holds(entry.body, entry.salt, entry.private)
+        ):
+            self.found("E9", f"entry {entry.seq}: its private part is not what it vouched for")
+            return False
+        return True
+
+    def _apply(self, entry: StoredEntry) -> bool:
+        """Fold an entry and check everything that it touched."""
+        draft = self.draft
+        try:
+            event = decode_event(entry.body, entry.private)
+            draft.now = entry.at
+            fold(draft, event, entry.at)
+        except (UnknownFormat, KeyError) as error:
+            self.found("E3", f"entry {entry.seq} cannot be applied: {error}")
+            return False
+        draft.alerts.clear()
+        if isinstance(event, Held):
+            if event.id in self._ids:
+                self.found("E7", f"hold {event.id} was held twice")
+            self._ids.add(event.id)
+        for table, key in draft.commit():
+            kind = getattr(table, "kind", None)
+            if kind == "cell":
+                cell: Cell = draft.cells[key]
+                for invariant, detail in broken_cell(cell):
+                    self.found(invariant, detail)
+            elif kind == "hold":
+                self._check_hold(draft.holds[key])
+        for invariant, detail in broken_admission(draft, raised_by(draft, event)):
+            self.found(invariant, detail)
+        if isinstance(event, Transferred):
+            self._check_transfer(event)
+        return len(self.faults) < FAULTS_MAX
+
+    def _check_hold(self, hold: Hold) -> None:
+        """E5 and E6: a final state stays."""
+        for invariant, detail in broken_hold(hold):
+            self.found(invariant, detail)
+        before = self._states.get(hold.id)
+        if before in FINAL_STATES and hold.state != before:
+            self.found("E6", f"hold {hold.id} was {before} and became {hold.state}")
+        self._states[hold.id] = hold.state
+
+    def _check_transfer(self, event: Transferred) -> None:
+        """E8: each end of the transfer changes by the amount."""
+        accounts = {self.draft.cells[number].account for number, _ in event.sizes}
+        if event.source not in accounts or event.target not in accounts:
+            self.found("E8", "a transfer left out one of its ends")
+
+    def _check_views(self, watermark: Watermark) -> None:
+        """E3, E12: every entity of the views is what the journal says."""
+        if watermark.hash != self.hash:
+            self.found("E12", f"the views are as of another entry {watermark.seq}")
+            return
+        expected = {(number, key) for number, kind in enumerate(KINDS) for key in self._table(kind)}
+        with self.store.views.sealed(self.number) as (as_of, rows):
+            if as_of.seq != watermark.seq:
+                return
+            for number, key, body in rows:
+                kind = KINDS[number]
+                entity: Any = self._table(kind).get(key)
+                expected.discard((number, key))
+                if entity is not None:
+                    entity.stamp = 0
+                if msgspec.json.decode(body, type=ENTITY_TYPES[kind]) != entity:
+                    self.found("E12", f"the views say otherwise of {kind} {key}")
+        for number, missing in expected:
+            self.found("E12", f"the views lack {KINDS[number]} {missing}")
+
+
+def raised_by(draft: Draft, event: AnyEvent) -> Iterator[int]:
+    """The cells whose use an admission raised."""
+    if isinstance(event, Held):
+        for unit, numbers in event.cells.items():
+            if event.amounts.get(unit, 0):
+                yield from numbers
+    elif isinstance(event, Extended):
+        hold = draft.holds[event.id]
+        for unit in event.to:
+            yield from (number for number in hold.cells.get(unit, ()) if draft.cells[number].held)
+    elif isinstance(event, AllocationPut):
+        yield from event.pins
+    elif isinstance(event, AllocationResized):
+        yield from draft.cells[event.cell].pins
