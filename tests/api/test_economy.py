@@ -9,10 +9,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fiscus.api.economy import TokenEconomy
 from fiscus.api.economy.bodies import AllocateBody, Allocated
-from fiscus.api.keys import LOCAL
-from fiscus.core.commands import Adjust, PutAccount, PutBudget, Request, SetStatus
-from fiscus.core.outcomes import AccountAnswer, AdjustmentAnswer, BudgetAnswer
-from tests.api.economy_service import Economy, serve
+from fiscus.api.keys import LOCAL, digest_of, make_key_id, make_secret
+from fiscus.contract.errors import StoreUnavailable
+from fiscus.core.commands import Adjust, PutAccount, PutBudget, PutKey, Request, SetStatus
+from fiscus.core.outcomes import AccountAnswer, AdjustmentAnswer, BudgetAnswer, KeyAnswer
+from tests.api.economy_service import PEPPER, Economy, serve
 
 
 @pytest.fixture
@@ -464,6 +465,94 @@ async def test_known_fault_13_labels_are_bounded():
     }
     assert labels == {"a0", "a1", "other"}
     assert sample(text, "dean_tokens_consumed_total", agent_id="other") == 30
+
+
+async def put_key(economy: Economy, role: str, account: str | None = None) -> str:
+    """The header of a new key."""
+    secret = make_secret()
+    command = PutKey(key=make_key_id(), digest=digest_of(secret, PEPPER), role=role, account=account)
+    assert isinstance(await economy.treasury.execute(Request(command=command)), KeyAnswer)
+    return f"Bearer {secret}"
+
+
+async def test_known_fault_13_a_key_of_one_agent_acts_for_no_other():
+    # covers D2
+    async with serve(keys_required=True, key_pepper=PEPPER) as economy:
+        operator = await put_key(economy, "operator")
+        for agent_id in ("x", "y"):
+            status, _ = await economy.post(
+                "allocate", {"agent_id": agent_id, "requested_tokens": 1000}, Authorization=operator
+            )
+            assert status == 200
+        bound = await put_key(economy, "account", "agent:x")
+        report = {"tokens_consumed": 10, "value_generated": 0}
+        assert (await economy.post("consume", report | {"agent_id": "x"}, Authorization=bound))[0] == 200
+        assert (await economy.post("allocate", {"agent_id": "x", "requested_tokens": 10}, Authorization=bound))[
+            0
+        ] == 200
+        assert (await economy.get("/api/v1/tokens/agent/x", Authorization=bound))[0] == 200
+        for agent_id in ("y", "unheard-of"):
+            assert (await economy.post("consume", report | {"agent_id": agent_id}, Authorization=bound))[0] == 403
+            asked = {"agent_id": agent_id, "requested_tokens": 10}
+            assert (await economy.post("allocate", asked, Authorization=bound))[0] == 403
+            assert (await economy.get(f"/api/v1/tokens/agent/{agent_id}", Authorization=bound))[0] == 403
+        asked = {"agent_id": "x", "requested_tokens": 10, "parent_agent_id": "y"}
+        assert (await economy.post("allocate", asked, Authorization=bound))[0] == 403
+        assert (await economy.get("/api/v1/tokens/status", Authorization=bound))[0] == 403
+        assert (await economy.balance("agent:y")).spent == 0
+
+
+async def test_known_fault_13_who_may_only_look_cannot_spend_and_who_has_no_key_can_do_nothing():
+    async with serve(keys_required=True, key_pepper=PEPPER) as economy:
+        await put_key(economy, "operator")
+        viewer = await put_key(economy, "viewer")
+        assert (await economy.get("/api/v1/tokens/status", Authorization=viewer))[0] == 200
+        asked = {"agent_id": "x", "requested_tokens": 10}
+        assert (await economy.post("allocate", asked, Authorization=viewer))[0] == 403
+        status, body = await economy.post("allocate", asked)
+        assert (status, isinstance(body["detail"], str)) == (401, True)
+
+
+async def test_calls_without_a_key_may_be_bound_to_the_pool():
+    async with serve(keys_required=True, key_pepper=PEPPER, anonymous_account="global") as economy:
+        assert (await economy.allocate("x", 100))[0] == 200
+        assert (await economy.consume("x", 10))[0] == 200
+        assert (await economy.get("/api/v1/tokens/status"))[0] == 200
+        assert (await economy.get("/v1/accounts/global"))[0] == 401
+
+
+async def test_calls_without_a_key_may_be_bound_to_one_agent():
+    async with serve(keys_required=True, key_pepper=PEPPER, anonymous_account="agent:x") as economy:
+        operator = await put_key(economy, "operator")
+        await economy.post("allocate", {"agent_id": "x", "requested_tokens": 100}, Authorization=operator)
+        assert (await economy.consume("x", 10))[0] == 200
+        assert (await economy.consume("y", 10))[0] == 403
+
+
+async def test_health_is_told_in_the_words_that_clients_know(economy):
+    # covers D31
+    assert await economy.get("/health") == (200, {"status": "healthy", "service": "token-economy"})
+
+
+async def test_a_service_whose_ledger_is_away_is_not_healthy_and_books_nothing_twice():
+    # covers D31, D36
+    async with serve() as economy:
+        await economy.allocate("a", 100)
+        store = economy.treasury.engine.store
+        append, reopen = store.journal.append, store.journal.reopen
+
+        def unavailable(*arguments):
+            raise StoreUnavailable("the disk is gone")
+
+        store.journal.append = store.journal.reopen = unavailable
+        status, body = await economy.consume("a", 10, key="r1")
+        assert (status, body["detail"][:18]) == (503, "Service unhealthy:")
+        status, body = await economy.get("/health")
+        assert (status, body["detail"][:18]) == (503, "Service unhealthy:")
+        store.journal.append, store.journal.reopen = append, reopen
+        assert (await economy.consume("a", 10, key="r1"))[0] == 200
+        assert await economy.get("/health") == (200, {"status": "healthy", "service": "token-economy"})
+        assert (await economy.balance("agent:a")).spent == 10
 
 
 # -- the read model ------------------------------------------------------------------------------------------------

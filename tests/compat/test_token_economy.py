@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
+from fiscus.api.keys import digest_of, make_secret
 from fiscus.compat.token_economy import (
     TokenAllocationError,
     TokenBudgetExhausted,
@@ -16,7 +17,9 @@ from fiscus.compat.token_economy import (
     TokenEconomyClient,
 )
 from fiscus.contract.errors import FiscusError
-from tests.api.economy_service import Economy, serve
+from fiscus.core.commands import PutKey, Request
+from fiscus.core.outcomes import KeyAnswer
+from tests.api.economy_service import PEPPER, Economy, serve
 
 
 @pytest.fixture
@@ -71,6 +74,22 @@ async def test_the_pool_and_an_agent_can_be_looked_at(client):
     assert (await client.get_budget_status())["active_agents"] == 1
     assert (await client.get_agent_status("a-b c"))["allocated"] == 1000
     assert await client.get_agent_status("nobody") is None
+
+
+async def test_the_key_is_given_or_found_in_the_environment(monkeypatch):
+    # covers D39
+    async with serve(keys_required=True, key_pepper=PEPPER) as economy:
+        secret = make_secret()
+        command = PutKey(key="k1", digest=digest_of(secret, PEPPER), role="operator")
+        assert isinstance(await economy.treasury.execute(Request(command=command)), KeyAnswer)
+        async with TokenEconomyClient(economy.url) as nobody:
+            with pytest.raises(TokenAllocationError, match="401"):
+                await nobody.allocate_tokens("a", 10)
+        async with TokenEconomyClient(economy.url, api_key=secret) as given:
+            assert (await given.allocate_tokens("a", 10))["allocated_tokens"] == 10
+        monkeypatch.setenv("FISCUS_API_KEY", secret)
+        async with TokenEconomyClient(economy.url) as found:
+            assert (await found.allocate_tokens("a", 10))["allocated_tokens"] == 10
 
 
 async def test_health_is_true_or_false_and_never_an_error(client):
@@ -249,37 +268,31 @@ async def losing_replies(url: str, lost: int) -> AsyncIterator[str]:
     """A TCP proxy that passes requests on and drops the first ``lost`` replies, with their connections."""
     port = int(url.rpartition(":")[2])
     left = lost
-    connections: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal left
-        task = asyncio.current_task()
-        assert task is not None
-        connections.add(task)
         upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", port)
+        writers.extend((writer, upstream_writer))
 
         async def requests() -> None:
             while chunk := await reader.read(65_536):
                 upstream_writer.write(chunk)
 
         sending = asyncio.create_task(requests())
-        try:
-            while chunk := await upstream_reader.read(65_536):
-                if left > 0:
-                    left -= 1
-                    break
-                writer.write(chunk)
-        finally:
-            sending.cancel()
-            writer.close()
-            upstream_writer.close()
-            connections.discard(task)
+        while chunk := await upstream_reader.read(65_536):
+            if left > 0:
+                left -= 1
+                break
+            writer.write(chunk)
+        sending.cancel()
+        writer.close()
+        upstream_writer.close()
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
-        for task in connections:
-            task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
+        for writer in writers:
+            writer.close()

@@ -98,8 +98,10 @@ class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """The process answers. Whether it admits calls is said by ``/ready``."""
+    """The process answers and its ledger can be reached. Whether calls are admitted is said by ``/ready``.
+
+    The body is the one that clients of the token economy service know (D31).
+    """
 
     status: str
     service: str
-    version: str

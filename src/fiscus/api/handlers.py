@@ -73,6 +73,9 @@ from fiscus.core.outcomes import AnyOutcome, BudgetAnswer, BudgetView, CompoundA
 from fiscus.core.units import Unit
 
 NO_STORE = ((b"cache-control", b"no-store"),)
+
+HEALTHY_REASONS = frozenset(("draining", "clock_stepped"))
+"""Reasons not to admit calls that say nothing against the process and its store."""
 CREATING = (Reserve, Adjust)
 
 
@@ -509,9 +512,13 @@ async def confirm_clock(call: Call) -> Reply | Problem:
     return call.answer(await call.service.treasury.readiness())
 
 
-async def read_health(call: Call) -> Reply:
-    """The process is alive."""
-    return call.answer(Health(status="healthy", service="fiscus", version=call.service.options.version))
+async def read_health(call: Call) -> Reply | Problem:
+    """The process is alive and its store can be reached, else 503."""
+    readiness = await _readiness(call)
+    reasons = [reason for reason in readiness.reasons if reason not in HEALTHY_REASONS]
+    if reasons:
+        return problem("budget_unavailable", f"Service unhealthy: {', '.join(reasons)}", retry_after_s=1)
+    return call.answer(Health(status="healthy", service="token-economy"))
 
 
 async def read_readiness(call: Call) -> Reply:

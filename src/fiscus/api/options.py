@@ -35,7 +35,7 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
             ``scope["fiscus.caller"]``.
         registry: where the metrics are registered; None: one of its own.
         tenant: whose ledger this is.
-        version: shown by ``/health`` and in the OpenAPI document.
+        version: shown in the OpenAPI document.
         clock_s, monotonic_s: seconds since the epoch, for the expiry of keys; and of a clock that never steps.
     """
 

@@ -459,7 +459,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/health",
-        summary="Say that the process is alive.",
+        summary="Say that the process is alive and reaches its ledger, else 503.",
         access="open",
         handle=handlers.read_health,
         answer=answers.Health,

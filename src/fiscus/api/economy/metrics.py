@@ -50,12 +50,11 @@ class EconomyMetrics(Collector):
         yield consumed
         yield active
         yield efficiency_histogram(books)
-        if economy.pool is not None:
-            yield GaugeMetricFamily(
-                "dean_global_budget_remaining",
-                "Tokens the pool can still hand out; negative when it is overdrawn.",
-                value=economy.pool.available,
-            )
+        yield GaugeMetricFamily(
+            "dean_global_budget_remaining",
+            "Tokens the pool can still hand out; negative when it is overdrawn.",
+            value=economy.pool.available if economy.pool is not None else economy.pool_tokens,
+        )
         yield CounterMetricFamily(
             "dean_agents_terminated_budget", "Agents terminated for want of tokens.", value=books.terminated
         )

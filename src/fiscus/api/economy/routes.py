@@ -9,9 +9,22 @@ import msgspec
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
-from fiscus.api.economy.bodies import AllocateBody, Body, ConsumeBody, Denied, Faults, Problem, fault, read_body
+from fiscus.api.economy.bodies import (
+    AgentStatus,
+    AllocateBody,
+    Allocated,
+    Body,
+    BudgetStatus,
+    ConsumeBody,
+    Consumed,
+    Denied,
+    Faults,
+    Problem,
+    fault,
+    read_body,
+)
 from fiscus.api.economy.service import TokenEconomy
 from fiscus.api.keys import Caller
 from fiscus.api.problems import STATUSES
@@ -25,48 +38,95 @@ BODY_BYTES_MAX = 65_536
 """Longest body that is read."""
 
 Answer = msgspec.Struct
-Handler = Callable[[Request], Awaitable[Answer]]
+Handler = Callable[[TokenEconomy, Request], Awaitable[Answer]]
 
 
-def economy_routes(economy: TokenEconomy) -> tuple[BaseRoute, ...]:
+class EconomyRoute(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One address: it drives routing and the OpenAPI document. ``refusals`` are the statuses of ``Problem``."""
+
+    method: str
+    path: str
+    summary: str
+    handle: Handler
+    answer: type[Answer]
+    body: type[Answer] | None = None
+    refusals: tuple[int, ...] = (401, 403, 429, 503)
+
+
+def economy_routes(economy: TokenEconomy) -> tuple[Route, ...]:
     """Routes for ``ApiOptions.extra_routes``; they find the caller in ``scope["fiscus.caller"]``."""
-
-    async def allocate(request: Request) -> Answer:
-        """Ask for a grant, sized by the agent's history (D21)."""
-        body, key = await read_write(request, AllocateBody)
-        if not isinstance(body, AllocateBody):
-            return body
-        return key if isinstance(key, Faults) else await economy.allocate(caller_of(request), body, key)
-
-    async def consume(request: Request) -> Answer:
-        """Report tokens that were used (D25)."""
-        body, key = await read_write(request, ConsumeBody)
-        if not isinstance(body, ConsumeBody):
-            return body
-        return key if isinstance(key, Faults) else await economy.consume(caller_of(request), body, key)
-
-    async def status(request: Request) -> Answer:
-        """The pool and the active agents (D28)."""
-        return await economy.status(caller_of(request))
-
-    async def agent_status(request: Request) -> Answer:
-        """One agent's allocation (D30)."""
-        return await economy.agent_status(caller_of(request), request.path_params["agent_id"])
-
-    return (
-        Route("/api/v1/tokens/allocate", answering(allocate), methods=["POST"]),
-        Route("/api/v1/tokens/consume", answering(consume), methods=["POST"]),
-        Route("/api/v1/tokens/status", answering(status), methods=["GET"]),
-        Route("/api/v1/tokens/agent/{agent_id}", answering(agent_status), methods=["GET"]),
-    )
+    return tuple(Route(row.path, answering(row.handle, economy), methods=[row.method]) for row in ROUTES)
 
 
-def answering(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+async def allocate(economy: TokenEconomy, request: Request) -> Answer:
+    """Ask for a grant (D21)."""
+    body, key = await read_write(request, AllocateBody)
+    if not isinstance(body, AllocateBody):
+        return body
+    return key if isinstance(key, Faults) else await economy.allocate(caller_of(request), body, key)
+
+
+async def consume(economy: TokenEconomy, request: Request) -> Answer:
+    """Report tokens that were used (D25)."""
+    body, key = await read_write(request, ConsumeBody)
+    if not isinstance(body, ConsumeBody):
+        return body
+    return key if isinstance(key, Faults) else await economy.consume(caller_of(request), body, key)
+
+
+async def status(economy: TokenEconomy, request: Request) -> Answer:
+    """The pool and the active agents (D28)."""
+    return await economy.status(caller_of(request))
+
+
+async def agent_status(economy: TokenEconomy, request: Request) -> Answer:
+    """One agent's allocation (D30)."""
+    return await economy.agent_status(caller_of(request), request.path_params["agent_id"])
+
+
+ROUTES = (
+    EconomyRoute(
+        method="POST",
+        path="/api/v1/tokens/allocate",
+        summary="Ask for a grant of tokens, sized by the agent's history.",
+        handle=allocate,
+        body=AllocateBody,
+        answer=Allocated,
+        refusals=(401, 403, 409, 413, 415, 429, 503),
+    ),
+    EconomyRoute(
+        method="POST",
+        path="/api/v1/tokens/consume",
+        summary="Report tokens that were used; an agent that used more than it had is terminated.",
+        handle=consume,
+        body=ConsumeBody,
+        answer=Consumed,
+        refusals=(401, 403, 404, 409, 413, 415, 429, 503),
+    ),
+    EconomyRoute(
+        method="GET",
+        path="/api/v1/tokens/status",
+        summary="Read the pool, the active agents and the most efficient of them.",
+        handle=status,
+        answer=BudgetStatus,
+    ),
+    EconomyRoute(
+        method="GET",
+        path="/api/v1/tokens/agent/{agent_id}",
+        summary="Read one agent's allocation.",
+        handle=agent_status,
+        answer=AgentStatus,
+        refusals=(401, 403, 404, 429, 503),
+    ),
+)
+
+
+def answering(handle: Handler, economy: TokenEconomy) -> Callable[[Request], Awaitable[Response]]:
     """Turn what a handler returns, or an error of the treasury, into a response."""
 
     async def answer(request: Request) -> Response:
         try:
-            return respond(await handler(request))
+            return respond(await handle(economy, request))
         except Refusal as refusal:
             return respond(refusal.refused)
         except FiscusError as error:
@@ -74,8 +134,6 @@ def answering(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
             retry_after_s = error.retry_after_s if isinstance(error, BudgetUnavailable) else 1
             return respond(Denied(status=503, detail=unavailable(error), retry_after_s=retry_after_s))
 
-    answer.__doc__ = handler.__doc__
-    answer.__name__ = getattr(handler, "__name__", "answer")
     return answer
 
 
@@ -87,6 +145,22 @@ async def read_write(request: Request, kind: type[Body]) -> tuple[Body | Faults 
         if len(raw) > BODY_BYTES_MAX:
             return Denied(status=413, detail=f"The body may be {BODY_BYTES_MAX} bytes long"), None
     return read_body(raw, kind), idempotency_key(request)
+
+
+def idempotency_key(request: Request) -> str | Faults | None:
+    """The caller's key for a write, if it sent one."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (0 < len(key) <= ID_LENGTH_MAX and key.isprintable()):
+        wanted = f"Expected 1 to {ID_LENGTH_MAX} printable characters"
+        return fault("value_error", ("header", "Idempotency-Key"), wanted)
+    return key
+
+
+def caller_of(request: Request) -> Caller:
+    """Who calls, as the application found out."""
+    caller = request.scope["fiscus.caller"]
+    assert isinstance(caller, Caller), "the application says who calls"
+    return caller
 
 
 def respond(outcome: Answer) -> Response:
@@ -113,24 +187,7 @@ def unavailable(error: FiscusError) -> str:
     return text if text.startswith("Service ") else f"Service unhealthy: {text}"
 
 
-def json_response(body: Any, status: int, retry_after_s: int | None = None) -> Response:
+def json_response(body: Any, status_code: int, retry_after_s: int | None = None) -> Response:
     """A body as JSON."""
     headers = {"Retry-After": str(retry_after_s)} if retry_after_s is not None else None
-    return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
-
-
-def idempotency_key(request: Request) -> str | Faults | None:
-    """The caller's key for a write, if it sent one."""
-    key = request.headers.get("idempotency-key")
-    if key is not None and not (0 < len(key) <= ID_LENGTH_MAX and key.isprintable()):
-        return fault(
-            "value_error", ("header", "Idempotency-Key"), f"Expected 1 to {ID_LENGTH_MAX} printable characters"
-        )
-    return key
-
-
-def caller_of(request: Request) -> Caller:
-    """Who calls, as the application found out."""
-    caller = request.scope["fiscus.caller"]
-    assert isinstance(caller, Caller), "the application says who calls"
-    return caller
+    return Response(msgspec.json.encode(body), status_code, headers, media_type="application/json")

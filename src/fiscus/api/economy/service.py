@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime
 from fractions import Fraction
 from hashlib import sha256
@@ -41,6 +42,9 @@ from fiscus.policy.efficiency import (
 ATTEMPTS_MAX = 64
 """How often a grant is sized anew because somebody else's came first."""
 
+START_S_MAX = 1.0
+"""How long the start of the service waits for the economy, in seconds."""
+
 POOL_INTERVAL_S = 0.2
 """Shortest time between two looks at the pool for the metrics, in seconds."""
 
@@ -59,6 +63,7 @@ class TokenEconomy:
     Attributes:
         books: the read model.
         pool: what the pool had when somebody last looked; None before the start.
+        pool_tokens: what it is made with where there is none.
         rejections: grants that were refused since the start, by reason.
     """
 
@@ -77,19 +82,21 @@ class TokenEconomy:
         self.pool: Balance | None = None
         self.rejections: dict[str, int] = {"budget_exhausted": 0, "insufficient_allocation": 0}
         self._ledger = EconomyLedger(treasury, tenant=tenant)
-        self._pool_tokens = pool_tokens
+        self.pool_tokens = pool_tokens
         self._started = asyncio.Event()
         self._changed = asyncio.Event()
         self._follower = Follower(treasury, self.books, tenant=tenant, on_change=self._changed.set)
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     async def __aenter__(self) -> TokenEconomy:
-        """Start in the background; calls wait for it a while."""
+        """Start, or after ``START_S_MAX`` go on starting in the background; calls wait for it a while."""
         self._tasks = (
             asyncio.create_task(self._start(), name="token economy: start"),
             asyncio.create_task(self._follower.run(), name="token economy: books"),
             asyncio.create_task(self._watch_pool(), name="token economy: pool"),
         )
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._started.wait(), START_S_MAX)
         return self
 
     async def __aexit__(
@@ -175,7 +182,7 @@ class TokenEconomy:
             agent_id=agent_id,
             consumed=balance.spent,
             remaining=balance.available,
-            efficiency=await self._efficiency(account, agent_id),
+            efficiency=await self._efficiency(agent_id),
             warning=low_warning(balance),
         )
 
@@ -189,9 +196,7 @@ class TokenEconomy:
         if await self._scope(caller) != POOL_ACCOUNT:
             return forbidden()
         self.pool = pool = await self._ledger.pool()
-        view = await self._ledger.account(POOL_ACCOUNT)
-        assert isinstance(view, AccountView), "the pool's account was there a moment ago"
-        await self._follower.reached(view.as_of_seq)
+        await self._caught_up()
         active = list(self.books.active())
         return BudgetStatus(
             global_budget=pool.limit,
@@ -242,7 +247,7 @@ class TokenEconomy:
         agent_id, account = body.agent_id, ACCOUNT_PREFIX + body.agent_id
         self.pool = pool = await self._ledger.pool()
         view = await self._ledger.account(account, POOL_ACCOUNT)
-        await self._follower.reached(view.as_of_seq if isinstance(view, AccountView) else 0)
+        await self._caught_up()
         if (made := self.books.grant(grant)) is not None:
             return again(body, made, pool)
         current: BudgetView | None = None
@@ -296,13 +301,23 @@ class TokenEconomy:
         book = self.books.agent(agent_id)
         return book.historical_efficiency() if book is not None else EFFICIENCY_UNKNOWN
 
-    async def _efficiency(self, account: str, agent_id: str) -> float:
-        """How efficient an agent is, its own last report included."""
-        view = await self._ledger.account(account, POOL_ACCOUNT)
-        if isinstance(view, AccountView):
-            await self._follower.reached(view.as_of_seq)
+    async def _efficiency(self, agent_id: str) -> float:
+        """How efficient an agent is, its own last report included.
+
+        The report is on the books of the ledger by now, so it is answered even if the read model is late.
+        """
+        try:
+            await self._caught_up()
+        except BudgetUnavailable as error:
+            log.warning("token_economy_books_late", error=str(error))
         book = self.books.agent(agent_id)
         return book.efficiency if book is not None else 0.0
+
+    async def _caught_up(self) -> None:
+        """Return when the read model has all that the ledger had when this was called."""
+        view = await self._ledger.account(POOL_ACCOUNT)
+        if isinstance(view, AccountView):
+            await self._follower.reached(view.as_of_seq)
 
     async def _exhaust(self, account: str, balance: Balance, caller: Caller) -> None:
         """Terminate an agent that used more than it had; what it used is on the books already."""
@@ -341,10 +356,14 @@ class TokenEconomy:
             raise BudgetUnavailable(NOT_STARTED) from error
 
     async def _start(self) -> None:
-        """Make the pool as soon as the ledger lets it, and read the journal up to where it is now."""
+        """Make the pool as soon as the ledger lets it, and read the journal up to where it is now.
+
+        Until then nothing is booked, so that a caller without an idempotency key may simply ask again.
+        """
         while not self._started.is_set():
             try:
-                self.pool = await self._ledger.open_pool(self._pool_tokens)
+                self.pool = await self._ledger.open_pool(self.pool_tokens)
+                await self._caught_up()
                 self._started.set()
             except FiscusError as error:
                 log.warning("token_economy_start_wait", error=str(error))

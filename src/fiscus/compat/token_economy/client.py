@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
+from importlib import import_module
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
@@ -32,7 +32,7 @@ class TokenEconomyClient:
     Args:
         base_url: of the service.
         timeout: seconds that one attempt may take.
-        api_key: key of the service; by default what ``FISCUS_API_KEY`` says in the environment.
+        api_key: key of the service; default: the setting ``api_key`` (``FISCUS_API_KEY``).
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class TokenEconomyClient:
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.timeout = timeout
-        self._api_key = api_key or os.environ.get("FISCUS_API_KEY")
+        self._api_key = api_key if api_key is not None else _setting_api_key()
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> TokenEconomyClient:
@@ -178,6 +178,12 @@ class TokenEconomyClient:
         if self._session is None:
             raise RuntimeError("Client not initialized. Use async context manager.")
         return self._session
+
+
+def _setting_api_key() -> str | None:
+    """The key in the settings, whose only reader stands above this layer."""
+    key = import_module("fiscus.settings").load_settings().api_key
+    return key.get_secret_value() if key is not None else None
 
 
 def _may_repeat(error: aiohttp.ClientError | TimeoutError) -> bool:
