@@ -1,0 +1,455 @@
+"""The composition root of the service: settings in, a running service out, and a clean end.
+
+    bind ▸ open the ledger (its lock says where it is served) ▸ keys ▸ serve ▸ drain ▸ close the ledger
+
+Concrete classes meet here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import structlog
+import uvicorn
+from prometheus_client import CollectorRegistry
+from starlette.datastructures import URLPath
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Receive, Scope, Send
+
+from fiscus import __version__
+from fiscus.api import ApiOptions, create_app
+from fiscus.api.application import Application
+from fiscus.api.economy import EconomyMetrics, TokenEconomy, economy_routes
+from fiscus.api.keys import ALLOWED, store_first_key
+from fiscus.contract.errors import ConfigurationInvalid, FiscusError, StoreUnavailable
+from fiscus.contract.queries import AccountView, KeysView, ListKeys, ListTemplates, ReadAccount
+from fiscus.contract.treasury import Treasury
+from fiscus.core.outcomes import Refused
+from fiscus.core.state import Rules
+from fiscus.settings import Settings
+from fiscus.stores import SQLITE_SCHEME, open_store
+from fiscus.treasury.engine import Engine
+from fiscus.treasury.local import LocalTreasury
+
+BACKLOG = 2_048
+PEPPER_BYTES = 32
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (recognised here, never bound to by default)
+
+log = structlog.get_logger()
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True):
+    """What a service says once it listens.
+
+    Attributes:
+        url: where it is reached from this machine.
+        store: URL of the ledger.
+        keys_required: whether a call needs a key.
+    """
+
+    url: str
+    store: str
+    keys_required: bool
+    version: str = __version__
+
+
+def serve(settings: Settings, on_started: Callable[[Started], None]) -> None:
+    """Run the service until SIGTERM or SIGINT, then answer what is in flight and let the ledger go.
+
+    Raises:
+        ConfigurationInvalid: the address cannot be listened on, or it is not loopback and there are no keys.
+        LedgerBusy, StoreUnavailable: the ledger cannot be opened.
+    """
+    configure_logging(settings.log_level, settings.log_format)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(settings, on_started))
+
+
+async def _serve(settings: Settings, on_started: Callable[[Started], None]) -> None:
+    """The life of a service."""
+    listener = listen(settings.host, settings.port)
+    with contextlib.closing(listener):
+        url = address_of(settings, listener.getsockname()[1])
+        async with open_treasury(settings, address=url) as treasury:
+            pepper = read_pepper(settings)
+            keys_required = await has_keys(treasury, settings, pepper)
+            if not keys_required and not is_loopback(settings.host):
+                raise ConfigurationInvalid(
+                    f"{settings.host} can be reached from other machines, and this ledger has no keys: set "
+                    "FISCUS_BOOTSTRAP_KEY, make a key with `fiscus keys create --role admin`, or listen on 127.0.0.1"
+                )
+            async with _economy(treasury, settings) as (economy, routes):
+                registry = CollectorRegistry()
+                registry.register(EconomyMetrics(economy))
+                options = ApiOptions(
+                    key_pepper=pepper,
+                    keys_required=keys_required,
+                    allowed_hosts=settings.allowed_hosts,
+                    body_bytes_max=settings.body_bytes_max,
+                    batch_bytes_max=settings.batch_bytes_max,
+                    request_timeout_s=settings.request_s_max,
+                    in_flight_max=settings.requests_in_flight_max,
+                    streams_max=settings.streams_max,
+                    heartbeat_s=settings.heartbeat_s,
+                    requests_per_minute_default=settings.key_requests_per_minute,
+                    trusted_proxies=settings.trusted_proxies,
+                    metric_labels_max=settings.metric_labels_max,
+                    metrics_open=settings.metrics_open,
+                    anonymous_account=settings.economy_anonymous_account,
+                    extra_routes=(*routes, checkpoint_route(treasury, settings.tenant)),
+                    registry=registry,
+                    tenant=settings.tenant,
+                    version=__version__,
+                )
+                started = Started(url=url, store=settings.store_url, keys_required=keys_required)
+                async with _checkpoints(treasury, settings):
+                    await _run(create_app(treasury, options), settings, listener, started=lambda: on_started(started))
+        log.info("service_stopped", url=url)
+
+
+async def _run(app: Application, settings: Settings, listener: socket.socket, started: Callable[[], None]) -> None:
+    """Serve until a signal says stop, then until what is in flight is answered."""
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=settings.keep_alive_s,
+            timeout_graceful_shutdown=settings.drain_s_max,
+            backlog=BACKLOG,
+            ssl_certfile=settings.tls_certificate_path,
+            ssl_keyfile=settings.tls_key_path,
+        ),
+        started,
+    )
+
+    def stop() -> None:
+        app.drain()
+        server.force_exit = server.should_exit
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: uvicorn raises them again at its end, before the ledger would be closed."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._on_started()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+# -- the ledger ---------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def open_treasury(settings: Settings, *, address: str | None = None) -> AsyncIterator[LocalTreasury]:
+    """Open the ledger of the settings in this process, and close it at the end, whatever happens.
+
+    Args:
+        settings: names the ledger and the rules that it is kept by.
+        address: where this process serves it.
+
+    Raises:
+        LedgerBusy: another process has it open.
+        StoreUnavailable: it cannot be opened.
+    """
+    store = open_store(settings.store_url, address=address)
+    rules = Rules(quarantine_ms=settings.quarantine_s * 1_000, quarantine=settings.quarantine_policy)
+    treasury = LocalTreasury(Engine(store, rules=rules, queue_max=settings.queue_length_max))
+    try:
+        yield treasury
+    finally:
+        await treasury.close()
+
+
+def ledger_path(settings: Settings) -> Path | None:
+    """The file of the ledger; None if it is not one file on this machine."""
+    url = settings.store_url
+    return Path(url.removeprefix(SQLITE_SCHEME)) if url.startswith(SQLITE_SCHEME) else None
+
+
+@asynccontextmanager
+async def _checkpoints(treasury: LocalTreasury, settings: Settings) -> AsyncIterator[None]:
+    """Seal the state now and then, as long as something happens."""
+    if not settings.checkpoint_interval_s:
+        yield
+        return
+    task = asyncio.create_task(_seal_repeatedly(treasury, settings), name="checkpoints")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _seal_repeatedly(treasury: LocalTreasury, settings: Settings) -> None:
+    """One checkpoint after each interval in which the journal has grown."""
+    sealed_seq = await _head_seq(treasury, settings.tenant)
+    while True:
+        await asyncio.sleep(settings.checkpoint_interval_s)
+        try:
+            if await _head_seq(treasury, settings.tenant) > sealed_seq:
+                sealed_seq = await seal(treasury, settings.tenant) + 1  # the checkpoint is an entry itself
+        except FiscusError as error:
+            log.warning("checkpoint_failed", code=error.code, error=str(error))
+
+
+async def _head_seq(treasury: Treasury, tenant: str) -> int:
+    view = await treasury.read(ListTemplates(tenant=tenant))
+    return 0 if isinstance(view, Refused) else view.as_of_seq
+
+
+async def seal(treasury: LocalTreasury, tenant: str) -> int:
+    """Seal the state of a tenant; returns the sequence as of which it is sealed."""
+    await treasury.readiness()
+    return await asyncio.to_thread(treasury.engine.checkpoint, tenant)
+
+
+def checkpoint_route(treasury: LocalTreasury, tenant: str) -> BaseRoute:
+    """``POST /v1/checkpoint``: what ``fiscus checkpoint`` asks of a running service."""
+
+    async def checkpoint(request: Request) -> Response:
+        if request.scope["fiscus.caller"].role not in ALLOWED["operate"]:
+            problem = {"code": "forbidden", "detail": "this key may not seal the state", "status": 403}
+            return JSONResponse(problem, 403, media_type="application/problem+json")
+        return JSONResponse({"state_seq": await seal(treasury, tenant)})
+
+    return Route("/v1/checkpoint", checkpoint, methods=["POST"])
+
+
+# -- keys ---------------------------------------------------------------------------------------------------------
+
+
+def read_pepper(settings: Settings) -> bytes:
+    """The secret that keys are hashed with: the setting, or what stands beside the ledger, made if it does not.
+
+    Raises:
+        StoreUnavailable: it can neither be read nor made.
+    """
+    if settings.key_pepper is not None:
+        return settings.key_pepper.get_secret_value().encode()
+    ledger = ledger_path(settings)
+    if ledger is None:
+        return secrets.token_bytes(PEPPER_BYTES)
+    path = pepper_path(ledger)
+    try:
+        _write_once(path, secrets.token_hex(PEPPER_BYTES))
+        pepper = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreUnavailable(f"{path}: {error}") from error
+    if not pepper:
+        raise StoreUnavailable(f"{path}: is empty; restore it, or delete it together with all keys")
+    return pepper.encode()
+
+
+def pepper_path(ledger: Path) -> Path:
+    """Where the pepper stands that was made for a ledger."""
+    return ledger.with_name(ledger.name + "-pepper")
+
+
+def _write_once(path: Path, text: str) -> None:
+    """Make a file that only its owner reads, whole and durable, unless there is one."""
+    if path.exists():
+        return
+    made = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(made, path)
+    finally:
+        made.unlink()
+
+
+async def has_keys(treasury: Treasury, settings: Settings, pepper: bytes) -> bool:
+    """Store the first key of the settings, then say whether there is any key.
+
+    Raises:
+        Refusal, TreasuryError: the ledger does not take it, or cannot be asked.
+    """
+    if settings.bootstrap_key is not None:
+        await store_first_key(treasury, settings.bootstrap_key.get_secret_value(), pepper, settings.tenant)
+    view = await treasury.read(ListKeys(tenant=settings.tenant))
+    return isinstance(view, KeysView) and bool(view.keys)
+
+
+# -- the token economy --------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _economy(treasury: Treasury, settings: Settings) -> AsyncIterator[tuple[TokenEconomy, tuple[BaseRoute, ...]]]:
+    """The token economy, which makes its pool only where somebody uses it.
+
+    It starts with the service when its budget is set or its pool is there already, else with its first call: a ledger
+    that is used for other things never finds a limit on ``global`` that nobody asked for.
+    """
+    economy = TokenEconomy(
+        treasury,
+        pool_tokens=settings.economy_budget_tokens,
+        labels_max=settings.metric_labels_max,
+        tenant=settings.tenant,
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        start = _Once(lambda: stack.enter_async_context(economy))
+        if "economy_budget_tokens" in settings.model_fields_set or await _has_pool(treasury, settings.tenant):
+            await start()
+        yield economy, tuple(_StartingRoute(route, start) for route in economy_routes(economy))
+
+
+async def _has_pool(treasury: Treasury, tenant: str) -> bool:
+    """Whether the economy's pool is in the ledger."""
+    view = await treasury.read(ReadAccount(account="global", tenant=tenant))
+    return isinstance(view, AccountView) and any(budget.budget == "pool" for budget in view.account.budgets)
+
+
+class _Once:
+    """Does something the first time that it is called; who calls meanwhile waits for it."""
+
+    def __init__(self, work: Callable[[], Awaitable[object]]) -> None:
+        self._work = work
+        self._lock = asyncio.Lock()
+        self._done = False
+
+    async def __call__(self) -> None:
+        if self._done:
+            return
+        async with self._lock:
+            if not self._done:
+                await self._work()
+                self._done = True
+
+
+class _StartingRoute(BaseRoute):
+    """A route that needs something started before its first call."""
+
+    def __init__(self, route: BaseRoute, start: _Once) -> None:
+        self._route = route
+        self._start = start
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As the route does."""
+        return self._route.matches(scope)
+
+    def url_path_for(self, name: str, /, **path_params: object) -> URLPath:
+        """As the route does."""
+        return self._route.url_path_for(name, **path_params)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Start what is needed, then answer."""
+        await self._start()
+        await self._route.handle(scope, receive, send)
+
+
+# -- addresses and logs -------------------------------------------------------------------------------------------
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that is bound and not yet accepting.
+
+    Raises:
+        ConfigurationInvalid: the name is unknown or the address is in use.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ConfigurationInvalid(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
+    return listener
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address.
+
+    >>> [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "example.org")]
+    [True, True, True, False, False]
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def address_of(settings: Settings, port: int) -> str:
+    """The URL by which a service is reached from its own machine."""
+    host = WILDCARDS.get(settings.host, settings.host)
+    scheme = "https" if settings.tls_certificate_path else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def configure_logging(level: str, style: str) -> None:
+    """Send what is logged to standard error, from ``level`` on, as lines for people or as JSON."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    logging.basicConfig(stream=sys.stderr, level=max(number, logging.WARNING), format="%(levelname)s %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer()
+            if style == "json"
+            else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The event loops of uvloop, where there are any."""
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop

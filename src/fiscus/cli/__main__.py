@@ -1,0 +1,5 @@
+"""``python -m fiscus.cli``."""
+
+from fiscus.cli import main
+
+main()

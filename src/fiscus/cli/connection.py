@@ -1,0 +1,176 @@
+"""How a command reaches a ledger: at a service, or in this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from fiscus.cli.invocation import Invocation
+from fiscus.contract.errors import ConfigurationInvalid, LedgerBusy, TreasuryError, refusal
+from fiscus.contract.queries import AnyQuery, View
+from fiscus.contract.treasury import Treasury
+from fiscus.core.commands import AnyCommand, Request
+from fiscus.core.outcomes import AnyOutcome, Refused
+
+if TYPE_CHECKING:  # not imported before it is needed: `fiscus --help` is fast
+    from fiscus.settings import Settings
+    from fiscus.treasury.local import LocalTreasury
+
+TENANT_OF_SERVICE = "default"
+"""A service has one tenant, which its clients call so."""
+
+TIMEOUT_S = 10.0
+WORK_S_MAX = 600.0
+
+A = TypeVar("A", bound=AnyOutcome)
+V = TypeVar("V", bound=View)
+B = TypeVar("B", bound=msgspec.Struct)
+
+
+class Connection:
+    """A treasury, and where it is.
+
+    Attributes:
+        treasury: the interface of the ledger.
+        settings: what is set, the options of the command included.
+        tenant: whom commands concern.
+        address: of the service that is asked; None: the ledger is open in this process.
+        local: the same treasury, when the ledger is open in this process.
+    """
+
+    def __init__(
+        self, treasury: Treasury, settings: Settings, *, address: str | None = None, local: LocalTreasury | None = None
+    ) -> None:
+        self.treasury = treasury
+        self.settings = settings
+        self.tenant = settings.tenant if address is None else TENANT_OF_SERVICE
+        self.address = address
+        self.local = local
+
+    @property
+    def place(self) -> str:
+        """Address of the service, or the ledger's URL when it is open in this process."""
+        return self.address or self.settings.store_url
+
+    async def ask(self, kind: type[A], wish: AnyCommand) -> A:
+        """Have a command decided.
+
+        Raises:
+            Refusal: the ledger said no.
+            TreasuryError: it could not be asked.
+        """
+        outcome = await self.treasury.execute(Request(command=wish, tenant=self.tenant, actor="cli"))
+        if isinstance(outcome, Refused):
+            raise refusal(outcome)
+        assert isinstance(outcome, kind)
+        return outcome
+
+    async def post(self, path: str, body: dict[str, Any], kind: type[B]) -> B:
+        """Ask the service for what is not a command of the ledger.
+
+        Raises:
+            Refusal: it said no.
+            TreasuryError: it could not be asked.
+        """
+        import aiohttp
+
+        from fiscus.client.problems import decode_problem
+
+        assert self.address is not None, "only a service can be asked"
+        key = api_key(self.settings)
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        timeout = aiohttp.ClientTimeout(total=WORK_S_MAX)
+        try:
+            async with aiohttp.ClientSession(timeout=timeout) as session:
+                data = msgspec.json.encode(body)
+                async with session.post(self.address.rstrip("/") + path, data=data, headers=headers) as response:
+                    answer = await response.read()
+                    if response.status < 300:
+                        return msgspec.json.decode(answer, type=kind)
+                    failure = decode_problem(response.status, answer, response.headers.get("Retry-After"))
+        except (aiohttp.ClientError, OSError, msgspec.DecodeError) as error:
+            raise TreasuryError(f"{self.address}: {str(error) or type(error).__name__}") from error
+        raise refusal(failure) if isinstance(failure, Refused) else failure
+
+    async def read(self, kind: type[V], query: AnyQuery) -> V:
+        """Have a query answered.
+
+        Raises:
+            Refusal: there is no such thing, or the key may not see it.
+            TreasuryError: nobody could be asked.
+        """
+        view = await self.treasury.read(query)
+        if isinstance(view, Refused):
+            raise refusal(view)
+        assert isinstance(view, kind)
+        return view
+
+
+@asynccontextmanager
+async def connected(invocation: Invocation, *, creates: bool = False) -> AsyncIterator[Connection]:
+    """Reach the ledger of an invocation.
+
+    With ``--url`` (or the setting) that is a service. Otherwise the ledger is opened in this process, unless a service
+    has it open: then that service is asked.
+
+    Args:
+        invocation: the global options.
+        creates: whether a ledger that does not exist yet is made.
+
+    Raises:
+        ConfigurationInvalid: there is no such ledger.
+        LedgerBusy: another process has it open that serves nobody.
+        TreasuryError: the service cannot be reached.
+    """
+    from fiscus.app import configure_logging, open_treasury
+    from fiscus.client import RemoteTreasury
+
+    settings = invocation.settings()
+    configure_logging("warning", settings.log_format)
+    async with AsyncExitStack() as stack:
+        address = settings.url
+        if address is None:
+            require_ledger(settings, creates=creates)
+            try:
+                local = await stack.enter_async_context(open_treasury(settings))
+            except LedgerBusy as busy:
+                if busy.address is None:
+                    raise
+                address = busy.address
+            else:
+                yield Connection(local, settings, local=local)
+                return
+        if invocation.tenant not in {None, TENANT_OF_SERVICE}:
+            raise ConfigurationInvalid(f"{address} serves one tenant; ask it without --tenant")
+        remote = RemoteTreasury(address, api_key(settings), timeout_s=TIMEOUT_S)
+        stack.push_async_callback(remote.close)
+        yield Connection(remote, settings, address=address)
+
+
+def api_key(settings: Settings) -> str | None:
+    """The secret that is sent to a service."""
+    return settings.api_key.get_secret_value() if settings.api_key else None
+
+
+def has_ledger(settings: Settings) -> bool:
+    """Whether there is something to ask: a service that was named, or the file of a ledger."""
+    from fiscus.app import ledger_path
+
+    path = ledger_path(settings)
+    return settings.url is not None or (path is not None and path.exists())
+
+
+def require_ledger(settings: Settings, *, creates: bool) -> None:
+    """See to it that a command which only reads makes no ledger.
+
+    Raises:
+        ConfigurationInvalid: there is none where the settings say.
+    """
+    if not creates and not has_ledger(settings):
+        raise ConfigurationInvalid(
+            f"there is no ledger at {settings.store_url}; name one with --store, a service with --url, or start with "
+            "`fiscus serve` or `fiscus apply`"
+        )

@@ -1,0 +1,16 @@
+-- Reading a whole journal in one consistent view, also while another process appends to it.
+
+-- name: begin
+BEGIN;
+
+-- name: heads
+-- What this reads fixes the view: all that follows is as of now.
+SELECT tenants.number, tenants.name, coalesce(max(journal.seq), 0), count(journal.seq)
+FROM tenants LEFT JOIN journal ON journal.tenant = tenants.number
+GROUP BY tenants.number ORDER BY tenants.number;
+
+-- name: rows
+SELECT journal.seq, journal.at, journal.key, journal.body, journal.hash, journal.answer,
+       private.account, private.salt, private.body
+FROM journal LEFT JOIN private USING (tenant, seq)
+WHERE journal.tenant = ? ORDER BY journal.seq;
