@@ -10,7 +10,7 @@ from fiscus.core.events import AllocationEnded, AllocationResized, Private, Tran
 from fiscus.core.outcomes import AllocationAnswer, Refused, TransferAnswer
 from fiscus.core.routes import allocation_cell, carve, chain, close_ended_windows, inactive, lacking_room
 from fiscus.core.scopes import find_account
-from fiscus.core.state import ENDED, LIVE, Account, Cell, Draft
+from fiscus.core.state import ENDED, LIVE, NEVER, Account, Cell, Draft
 from fiscus.core.units import Unit
 
 
@@ -28,31 +28,38 @@ def carved_within(draft: Draft, account: Account) -> list[Cell]:
 
 
 def live_below(draft: Draft, account: Account, unit: Unit) -> tuple[list[Cell], list[Cell]]:
-    """Allocations below an account in a unit: those held on it directly, and those carved from these (leaf first)."""
+    """Allocations below an account in a unit: those held on it directly, and those carved from these (leaf first).
+
+    What an allocation was carved from is told by its pins, not by the tree: an account between may have become
+    allocated later.
+    """
     direct: list[Cell] = []
     nested: list[Cell] = []
     for cell in carved_within(draft, account):
         if cell.unit != unit or cell.account == account.number:
             continue
-        between = chain(draft, draft.accounts[cell.account])[1:]
-        for above in between:
-            if above.number == account.number:
-                direct.append(cell)
-                break
-            if unit in above.allocations:
-                nested.append(cell)
-                break
+        carved_from = [draft.cells[pin].account for pin in cell.pins if draft.cells[pin].allocated]
+        is_nested = any(draft.accounts[number].depth > account.depth for number in carved_from)
+        (nested if is_nested else direct).append(cell)
     return direct, nested
+
+
+def carved_from(draft: Draft, cell: Cell) -> list[Cell]:
+    """Everything carved from an allocation, and from that, leaf first."""
+    found: list[Cell] = []
+    for below in reversed(carved_within(draft, draft.accounts[cell.account])):
+        if cell.number in below.pins or any(upper.number in below.pins for upper in found):
+            found.append(below)
+    return found[::-1]
 
 
 def end_allocation(
     draft: Draft, cell: Cell, now: int, *, for_good: bool, shared: bool = False, actor: str = ""
 ) -> None:
     """End an allocation and, before it, all that was carved from it."""
-    account = draft.accounts[cell.account]
-    for below in carved_within(draft, account):
-        if below.number != cell.number and below.unit == cell.unit and cell.number in below.pins:
-            end_allocation(draft, below, now, for_good=False)
+    for below in carved_from(draft, cell):
+        close_ended_windows(draft, below.pins, now)
+        draft.emit(AllocationEnded(cell=below.number))
     close_ended_windows(draft, cell.pins, now)
     draft.emit(AllocationEnded(cell=cell.number, for_good=for_good, shared=shared, actor=actor))
 
@@ -89,16 +96,7 @@ def allocate(draft: Draft, request: Request, command: Allocate, now: int) -> All
         cell = allocation_cell(draft, budget, now)
         if isinstance(cell, Refused):
             return cell
-        same_terms = budget.valid_until == valid_until and budget.on_exhaustion == command.on_exhaustion
-        if same_terms:
-            return _resize(draft, request, command, account, cell, now)
-        if command.to < in_use(cell) or in_use(cell):
-            return Refused(
-                code="conflict",
-                detail="valid_until: an allocation in use keeps its terms; deallocate it first",
-                field="valid_until",
-            )
-        end_allocation(draft, cell, now, for_good=False)
+        return _resize(draft, request, command, account, cell, valid_until, now)
     cell = carve(
         draft,
         draft.budgets[number] if number is not None else None,
@@ -117,8 +115,15 @@ def allocate(draft: Draft, request: Request, command: Allocate, now: int) -> All
 
 
 def _resize(
-    draft: Draft, request: Request, command: Allocate, account: Account, cell: Cell, now: int
+    draft: Draft,
+    request: Request,
+    command: Allocate,
+    account: Account,
+    cell: Cell,
+    valid_until: int | None,
+    now: int,
 ) -> AllocationAnswer | Refused:
+    """Another size, and other terms: a new end shortens what was carved from it too."""
     rise = command.to - cell.base
     if rise > 0:
         close_ended_windows(draft, cell.pins, now)
@@ -133,12 +138,21 @@ def _resize(
             binding=seen,
             requested=command.to,
         )
-    if rise:
+    budget = draft.budgets[cell.budget]
+    same_terms = budget.valid_until == valid_until and budget.on_exhaustion == command.on_exhaustion
+    if rise or not same_terms:
+        ends = [draft.cells[pin].end for pin in cell.pins]
+        end = min([*ends, valid_until if valid_until is not None else NEVER])
+        shortened = [below.number for below in carved_from(draft, cell) if below.end > end]
         draft.emit(
             AllocationResized(
                 cell=cell.number,
                 size=command.to,
                 account=account.number,
+                on_exhaustion=None if same_terms else command.on_exhaustion,
+                valid_until=None if same_terms else valid_until,
+                end=end if end != cell.end else None,
+                shortened=tuple(shortened) if end != cell.end else (),
                 actor=request.actor,
                 private=Private(reason=command.reason) if command.reason else None,
             )

@@ -104,16 +104,15 @@ def _change(
         if budget.cell:
             running_cell(draft, budget, now)
         return BudgetAnswer(budget=budget_view(draft, budget))
-    has_window = bool(budget.cell) or budget.carry_over != "none"
-    cell: Cell | None = running_cell(draft, budget, now) if has_window else None
+    cell = running_cell(draft, budget, now)
     forced = False
-    if cell is not None and command.mode == "enforce":
+    if command.mode == "enforce":
         limit = max(0, command.limit + cell.carried + cell.raised - cell.lowered) + cell.lapsing
         if (limit < in_use(cell) and limit < cell.limit) or (limit < in_use(cell) and budget.mode != "enforce"):
             if not command.force:
                 return below_use(draft, cell, limit)
             forced = True
-    deferred = cell is not None and (period, command.zone) != (budget.period, budget.zone)
+    deferred = (period, command.zone) != (budget.period, budget.zone)
     draft.emit(
         _event(
             command,
@@ -123,8 +122,8 @@ def _change(
             budget.name,
             period,
             budget.version + 1,
-            anchor=budget.anchor if cell is not None or period == budget.period else now,
-            cell=cell.number if cell is not None else None,
+            anchor=budget.anchor,
+            cell=cell.number,
             deferred=deferred,
             forced=forced,
         )

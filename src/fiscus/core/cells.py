@@ -86,7 +86,7 @@ def post(
     counted_rise = covered + quarantined + uncovered
     if counted_rise > 0 and cell.covered + cell.quarantined + cell.uncovered >= cell.alert_at:
         draft.alerts.append(number)
-    if cell.pins:
+    if cell.allocated:
         show(draft, cell, moves)
 
 

@@ -169,8 +169,8 @@ def _compound(draft: Draft, request: Request, compound: Compound, now: int) -> C
             draft.isolate()
             if isinstance(settle(draft, request, command, now), Refused):
                 draft.rollback(part)
-    if draft.alerts:
-        _raise_alerts(draft, now)
+            elif draft.alerts:
+                _raise_alerts(draft, now)
     return refused
 
 

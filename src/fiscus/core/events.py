@@ -152,8 +152,11 @@ class Settled(Event, tag="settled"):
 
 
 class Released(Event, tag="released"):
+    """``account`` and ``cells`` when there is no hold yet: what is settled later all the same is charged there."""
+
     id: str
     account: int | None = None
+    cells: CellsByUnit = {}
 
 
 class Expired(Event, tag="expired"):
@@ -202,8 +205,14 @@ class AllocationPut(Event, tag="allocation_put"):
 
 
 class AllocationResized(Event, tag="allocation_resized"):
+    """``on_exhaustion`` (with ``valid_until``) and ``end`` when the terms change; ``shortened``: carved from it."""
+
     cell: int
     size: int
+    on_exhaustion: ExhaustionPolicy | None = None
+    valid_until: int | None = None
+    end: int | None = None
+    shortened: tuple[int, ...] = ()
     account: int | None = None
     actor: str = ""
     private: Private | None = None

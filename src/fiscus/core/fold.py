@@ -242,6 +242,7 @@ def _released(draft: Draft, event: Released, at: int) -> None:
             expires_at=at,
             state="released",
             tombstone=True,
+            cells=event.cells,
         )
         draft.add(draft.holds, event.id, hold)
         return
@@ -494,6 +495,7 @@ def _allocation_put(draft: Draft, event: AllocationPut, at: int) -> None:
         base=event.size,
         free=event.size,
         cover=event.size,
+        allocated=True,
         pins=event.pins,
     )
     set_alert(cell, budget)
@@ -513,7 +515,16 @@ def _allocation_resized(draft: Draft, event: AllocationResized, at: int) -> None
     budget = draft.edit(draft.budgets, cell.budget)
     budget.limit = event.size
     budget.version += 1
+    if event.on_exhaustion is not None:
+        budget.on_exhaustion = event.on_exhaustion
+        budget.valid_until = event.valid_until
+    if event.end is not None:
+        for number in (event.cell, *event.shortened):
+            ending = draft.edit(draft.cells, number)
+            ending.end = event.end
+            draft.due(event.end, RANK_ALLOCATION, draft.accounts[ending.account].depth, "cell", number)
     resize(draft, cell, event.size)
+    draft.routes.clear()
 
 
 def _allocation_parked(draft: Draft, event: AllocationParked, at: int) -> None:

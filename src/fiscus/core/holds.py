@@ -74,10 +74,10 @@ def reserve(draft: Draft, request: Request, command: Reserve, now: int) -> HoldA
             if amount > cells[cell_number].free:
                 lacks = True
     warned: tuple[int, ...] = ()
-    if lacks:
-        lacking = _lacking(draft, route, amounts)
-        if lacking:
-            return no_room(draft, lacking)
+    if lacks or route.blocked:
+        refused = _refusal(draft, route, amounts)
+        if refused is not None:
+            return refused
         warned = _warned(draft, route, amounts)
     expires_at = now + command.lease_s * 1000
     draft.emit(
@@ -121,14 +121,20 @@ def attributes_check(attributes: dict[str, str]) -> int:
     return crc32(msgspec.json.encode(attributes, order="deterministic"))
 
 
-def _lacking(draft: Draft, route: Route, amounts: Amounts) -> list[tuple[Cell, int]]:
-    """Enforcing cells that lack room, in the order of the route."""
-    cells = (draft.cells[number] for number in route.order)
-    return [
-        (cell, amounts[cell.unit])
-        for cell in cells
-        if cell.enforce and cell.unit in amounts and amounts[cell.unit] > cell.free
-    ]
+def _refusal(draft: Draft, route: Route, amounts: Amounts) -> Refused | None:
+    """The refusal of the cells that lack room: *exceeded* outranks *busy*, then the first in the order of the route."""
+    blocked = dict(route.blocked)
+    refusals: list[Refused] = []
+    for number in route.order:
+        cell = draft.cells[number]
+        amount = amounts.get(cell.unit, 0)
+        if number in blocked:
+            if amount:
+                refusals.append(blocked[number])
+        elif cell.enforce and amount > cell.free:
+            refusals.append(no_room(draft, [(cell, amount)]))
+    exceeded = (refused for refused in refusals if refused.code == "budget_exceeded")
+    return next(exceeded, refusals[0] if refusals else None)
 
 
 def _warned(draft: Draft, route: Route, amounts: Amounts) -> tuple[int, ...]:
@@ -220,8 +226,8 @@ def extend(draft: Draft, request: Request, command: Extend, now: int) -> HoldAns
 def reading(command: Settle, hold: Hold | None) -> Amounts:
     """The totals of a settlement: as given, else from the record, else (final) what is known without it.
 
-    A unit that was held and of which a final reading says nothing is booked at its bound: an unknown amount is never
-    0. ``calls`` is 1.
+    A unit that was held and of which the final reading of an open hold says nothing is booked at its bound: an unknown
+    amount is never 0. ``calls`` is 1.
     """
     total: Amounts = dict(command.total)
     record = command.record
@@ -234,7 +240,7 @@ def reading(command: Settle, hold: Hold | None) -> Amounts:
     if "tokens" not in total and "input_tokens" in total and "output_tokens" in total:
         total["tokens"] = total["input_tokens"] + total["output_tokens"]
     total.setdefault("calls", 1)
-    if command.final and hold is not None:
+    if command.final and hold is not None and hold.open:
         for unit, bound in hold.reserved.items():
             if unit not in total:
                 total[unit] = max(bound, hold.booked.get(unit, 0))
@@ -259,7 +265,7 @@ def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAns
     for numbers in hold.cells.values():
         for number in numbers:
             cell = draft.cells[number]
-            if cell.end <= now or cell.pins:
+            if cell.end <= now or cell.allocated:
                 draft.isolate()
                 close_ended_windows(draft, (number,), now)
                 _find_moves(draft, cell, now, moves)
@@ -329,7 +335,7 @@ def _book(draft: Draft, request: Request, command: Settle, now: int) -> HoldAnsw
     moves: dict[int, int] = {}
     for number in route.order:
         cell = draft.cells[number]
-        if cell.end <= now or cell.pins:
+        if cell.end <= now or cell.allocated:
             _find_moves(draft, cell, now, moves)
         if cell.free < -TOTAL_MAX:
             return invalid("total", "the balance would pass the largest number that is kept")
@@ -363,7 +369,9 @@ def release(draft: Draft, request: Request, command: Release, now: int) -> HoldA
         account = find_account(draft, command.account, request.scope)
         if isinstance(account, Refused):
             return account
-        draft.emit(Released(id=command.id, account=account.number))
+        route = resolve(draft, account, [], {}, now, after_the_fact=True)
+        assert isinstance(route, Route), "what is booked after the fact is never refused"
+        draft.emit(Released(id=command.id, account=account.number, cells=route.cells))
         return hold_answer(draft, draft.holds[command.id])
     found = find_hold(draft, command.id, request.scope)
     if isinstance(found, Refused):

@@ -128,7 +128,7 @@ def close_ended_windows(draft: Draft, numbers: Iterable[int], now: int, *, ended
     bound = now if ended_by is None else ended_by
     for number in numbers:
         cell = draft.cells[number]
-        if cell.pins:
+        if cell.allocated:
             close_ended_windows(draft, cell.pins, now, ended_by=ended_by)
         elif cell.end <= bound:
             budget = draft.budgets[cell.budget]
@@ -301,6 +301,7 @@ def resolve(
     valid_until = NEVER
     cacheable = not also and not after_the_fact
     seen: set[int] = set()
+    blocked: list[tuple[int, Refused]] = []
     for accounts in (payer_chain, *also_chains):
         for account in accounts:
             if account.number in seen:
@@ -318,8 +319,7 @@ def resolve(
                 if budget.allocated:
                     cell = allocation_cell(draft, budget, now)
                     if isinstance(cell, Refused):
-                        if not after_the_fact:
-                            return cell
+                        blocked.append((budget.cell, cell))
                         cell = draft.cells[budget.cell]
                 else:
                     cell = running_cell(draft, budget, now)
@@ -333,7 +333,8 @@ def resolve(
         order=tuple(order),
         enforced=frozenset(enforced),
         valid_until=valid_until,
+        blocked=tuple(blocked),
     )
-    if cacheable:
+    if cacheable and not blocked:
         draft.routes[payer.number] = route
     return route

@@ -25,7 +25,7 @@ from fiscus.core.commands import (
     TemplateBudget,
 )
 from fiscus.core.events import AnyEvent, CellsByUnit
-from fiscus.core.outcomes import HoldState
+from fiscus.core.outcomes import HoldState, Refused
 from fiscus.core.units import Amounts, Unit
 
 NEVER = 2**62
@@ -112,7 +112,8 @@ class Cell(Entity, kw_only=True, omit_defaults=True):
         standing: the part of ``held`` that live allocations hold.
         open: holds, quarantines and allocations that pin this cell.
         fired: the highest threshold that fired; ``alert_at``: the use at which the next one does.
-        pins, cover, phase: of an allocation: the cells above, what is covered there, live, parked or ended.
+        allocated, pins, cover, phase: of an allocation: that it is one, the cells above,
+            what is covered there, live, parked or ended.
         forced: its limit was cut below use, or its mode made stricter, by force: E2 does not speak of it.
         shown_covered, shown_held, shown_uncovered: how it is seen from each pin now.
     """
@@ -138,6 +139,7 @@ class Cell(Entity, kw_only=True, omit_defaults=True):
     open: int = 0
     fired: int = 0
     alert_at: int = NEVER
+    allocated: bool = False
     pins: tuple[int, ...] = ()
     phase: int = LIVE
     cover: int = 0
@@ -298,12 +300,16 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a call of an account is charged: cells by unit, in order, until ``valid_until`` (ms)."""
+    """Where a call of an account is charged: cells by unit, in order, until ``valid_until`` (ms).
+
+    ``blocked``: cells of allocations that have ended and cannot be carved again now, and why.
+    """
 
     cells: CellsByUnit
     order: tuple[int, ...]
     enforced: frozenset[Unit]
     valid_until: int
+    blocked: tuple[tuple[int, Refused], ...] = ()
 
 
 class Booking(msgspec.Struct, frozen=True):
