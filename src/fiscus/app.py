@@ -1,4 +1,4 @@
-"""The composition root of the service: settings in, a running service out, and a clean end.
+"""The composition root of the service: options in, a running service out, and a clean end.
 
     bind ▸ open the ledger (its lock says where it is served) ▸ keys ▸ serve ▸ drain ▸ close the ledger
 
@@ -40,7 +40,6 @@ from fiscus.contract.queries import AccountView, KeysView, ListKeys, ListTemplat
 from fiscus.contract.treasury import Treasury
 from fiscus.core.outcomes import Refused
 from fiscus.core.state import Rules
-from fiscus.settings import Settings
 from fiscus.stores import SQLITE_SCHEME, open_store
 from fiscus.treasury.engine import Engine
 from fiscus.treasury.local import LocalTreasury
@@ -50,6 +49,46 @@ PEPPER_BYTES = 32
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (recognised here, never bound to by default)
 
 log = structlog.get_logger()
+
+
+class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Which ledger is opened, and how it is kept.
+
+    Attributes:
+        store_url: as ``open_store`` takes it.
+        tenant: whose ledger is served.
+        rules: what becomes of expired holds.
+        queue_length_max: commands that may wait.
+        key_pepper: what keys are hashed with; None: what stands beside the ledger.
+    """
+
+    store_url: str
+    tenant: str = "default"
+    rules: Rules = Rules()
+    queue_length_max: int = 10_000
+    key_pepper: str | None = None
+
+
+class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a service is told when it starts; ``service.py`` says what each means, with its range.
+
+    Attributes:
+        api: without what is only known at the start: pepper, whether keys are required, routes, registry.
+        economy_starts_at_once: make the pool at the start, not at the first call of the token economy API.
+    """
+
+    ledger: LedgerOptions
+    host: str = "127.0.0.1"
+    port: int = 8091
+    tls_certificate_path: Path | None = None
+    tls_key_path: Path | None = None
+    bootstrap_key: str | None = None
+    keep_alive_s: int = 75
+    drain_s_max: int = 20
+    checkpoint_interval_s: int = 86_400
+    economy_budget_tokens: int = 100_000
+    economy_starts_at_once: bool = False
+    api: ApiOptions = ApiOptions()
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,61 +106,48 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     version: str = __version__
 
 
-def serve(settings: Settings, on_started: Callable[[Started], None]) -> None:
+def serve(service: ServiceOptions, on_started: Callable[[Started], None]) -> None:
     """Run the service until SIGTERM or SIGINT, then answer what is in flight and let the ledger go.
 
     Raises:
         ConfigurationInvalid: the address cannot be listened on, or it is not loopback and there are no keys.
         LedgerBusy, StoreUnavailable: the ledger cannot be opened.
     """
-    configure_logging(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings, on_started))
+        runner.run(_serve(service, on_started))
 
 
-async def _serve(settings: Settings, on_started: Callable[[Started], None]) -> None:
+async def _serve(service: ServiceOptions, on_started: Callable[[Started], None]) -> None:
     """The life of a service."""
-    listener = listen(settings.host, settings.port)
+    listener = listen(service.host, service.port)
     with contextlib.closing(listener):
-        url = address_of(settings, listener.getsockname()[1])
-        async with open_treasury(settings, address=url) as treasury:
-            pepper = read_pepper(settings)
-            keys_required = await has_keys(treasury, settings, pepper)
-            if not keys_required and not is_loopback(settings.host):
+        url = address_of(service, listener.getsockname()[1])
+        async with open_treasury(service.ledger, address=url) as treasury:
+            pepper = read_pepper(service.ledger)
+            keys_required = await has_keys(treasury, service, pepper)
+            if not keys_required and not is_loopback(service.host):
                 raise ConfigurationInvalid(
-                    f"{settings.host} can be reached from other machines, and this ledger has no keys: set "
+                    f"{service.host} can be reached from other machines, and this ledger has no keys: set "
                     "FISCUS_BOOTSTRAP_KEY, make a key with `fiscus keys create --role admin`, or listen on 127.0.0.1"
                 )
-            async with _economy(treasury, settings) as (economy, routes):
+            async with _economy(treasury, service) as (economy, routes), _checkpoints(treasury, service):
                 registry = CollectorRegistry()
                 registry.register(EconomyMetrics(economy))
-                options = ApiOptions(
+                options = msgspec.structs.replace(
+                    service.api,
                     key_pepper=pepper,
                     keys_required=keys_required,
-                    allowed_hosts=settings.allowed_hosts,
-                    body_bytes_max=settings.body_bytes_max,
-                    batch_bytes_max=settings.batch_bytes_max,
-                    request_timeout_s=settings.request_s_max,
-                    in_flight_max=settings.requests_in_flight_max,
-                    streams_max=settings.streams_max,
-                    heartbeat_s=settings.heartbeat_s,
-                    requests_per_minute_default=settings.key_requests_per_minute,
-                    trusted_proxies=settings.trusted_proxies,
-                    metric_labels_max=settings.metric_labels_max,
-                    metrics_open=settings.metrics_open,
-                    anonymous_account=settings.economy_anonymous_account,
-                    extra_routes=(*routes, checkpoint_route(treasury, settings.tenant)),
+                    extra_routes=(*routes, checkpoint_route(treasury, service.ledger.tenant)),
                     registry=registry,
-                    tenant=settings.tenant,
+                    tenant=service.ledger.tenant,
                     version=__version__,
                 )
-                started = Started(url=url, store=settings.store_url, keys_required=keys_required)
-                async with _checkpoints(treasury, settings):
-                    await _run(create_app(treasury, options), settings, listener, started=lambda: on_started(started))
+                started = Started(url=url, store=service.ledger.store_url, keys_required=keys_required)
+                await _run(create_app(treasury, options), service, listener, lambda: on_started(started))
         log.info("service_stopped", url=url)
 
 
-async def _run(app: Application, settings: Settings, listener: socket.socket, started: Callable[[], None]) -> None:
+async def _run(app: Application, service: ServiceOptions, listener: socket.socket, started: Callable[[], None]) -> None:
     """Serve until a signal says stop, then until what is in flight is answered."""
     server = _Server(
         uvicorn.Config(
@@ -133,11 +159,11 @@ async def _run(app: Application, settings: Settings, listener: socket.socket, st
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=settings.keep_alive_s,
-            timeout_graceful_shutdown=settings.drain_s_max,
+            timeout_keep_alive=service.keep_alive_s,
+            timeout_graceful_shutdown=service.drain_s_max,
             backlog=BACKLOG,
-            ssl_certfile=settings.tls_certificate_path,
-            ssl_keyfile=settings.tls_key_path,
+            ssl_certfile=service.tls_certificate_path,
+            ssl_keyfile=service.tls_key_path,
         ),
         started,
     )
@@ -180,39 +206,41 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def open_treasury(settings: Settings, *, address: str | None = None) -> AsyncIterator[LocalTreasury]:
+async def open_treasury(options: LedgerOptions, *, address: str | None = None) -> AsyncIterator[LocalTreasury]:
     """Open the ledger of the settings in this process, and close it at the end, whatever happens.
 
     Args:
-        settings: names the ledger and the rules that it is kept by.
+        options: name the ledger and the rules that it is kept by.
         address: where this process serves it.
 
     Raises:
         LedgerBusy: another process has it open.
         StoreUnavailable: it cannot be opened.
     """
-    store = open_store(settings.store_url, address=address)
-    rules = Rules(quarantine_ms=settings.quarantine_s * 1_000, quarantine=settings.quarantine_policy)
-    treasury = LocalTreasury(Engine(store, rules=rules, queue_max=settings.queue_length_max))
+    store = open_store(options.store_url, address=address)
+    treasury = LocalTreasury(Engine(store, rules=options.rules, queue_max=options.queue_length_max))
     try:
         yield treasury
     finally:
         await treasury.close()
 
 
-def ledger_path(settings: Settings) -> Path | None:
-    """The file of the ledger; None if it is not one file on this machine."""
-    url = settings.store_url
+def ledger_path(url: str) -> Path | None:
+    """The file of a ledger; None if it is not one file on this machine.
+
+    >>> ledger_path("sqlite:////var/lib/fiscus.db"), ledger_path("memory:")
+    (PosixPath('/var/lib/fiscus.db'), None)
+    """
     return Path(url.removeprefix(SQLITE_SCHEME)) if url.startswith(SQLITE_SCHEME) else None
 
 
 @asynccontextmanager
-async def _checkpoints(treasury: LocalTreasury, settings: Settings) -> AsyncIterator[None]:
+async def _checkpoints(treasury: LocalTreasury, service: ServiceOptions) -> AsyncIterator[None]:
     """Seal the state now and then, as long as something happens."""
-    if not settings.checkpoint_interval_s:
+    if not service.checkpoint_interval_s:
         yield
         return
-    task = asyncio.create_task(_seal_repeatedly(treasury, settings), name="checkpoints")
+    task = asyncio.create_task(_seal_repeatedly(treasury, service), name="checkpoints")
     try:
         yield
     finally:
@@ -220,14 +248,14 @@ async def _checkpoints(treasury: LocalTreasury, settings: Settings) -> AsyncIter
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _seal_repeatedly(treasury: LocalTreasury, settings: Settings) -> None:
+async def _seal_repeatedly(treasury: LocalTreasury, service: ServiceOptions) -> None:
     """One checkpoint after each interval in which the journal has grown."""
-    sealed_seq = await _head_seq(treasury, settings.tenant)
+    sealed_seq = await _head_seq(treasury, service.ledger.tenant)
     while True:
-        await asyncio.sleep(settings.checkpoint_interval_s)
+        await asyncio.sleep(service.checkpoint_interval_s)
         try:
-            if await _head_seq(treasury, settings.tenant) > sealed_seq:
-                sealed_seq = await seal(treasury, settings.tenant) + 1  # the checkpoint is an entry itself
+            if await _head_seq(treasury, service.ledger.tenant) > sealed_seq:
+                sealed_seq = await seal(treasury, service.ledger.tenant) + 1  # the checkpoint is an entry itself
         except FiscusError as error:
             log.warning("checkpoint_failed", code=error.code, error=str(error))
 
@@ -258,15 +286,15 @@ def checkpoint_route(treasury: LocalTreasury, tenant: str) -> BaseRoute:
 # -- keys ---------------------------------------------------------------------------------------------------------
 
 
-def read_pepper(settings: Settings) -> bytes:
-    """The secret that keys are hashed with: the setting, or what stands beside the ledger, made if it does not.
+def read_pepper(options: LedgerOptions) -> bytes:
+    """The secret that keys are hashed with: the option, or what stands beside the ledger, made if it does not.
 
     Raises:
         StoreUnavailable: it can neither be read nor made.
     """
-    if settings.key_pepper is not None:
-        return settings.key_pepper.get_secret_value().encode()
-    ledger = ledger_path(settings)
+    if options.key_pepper is not None:
+        return options.key_pepper.encode()
+    ledger = ledger_path(options.store_url)
     if ledger is None:
         return secrets.token_bytes(PEPPER_BYTES)
     path = pepper_path(ledger)
@@ -302,15 +330,16 @@ def _write_once(path: Path, text: str) -> None:
         made.unlink()
 
 
-async def has_keys(treasury: Treasury, settings: Settings, pepper: bytes) -> bool:
-    """Store the first key of the settings, then say whether there is any key.
+async def has_keys(treasury: Treasury, service: ServiceOptions, pepper: bytes) -> bool:
+    """Store the first key of the options, then say whether there is any key.
 
     Raises:
         Refusal, TreasuryError: the ledger does not take it, or cannot be asked.
     """
-    if settings.bootstrap_key is not None:
-        await store_first_key(treasury, settings.bootstrap_key.get_secret_value(), pepper, settings.tenant)
-    view = await treasury.read(ListKeys(tenant=settings.tenant))
+    tenant = service.ledger.tenant
+    if service.bootstrap_key is not None:
+        await store_first_key(treasury, service.bootstrap_key, pepper, tenant)
+    view = await treasury.read(ListKeys(tenant=tenant))
     return isinstance(view, KeysView) and bool(view.keys)
 
 
@@ -318,7 +347,9 @@ async def has_keys(treasury: Treasury, settings: Settings, pepper: bytes) -> boo
 
 
 @asynccontextmanager
-async def _economy(treasury: Treasury, settings: Settings) -> AsyncIterator[tuple[TokenEconomy, tuple[BaseRoute, ...]]]:
+async def _economy(
+    treasury: Treasury, service: ServiceOptions
+) -> AsyncIterator[tuple[TokenEconomy, tuple[BaseRoute, ...]]]:
     """The token economy, which makes its pool only where somebody uses it.
 
     It starts with the service when its budget is set or its pool is there already, else with its first call: a ledger
@@ -326,13 +357,13 @@ async def _economy(treasury: Treasury, settings: Settings) -> AsyncIterator[tupl
     """
     economy = TokenEconomy(
         treasury,
-        pool_tokens=settings.economy_budget_tokens,
-        labels_max=settings.metric_labels_max,
-        tenant=settings.tenant,
+        pool_tokens=service.economy_budget_tokens,
+        labels_max=service.api.metric_labels_max,
+        tenant=service.ledger.tenant,
     )
     async with contextlib.AsyncExitStack() as stack:
         start = _Once(lambda: stack.enter_async_context(economy))
-        if "economy_budget_tokens" in settings.model_fields_set or await _has_pool(treasury, settings.tenant):
+        if service.economy_starts_at_once or await _has_pool(treasury, service.ledger.tenant):
             await start()
         yield economy, tuple(_StartingRoute(route, start) for route in economy_routes(economy))
 
@@ -420,10 +451,10 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def address_of(settings: Settings, port: int) -> str:
+def address_of(service: ServiceOptions, port: int) -> str:
     """The URL by which a service is reached from its own machine."""
-    host = WILDCARDS.get(settings.host, settings.host)
-    scheme = "https" if settings.tls_certificate_path else "http"
+    host = WILDCARDS.get(service.host, service.host)
+    scheme = "https" if service.tls_certificate_path else "http"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 

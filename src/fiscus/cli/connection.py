@@ -126,6 +126,7 @@ async def connected(invocation: Invocation, *, creates: bool = False) -> AsyncIt
         TreasuryError: the service cannot be reached.
     """
     from fiscus.app import configure_logging, open_treasury
+    from fiscus.cli.options import ledger_options
     from fiscus.client import RemoteTreasury
 
     settings = invocation.settings()
@@ -135,7 +136,7 @@ async def connected(invocation: Invocation, *, creates: bool = False) -> AsyncIt
         if address is None:
             require_ledger(settings, creates=creates)
             try:
-                local = await stack.enter_async_context(open_treasury(settings))
+                local = await stack.enter_async_context(open_treasury(ledger_options(settings)))
             except LedgerBusy as busy:
                 if busy.address is None:
                     raise
@@ -159,7 +160,7 @@ def has_ledger(settings: Settings) -> bool:
     """Whether there is something to ask: a service that was named, or the file of a ledger."""
     from fiscus.app import ledger_path
 
-    path = ledger_path(settings)
+    path = ledger_path(settings.store_url)
     return settings.url is not None or (path is not None and path.exists())
 
 

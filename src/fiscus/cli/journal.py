@@ -109,7 +109,7 @@ def import_ledger(invocation: Invocation, file: Path) -> None:
     from fiscus.stores.sqlite.store import SqliteStore
 
     settings = invocation.settings()
-    ledger = ledger_path(settings)
+    ledger = ledger_path(settings.store_url)
     if ledger is None or invocation.url is not None:
         raise ConfigurationInvalid("import makes a ledger's file: name it with --store sqlite:///PATH")
     with closing(open_store(settings.store_url)) as there:
@@ -190,7 +190,7 @@ def _ledger_file(invocation: Invocation, settings: Settings) -> Path:
     """
     from fiscus.app import ledger_path
 
-    ledger = ledger_path(settings)
+    ledger = ledger_path(settings.store_url)
     if invocation.url is not None or ledger is None:
         raise ConfigurationInvalid("this reads the ledger's file: run it where that is, with --store sqlite:///PATH")
     require_ledger(settings, creates=False)

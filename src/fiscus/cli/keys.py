@@ -111,9 +111,10 @@ async def _store(connection: Connection, key: str, fields: dict[str, Any]) -> Is
     """Make a secret and store its keyed hash in the ledger that is open in this process."""
     from fiscus.api.keys import digest_of, make_secret
     from fiscus.app import read_pepper
+    from fiscus.cli.options import ledger_options
 
     secret = make_secret()
-    digest = digest_of(secret, read_pepper(connection.settings))
+    digest = digest_of(secret, read_pepper(ledger_options(connection.settings)))
     return Issued(key=await connection.ask(KeyAnswer, PutKey(key=key, digest=digest, **fields)), secret=secret)
 
 

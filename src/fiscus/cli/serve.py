@@ -11,7 +11,8 @@ from fiscus.contract.queries import ListTemplates, TemplatesView
 
 def run_service(invocation: Invocation, host: str | None, port: int | None) -> None:
     """Serve a ledger until SIGTERM or Ctrl-C."""
-    from fiscus.app import Started, serve
+    from fiscus.app import Started, configure_logging, serve
+    from fiscus.cli.options import service_options
 
     def tell(started: Started) -> None:
         if invocation.json:
@@ -20,7 +21,9 @@ def run_service(invocation: Invocation, host: str | None, port: int | None) -> N
         keys = "required" if started.keys_required else "not required"
         write_line(f"Fiscus {started.version} serves {started.url} (ledger {started.store}, keys {keys})")
 
-    serve(invocation.settings(host=host, port=port), tell)
+    settings = invocation.settings(host=host, port=port)
+    configure_logging(settings.log_level, settings.log_format)
+    serve(service_options(settings), tell)
 
 
 async def show_status(invocation: Invocation) -> int:

@@ -1,0 +1,57 @@
+"""From settings to what the parts of a service are told."""
+
+from __future__ import annotations
+
+from pydantic import SecretStr
+
+from fiscus.api import ApiOptions
+from fiscus.app import LedgerOptions, ServiceOptions
+from fiscus.core.state import Rules
+from fiscus.settings import Settings
+
+
+def ledger_options(settings: Settings) -> LedgerOptions:
+    """Which ledger is opened, and how it is kept."""
+    return LedgerOptions(
+        store_url=settings.store_url,
+        tenant=settings.tenant,
+        rules=Rules(quarantine_ms=settings.quarantine_s * 1_000, quarantine=settings.quarantine_policy),
+        queue_length_max=settings.queue_length_max,
+        key_pepper=_text(settings.key_pepper),
+    )
+
+
+def service_options(settings: Settings) -> ServiceOptions:
+    """What a service is told when it starts."""
+    return ServiceOptions(
+        ledger=ledger_options(settings),
+        host=settings.host,
+        port=settings.port,
+        tls_certificate_path=settings.tls_certificate_path,
+        tls_key_path=settings.tls_key_path,
+        bootstrap_key=_text(settings.bootstrap_key),
+        keep_alive_s=settings.keep_alive_s,
+        drain_s_max=settings.drain_s_max,
+        checkpoint_interval_s=settings.checkpoint_interval_s,
+        economy_budget_tokens=settings.economy_budget_tokens,
+        economy_starts_at_once="economy_budget_tokens" in settings.model_fields_set,
+        api=ApiOptions(
+            allowed_hosts=settings.allowed_hosts,
+            body_bytes_max=settings.body_bytes_max,
+            batch_bytes_max=settings.batch_bytes_max,
+            request_timeout_s=settings.request_s_max,
+            in_flight_max=settings.requests_in_flight_max,
+            streams_max=settings.streams_max,
+            heartbeat_s=settings.heartbeat_s,
+            requests_per_minute_default=settings.key_requests_per_minute,
+            trusted_proxies=settings.trusted_proxies,
+            metric_labels_max=settings.metric_labels_max,
+            metrics_open=settings.metrics_open,
+            anonymous_account=settings.economy_anonymous_account,
+        ),
+    )
+
+
+def _text(secret: SecretStr | None) -> str | None:
+    """A secret in the clear."""
+    return secret.get_secret_value() if secret is not None else None
