@@ -221,16 +221,21 @@ def adjust(draft: Draft, request: Request, command: Adjust, now: int) -> Adjustm
     account = find_account(draft, command.account, request.scope)
     if isinstance(account, Refused):
         return account
-    budget = find_budget(draft, account, command.budget)
-    if isinstance(budget, Refused):
-        return budget
     valid_until = to_ms(command.valid_until) if command.valid_until is not None else None
     known = draft.adjustments.find(command.id)
     if known is not None:
-        same = known.budget == budget.number and known.amount == command.amount and known.valid_until == valid_until
+        same = (
+            known.account == account.number
+            and draft.budgets[known.budget].name == command.budget
+            and known.amount == command.amount
+            and known.valid_until == valid_until
+        )
         if not same:
             return Refused(code="conflict", detail="id: is in use for another adjustment", field="id")
         return adjustment_answer(draft, known)
+    budget = find_budget(draft, account, command.budget)
+    if isinstance(budget, Refused):
+        return budget
     if budget.allocated:
         return Refused(code="conflict", detail="budget: is an allocation; change it with allocate", field="budget")
     if valid_until is not None and valid_until <= now:

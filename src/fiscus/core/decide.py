@@ -200,7 +200,7 @@ def is_valid(draft: Draft, deadline: Deadline) -> bool:
         return hold.state == "expired" and hold.open and hold.closes_at == at
     if rank == RANK_ADJUSTMENT:
         adjustment = draft.adjustments.find(str(key))
-        return adjustment is not None and adjustment.active and adjustment.valid_until == at
+        return adjustment is not None and adjustment.active and adjustment.ends_at == at
     cell = draft.cells.find(int(key))
     return cell is not None and cell.phase != ENDED and cell.end == at
 

@@ -64,6 +64,7 @@ from fiscus.core.state import (
     Template,
 )
 from fiscus.core.units import Amounts
+from fiscus.core.windows import LIFETIME_END_MS
 
 MINUTE_MS = 60_000
 
@@ -429,6 +430,11 @@ def _adjusted(draft: Draft, event: Adjusted, at: int) -> None:
     if cell.lapsing:
         lapse(cell)
     set_limit(draft, cell, limit_before)
+    ends_at: int | None = None
+    if event.valid_until is not None and event.valid_until < cell.end:
+        ends_at = event.valid_until
+    elif event.amount > 0 and cell.end < LIFETIME_END_MS:
+        ends_at = cell.end
     adjustment = Adjustment(
         id=event.id,
         account=event.account,
@@ -436,10 +442,11 @@ def _adjusted(draft: Draft, event: Adjusted, at: int) -> None:
         cell=event.cell,
         amount=event.amount,
         valid_until=event.valid_until,
+        ends_at=ends_at,
     )
     draft.add(draft.adjustments, event.id, adjustment)
-    if event.valid_until is not None and event.valid_until < cell.end:
-        draft.due(event.valid_until, RANK_ADJUSTMENT, 0, "adjustment", event.id)
+    if ends_at is not None:
+        draft.due(ends_at, RANK_ADJUSTMENT, 0, "adjustment", event.id)
 
 
 def _adjustment_ended(draft: Draft, event: AdjustmentEnded, at: int) -> None:

@@ -131,7 +131,7 @@ def _refusal(draft: Draft, route: Route, amounts: Amounts) -> Refused | None:
         if number in blocked:
             if amount:
                 refusals.append(blocked[number])
-        elif cell.enforce and amount > cell.free:
+        elif cell.enforce and amount > max(0, cell.free):
             refusals.append(no_room(draft, [(cell, amount)]))
     exceeded = (refused for refused in refusals if refused.code == "budget_exceeded")
     return next(exceeded, refusals[0] if refusals else None)

@@ -140,7 +140,9 @@ def close_ended_windows(draft: Draft, numbers: Iterable[int], now: int, *, ended
 
 
 def lacking_room(draft: Draft, numbers: Iterable[int], amount: int) -> list[tuple[Cell, int]]:
-    """The enforcing cells among ``numbers`` that lack room for ``amount``."""
+    """The enforcing cells among ``numbers`` that lack room for ``amount``; nothing needs no room."""
+    if amount <= 0:
+        return []
     cells = (draft.cells[number] for number in numbers)
     return [(cell, amount) for cell in cells if cell.enforce and amount > cell.free]
 
@@ -273,8 +275,9 @@ def resolve(
     payer_chain = chain(draft, payer)
     payer_numbers = {account.number for account in payer_chain}
     also_chains = [chain(draft, account) for account in also]
+    refused = inactive(draft, payer_chain)
+    is_active = refused is None
     if not after_the_fact:
-        refused = inactive(draft, payer_chain)
         for also_chain in also_chains:
             refused = refused or inactive(draft, also_chain)
         if refused is not None:
@@ -317,7 +320,7 @@ def resolve(
                     continue
                 cell: Cell | Refused
                 if budget.allocated:
-                    cell = allocation_cell(draft, budget, now)
+                    cell = allocation_cell(draft, budget, now) if is_active else draft.cells[budget.cell]
                     if isinstance(cell, Refused):
                         blocked.append((budget.cell, cell))
                         cell = draft.cells[budget.cell]

@@ -201,6 +201,7 @@ class Adjustment(Entity, kw_only=True, omit_defaults=True):
     cell: int
     amount: int
     valid_until: int | None = None
+    ends_at: int | None = None
     active: bool = True
 
 

@@ -38,6 +38,6 @@ def entity_row(draft: Draft, kind: Kind, key: int | str, entity: AnyEntity) -> E
             carved=bool(entity.allocations),
             live=entity.status in ("active", "suspended"),
         )
-    if isinstance(entity, Adjustment) and entity.active and entity.valid_until is not None:
-        return EntityRow(kind, key, body, due_at=entity.valid_until, due_rank=RANK_ADJUSTMENT)
+    if isinstance(entity, Adjustment) and entity.active and entity.ends_at is not None:
+        return EntityRow(kind, key, body, due_at=entity.ends_at, due_rank=RANK_ADJUSTMENT)
     return EntityRow(kind, key, body)
