@@ -206,7 +206,9 @@ def extend(draft: Draft, request: Request, command: Extend, now: int) -> HoldAns
             rises[unit] = rise
     if rises:
         draft.isolate()
-        accounts = joined.from_iterable(chain(draft, draft.accounts[number]) for number in (hold.account, *hold.also))
+        accounts = list(
+            joined.from_iterable(chain(draft, draft.accounts[number]) for number in (hold.account, *hold.also))
+        )
         refused = inactive(draft, accounts)
         if refused is not None:
             return refused
@@ -216,6 +218,8 @@ def extend(draft: Draft, request: Request, command: Extend, now: int) -> HoldAns
             close_ended_windows(draft, numbers, now)
             lacking += lacking_room(draft, numbers, rise)
         if lacking:
+            order = [account.number for account in accounts]
+            lacking.sort(key=lambda found: (order.index(found[0].account), found[0].budget))
             return no_room(draft, lacking)
     expires_at = max(hold.expires_at, now + command.lease_s * 1000)
     if rises or expires_at > hold.expires_at:
