@@ -26,5 +26,6 @@ class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 def request_digest(request: Request) -> str:
     """A hash of who asked for what, by which the same body is recognised."""
-    body = msgspec.json.encode((request.scope, request.command), order="deterministic")
+    plain = msgspec.to_builtins((request.scope, request.command), str_keys=True)
+    body = msgspec.json.encode(plain, order="deterministic")
     return hashlib.sha256(body).hexdigest()
