@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import logging
 import os
 import secrets
 import signal
@@ -412,7 +411,7 @@ class _StartingRoute(BaseRoute):
         await self._route.handle(scope, receive, send)
 
 
-# -- addresses and logs -------------------------------------------------------------------------------------------
+# -- addresses ----------------------------------------------------------------------------------------------------
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -456,25 +455,6 @@ def address_of(service: ServiceOptions, port: int) -> str:
     host = WILDCARDS.get(service.host, service.host)
     scheme = "https" if service.tls_certificate_path else "http"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-
-
-def configure_logging(level: str, style: str) -> None:
-    """Send what is logged to standard error, from ``level`` on, as lines for people or as JSON."""
-    number = logging.getLevelNamesMapping()[level.upper()]
-    logging.basicConfig(stream=sys.stderr, level=max(number, logging.WARNING), format="%(levelname)s %(message)s")
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer()
-            if style == "json"
-            else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

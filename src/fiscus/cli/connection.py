@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from fiscus.cli.invocation import Invocation
+from fiscus.cli.logs import configure_logging
 from fiscus.contract.errors import ConfigurationInvalid, LedgerBusy, TreasuryError, refusal
 from fiscus.contract.queries import AnyQuery, View
 from fiscus.contract.treasury import Treasury
@@ -23,6 +24,7 @@ TENANT_OF_SERVICE = "default"
 """A service has one tenant, which its clients call so."""
 
 TIMEOUT_S = 10.0
+ATTEMPTS_MAX = 5
 WORK_S_MAX = 600.0
 
 A = TypeVar("A", bound=AnyOutcome)
@@ -125,15 +127,14 @@ async def connected(invocation: Invocation, *, creates: bool = False) -> AsyncIt
         LedgerBusy: another process has it open that serves nobody.
         TreasuryError: the service cannot be reached.
     """
-    from fiscus.app import configure_logging, open_treasury
-    from fiscus.cli.options import ledger_options
-    from fiscus.client import RemoteTreasury
-
     settings = invocation.settings()
     configure_logging("warning", settings.log_format)
     async with AsyncExitStack() as stack:
         address = settings.url
         if address is None:
+            from fiscus.app import open_treasury
+            from fiscus.cli.options import ledger_options
+
             require_ledger(settings, creates=creates)
             try:
                 local = await stack.enter_async_context(open_treasury(ledger_options(settings)))
@@ -146,7 +147,9 @@ async def connected(invocation: Invocation, *, creates: bool = False) -> AsyncIt
                 return
         if invocation.tenant not in {None, TENANT_OF_SERVICE}:
             raise ConfigurationInvalid(f"{address} serves one tenant; ask it without --tenant")
-        remote = RemoteTreasury(address, api_key(settings), timeout_s=TIMEOUT_S)
+        from fiscus.client import RemoteTreasury
+
+        remote = RemoteTreasury(address, api_key(settings), timeout_s=TIMEOUT_S, attempts_max=ATTEMPTS_MAX)
         stack.push_async_callback(remote.close)
         yield Connection(remote, settings, address=address)
 
@@ -158,10 +161,12 @@ def api_key(settings: Settings) -> str | None:
 
 def has_ledger(settings: Settings) -> bool:
     """Whether there is something to ask: a service that was named, or the file of a ledger."""
+    if settings.url is not None:
+        return True
     from fiscus.app import ledger_path
 
     path = ledger_path(settings.store_url)
-    return settings.url is not None or (path is not None and path.exists())
+    return path is not None and path.exists()
 
 
 def require_ledger(settings: Settings, *, creates: bool) -> None:

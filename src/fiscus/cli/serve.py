@@ -5,13 +5,14 @@ from __future__ import annotations
 from fiscus.cli.accounts import COLUMNS, account_rows, read_roots
 from fiscus.cli.connection import connected
 from fiscus.cli.invocation import EXIT_ERROR, Invocation
+from fiscus.cli.logs import configure_logging
 from fiscus.cli.output import write_json, write_line, write_table
 from fiscus.contract.queries import ListTemplates, TemplatesView
 
 
 def run_service(invocation: Invocation, host: str | None, port: int | None) -> None:
     """Serve a ledger until SIGTERM or Ctrl-C."""
-    from fiscus.app import Started, configure_logging, serve
+    from fiscus.app import Started, serve
     from fiscus.cli.options import service_options
 
     def tell(started: Started) -> None:
