@@ -35,8 +35,8 @@ $(READY): $(LOCKED) pyproject.toml src/fiscus/__init__.py
 setup: $(READY) ## Create .venv from the locked requirements (every command does this by itself)
 
 .PHONY: demo
-demo: $(READY) ## Run a fleet of agents against the service; TRACE=file replays a trace, WAIT=0 ends at once
-	@$(BIN)/python -m fiscus.cli demo $(if $(TRACE),--trace "$(TRACE)") $(if $(filter 0,$(WAIT)),--no-wait)
+demo: $(READY) ## Run a fleet of agents against the service; TRACE=file replays a trace, PORT=, WAIT=0 ends at once
+	@$(BIN)/python -m fiscus.cli demo $(if $(TRACE),--trace "$(TRACE)") $(if $(filter command,$(origin PORT)),--port "$(PORT)") $(if $(filter 0,$(WAIT)),--no-wait)
 
 .PHONY: lint
 lint: $(READY) ## Check format, lint, types and the direction of imports

@@ -22,7 +22,8 @@ CHAOS = 0.06
 SPEED = 25.0
 """The built-in workload's 6,000 calls are about eight minutes of traffic: they take some twenty seconds."""
 
-INTERRUPTED = 130
+TERMINATED = 143
+"""Exit code after SIGTERM, as shells have it."""
 
 
 def run_demo(
@@ -39,7 +40,7 @@ def run_demo(
         speed: how many times faster than real the built-in workload runs; None: as fast as it goes.
 
     Returns:
-        0 if nothing was overspent and the books are exactly what the calls produced, else 1.
+        0 if nothing was overspent and the books are exactly what the calls produced, else 1; 143 after SIGTERM.
 
     Raises:
         ConfigurationInvalid: the port is busy. FiscusError: the trace is wrong, or the service does not start.
@@ -54,7 +55,10 @@ def run_demo(
         id_seed="demo",
         own_ledger=True,
     )
-    return asyncio.run(_demo(source, settings, port, wait))
+    try:
+        return asyncio.run(_demo(source, settings, port, wait))
+    except asyncio.CancelledError:
+        return TERMINATED
 
 
 async def _demo(source: Source, settings: Settings, port: int, wait: bool) -> int:
@@ -87,7 +91,7 @@ async def _stay(output: Console, address: str) -> None:
         f"\nThe service stays up at {address} until Ctrl-C. Look at it with\n"
         f"  curl {address}/v1/accounts/global\n"
         f"  curl '{address}/v1/accounts?prefix=team:'\n"
-        f"  curl '{address}/v1/usage?account=team:coding&limit=3'",
+        f"  curl '{address}/v1/usage?account=global&limit=3'",
         markup=False,
     )
     stopped = asyncio.Event()

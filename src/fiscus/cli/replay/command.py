@@ -61,6 +61,8 @@ def run_replay(
         own_ledger=url is None,
     )
     settings.check()
+    if limit is not None and limit < 1:
+        raise ConfigurationInvalid(f"--limit {limit}: at least one call is replayed")
     return asyncio.run(_replay(TraceFile(file, limit), settings, url, api_key, json_output))
 
 

@@ -217,6 +217,8 @@ async def perform(
         agents=settings.agents,
     )
     fleet = plan_fleet(source.calls(), names, settings.in_flight, settings.seed)
+    if not fleet.accounts:
+        raise ConfigurationInvalid(f"{source.name}: there are no calls in it")
     screen.planned(fleet, source.name)
     resuming = await open_accounts(treasury, fleet, settings)
     options = Options(

@@ -16,6 +16,7 @@ import aiohttp
 from fiscus.contract.errors import ConfigurationInvalid, TreasuryError
 from fiscus.settings import FIXED_NAMES, PREFIX
 
+MODULE = "fiscus.cli"
 HOST = "127.0.0.1"
 START_S_MAX = 30.0
 STOP_S_MAX = 15.0
@@ -63,7 +64,7 @@ async def own_service(port: int) -> AsyncIterator[str]:
         store = f"sqlite:///{Path(folder) / 'demo.db'}"
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "fiscus.cli", "serve", "--port", str(port), "--store", store),
+                *(sys.executable, "-m", MODULE, "serve", "--port", str(port), "--store", store),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
