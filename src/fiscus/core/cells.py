@@ -12,11 +12,6 @@ from fiscus.core.state import ENDED, LIVE, NEVER, Budget, Cell, Draft
 NOTHING_MOVED: Mapping[int, int] = {}
 
 
-def is_gone(draft: Draft, cell: Cell, now: int) -> bool:
-    """Whether a window has ended and nothing pins it any more, so that its balance is final."""
-    return cell.end <= now and cell.open == 0 and draft.budgets[cell.budget].cell != cell.number
-
-
 def in_use(cell: Cell) -> int:
     """P + H + Q + O."""
     return cell.covered + cell.held + cell.quarantined + cell.uncovered

@@ -8,13 +8,20 @@ from zlib import crc32
 import msgspec
 
 from fiscus.core.answers import hold_answer, no_room, warnings
-from fiscus.core.cells import is_gone
 from fiscus.core.checks import check_extend, check_release, check_reserve, check_settle, invalid, to_datetime
 from fiscus.core.commands import Extend, Release, Request, Reserve, Settle
 from fiscus.core.events import Extended, Held, Private, Released, Settled
 from fiscus.core.outcomes import HoldAnswer, Refused
 from fiscus.core.records import CallRecord
-from fiscus.core.routes import chain, close_ended_windows, inactive, lacking_room, resolve, running_cell
+from fiscus.core.routes import (
+    allocation_cell,
+    chain,
+    close_ended_windows,
+    inactive,
+    lacking_room,
+    resolve,
+    running_cell,
+)
 from fiscus.core.scopes import find_account, find_or_open, in_scope
 from fiscus.core.state import Account, Cell, Draft, Hold, Route
 from fiscus.core.units import Amounts, completed
@@ -303,20 +310,32 @@ def _private(record: CallRecord | None) -> Private | None:
 EMPTY_RECORD = CallRecord()
 
 
-def _find_moves(draft: Draft, cell: Cell, now: int, moves: dict[int, int]) -> None:
-    """Where a rise goes whose window is gone: the running window of the same budget, also above an allocation."""
-    if is_gone(draft, cell, now):
+def _find_moves(draft: Draft, cell: Cell, now: int, moves: dict[int, int], *, pinned: bool = True) -> None:
+    """Where a rise goes whose window is gone: the running window of the same budget, also above an allocation.
+
+    Args:
+        draft: the state.
+        cell: where it would go; its ended windows have been closed.
+        now: ms.
+        moves: takes gone cell → running cell.
+        pinned: whether the rise belongs to a hold that pins the cell: then an ended window that is pinned is not gone.
+    """
+    if cell.end <= now and (cell.open == 0 or not pinned):
         budget = draft.budgets[cell.budget]
-        if budget.allocated:
-            current = draft.cells[budget.cell]
-            if current.number != cell.number and now < current.end:
-                moves[cell.number] = current.number
-                return
-        elif not budget.removed:
-            moves[cell.number] = running_cell(draft, budget, now).number
+        if budget.removed:
+            running = None
+        elif not budget.allocated:
+            running = running_cell(draft, budget, now)
+        elif budget.cell != cell.number or inactive(draft, chain(draft, draft.accounts[cell.account])) is None:
+            found = allocation_cell(draft, budget, now)
+            running = found if isinstance(found, Cell) else None
+        else:
+            running = None
+        if running is not None and running.number != cell.number:
+            moves[cell.number] = running.number
             return
     for pin in cell.pins:
-        _find_moves(draft, draft.cells[pin], now, moves)
+        _find_moves(draft, draft.cells[pin], now, moves, pinned=pinned)
 
 
 def _book(draft: Draft, request: Request, command: Settle, now: int) -> HoldAnswer | Refused:
@@ -340,7 +359,8 @@ def _book(draft: Draft, request: Request, command: Settle, now: int) -> HoldAnsw
     for number in route.order:
         cell = draft.cells[number]
         if cell.end <= now or cell.allocated:
-            _find_moves(draft, cell, now, moves)
+            close_ended_windows(draft, (number,), now)
+            _find_moves(draft, cell, now, moves, pinned=False)
         if cell.free < -TOTAL_MAX:
             return invalid("total", "the balance would pass the largest number that is kept")
     record = command.record

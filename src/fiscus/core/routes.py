@@ -186,7 +186,8 @@ def allocation_cell(draft: Draft, budget: Budget, now: int) -> Cell | Refused:
         return Refused(
             code="budget_exceeded", detail=f"the allocation of {seen.account} in {seen.unit} has ended", binding=seen
         )
-    return carve(draft, budget, draft.accounts[budget.account], budget.unit, budget.limit, now)
+    account = draft.accounts[budget.account]
+    return carve(draft, budget, account, budget.unit, budget.limit, now, valid_until=budget.valid_until)
 
 
 def carve(
@@ -210,8 +211,6 @@ def carve(
     if lacking:
         return no_room(draft, lacking)
     number = draft.cells_opened + 1
-    if budget is not None:
-        valid_until = budget.valid_until if valid_until is None else valid_until
     draft.emit(
         AllocationPut(
             budget=budget.number if budget is not None else draft.budgets_made + 1,
