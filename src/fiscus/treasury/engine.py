@@ -59,6 +59,8 @@ BACKLOG_ROWS_MAX = 400_000
 """Changed rows that the views lack before the engine waits for its follower: memory has a bound."""
 
 IDLE_CHECK_MS = 10_000
+PRUNE_EVERY_MS = 60_000
+PRUNE_MAX = 50_000
 IDLE_CLOSE_MAX = 1_000
 
 AnyResult = AnyOutcome | View | TreasuryError
@@ -202,6 +204,8 @@ class Engine:
         if self._thread is None:
             run()
             return
+        if self._draining:
+            raise BudgetUnavailable("the treasury is closing", RETRY_AFTER_S)
         done = Flag()
         failures: list[BaseException] = []
 
@@ -428,7 +432,8 @@ class Engine:
             if ledger.draft.events
         }
         if rows_of:
-            self._append(rows_of, ledgers)
+            erased = [(ledgers[tenant].number, account) for tenant in rows_of for account in ledgers[tenant].erasing()]
+            self._append(rows_of, ledgers, erased)
         for tenant, ledger in ledgers.items():
             rows = rows_of.get(tenant)
             first_seq = ledger.head.seq + 1
@@ -436,12 +441,10 @@ class Engine:
             if not rows:
                 continue
             self.statistics.entries += len(rows)
-            for account in ledger.erased_now:
-                self.store.journal.erase(ledger.number, account)
             for observe in self.observers:
                 observe(Committed(tenant, first_seq, now, events))
 
-    def _append(self, rows_of: dict[str, list[Row]], ledgers: dict[str, Ledger]) -> None:
+    def _append(self, rows_of: dict[str, list[Row]], ledgers: dict[str, Ledger], erased: list[tuple[int, int]]) -> None:
         """One durable commit. After an error its outcome is unknown, so the journal is asked whether it is there.
 
         Raises:
@@ -450,7 +453,7 @@ class Engine:
         """
         journal = self.store.journal
         try:
-            journal.append([row for rows in rows_of.values() for row in rows])
+            journal.append([row for rows in rows_of.values() for row in rows], erased)
         except StoreUnavailable:
             self.statistics.commit_errors += 1
             journal.reopen()
@@ -551,14 +554,19 @@ class Engine:
                 ledger.snapshot_failed(snapshot)
 
     def _follow(self) -> None:
-        """The follower's thread: write what it is handed."""
+        """The follower's thread: write what it is handed, and drop holds whose answers are not kept any more."""
+        pruned_at = 0
         while True:
             snapshots = self._snapshots.get()
             if snapshots is None:
                 return
             error: StoreUnavailable | None = None
+            now = self._clock.wall_ms()
             try:
-                self.store.views.write(snapshots, self._clock.wall_ms())
+                self.store.views.write(snapshots, now)
+                if now - pruned_at >= PRUNE_EVERY_MS:
+                    pruned_at = now
+                    self.store.views.prune_holds(now - IDEMPOTENCY_MS, PRUNE_MAX)
             except StoreUnavailable as failure:
                 error = failure
             self._written.put((snapshots, error))

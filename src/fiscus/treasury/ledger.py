@@ -20,6 +20,9 @@ from fiscus.treasury.store import EntityRow, Head, Row, Snapshot, Store, UsageRo
 LOAD_ENTRIES_MAX = 5_000
 """Entries that are read at once while the tail of the journal is folded."""
 
+LOAD_ROWS_MAX = 50_000
+"""Changed rows after which a long tail is written to the views on the way, so that memory has a bound."""
+
 ENTITIES_MAX = 150_000
 """Entities in memory beyond which idle ones are evicted."""
 
@@ -49,7 +52,6 @@ class Ledger:
         self._dirty: set[tuple[Kind, int | str]] = set()
         self._usage: list[UsageRow] = []
         self._erased: list[int] = []
-        self.erased_now: list[int] = []
         self._mark = self.draft.mark()
         self._sweep_at = HEAP_SLACK
         self._load()
@@ -86,6 +88,10 @@ class Ledger:
             self._settle_touched()
             if len(entries) < LOAD_ENTRIES_MAX:
                 return
+            if self.unwritten > LOAD_ROWS_MAX:
+                snapshot = self.snapshot()
+                views.write([snapshot], self.head_at)
+                self.snapshot_written(snapshot)
 
     def _fits(self, watermark: Watermark) -> bool:
         """Whether the journal has the entry that the views say they are as of."""
@@ -191,15 +197,17 @@ class Ledger:
         for booking in draft.bookings:
             index = booking.index
             self._usage.append(usage_row(first + index, rows[index].at, events[index], booking))
-        self.erased_now = [event.account for event in events if event.__class__ is NameErased]
-        if self.erased_now:
-            self._erased += self.erased_now
+        self._erased += self.erasing()
         if rows:
             last = rows[-1]
             self.head = Head(last.seq, last.hash)
             self.head_at = last.at
         self._settle_touched()
         return events
+
+    def erasing(self) -> list[int]:
+        """Accounts whose name the draft erases."""
+        return [event.account for event in self.draft.events if isinstance(event, NameErased)]
 
     def is_idle(self, number: int) -> bool:
         """Whether nothing has touched an account's windows since the last snapshot, and nothing pins them."""
@@ -217,9 +225,13 @@ class Ledger:
             if kind is not None:
                 dirty.add((kind, key))
         if len(self.draft.deadlines) > self._sweep_at:
-            draft = self.draft
-            draft.sweep(lambda deadline: self._is_evicted(deadline[3], deadline[4]) or is_valid(draft, deadline))
-            self._sweep_at = 2 * len(draft.deadlines) + HEAP_SLACK
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Drop deadlines that do not stand any more; those of evicted entities stay."""
+        draft = self.draft
+        draft.sweep(lambda deadline: self._is_evicted(deadline[3], deadline[4]) or is_valid(draft, deadline))
+        self._sweep_at = 2 * len(draft.deadlines) + HEAP_SLACK
 
     def _is_evicted(self, kind: Kind, key: Any) -> bool:
         table: Table[Any, Any] = {"hold": self.draft.holds, "cell": self.draft.cells}.get(  # type: ignore[assignment]
@@ -278,6 +290,7 @@ class Ledger:
     def _evict(self) -> None:
         """Drop everything that the views have and that has not changed since; templates and keys stay."""
         draft, dirty = self.draft, self._dirty
+        self._sweep()
         keep_names: set[int] = set()
         for table in self._tables():
             if table.kind in ("template", "key"):

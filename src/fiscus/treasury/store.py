@@ -66,8 +66,12 @@ class Journal(Protocol):
         """The last entry, or None if there is none."""
         ...
 
-    def append(self, rows: Sequence[Row]) -> None:
+    def append(self, rows: Sequence[Row], erased: Sequence[tuple[int, int]] = ()) -> None:
         """Append rows of one or several tenants in one durable commit.
+
+        Args:
+            rows: in the order of each tenant's sequence.
+            erased: (tenant, account) whose private parts are forgotten in the same commit, with their keys.
 
         Raises:
             KeyTaken: an id stands in the journal already; nothing was written.
@@ -85,10 +89,6 @@ class Journal(Protocol):
 
     def find_keys(self, tenant: int, keys: Iterable[str]) -> dict[str, StoredKey]:
         """Those of the ids that stand in the journal."""
-        ...
-
-    def erase(self, tenant: int, account: int) -> None:
-        """Forget the private parts of an account's entries, with the keys of their commitments."""
         ...
 
     def put_checkpoint(self, tenant: int, seq: int, rows: Iterable[tuple[int, str | int, bytes]]) -> None:
@@ -157,7 +157,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Views(Protocol):
-    """Tables that follow the journal. ``write`` is called by the follower's thread only."""
+    """Tables that follow the journal; any thread may write, one at a time."""
 
     def watermark(self, tenant: int) -> Watermark | None:
         """As of which entry the views are; None if they hold nothing."""
@@ -209,6 +209,10 @@ class Views(Protocol):
 
     def write(self, snapshots: Sequence[Snapshot], now: int) -> None:
         """Write snapshots of several tenants in one transaction."""
+        ...
+
+    def prune_holds(self, before: int, limit: int) -> int:
+        """Drop ended holds that nothing has touched since ``before`` (ms), at most ``limit``; returns how many."""
         ...
 
     def clear(self, tenant: int) -> None:

@@ -254,6 +254,8 @@ class _Verification:
                 if msgspec.json.decode(body, type=ENTITY_TYPES[kind]) != entity:
                     self.found("E12", f"the views say otherwise of {kind} {key}")
         for number, missing in expected:
+            if KINDS[number] == "hold" and not self.draft.holds[str(missing)].open:
+                continue  # ended holds are dropped when their answers are not kept any more
             self.found("E12", f"the views lack {KINDS[number]} {missing}")
 
 

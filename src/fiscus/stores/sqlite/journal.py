@@ -82,7 +82,7 @@ class SqliteJournal:
         rows = self._read(SQL["head"], (tenant,))
         return Head(*rows[0]) if rows else None
 
-    def append(self, rows: Sequence[Row]) -> None:
+    def append(self, rows: Sequence[Row], erased: Sequence[tuple[int, int]] = ()) -> None:
         """See ``Journal``."""
         execute = self._writer.execute
         try:
@@ -101,6 +101,8 @@ class SqliteJournal:
                     sealed = row.private
                     if sealed is not None:
                         execute(SQL["put_private"], (row.tenant, row.seq, sealed.account, sealed.salt, sealed.body))
+                for account in erased:
+                    execute(SQL["erase"], account)
             except sqlite3.IntegrityError as error:
                 execute("ROLLBACK")
                 raise KeyTaken(str(error)) from error
@@ -118,13 +120,6 @@ class SqliteJournal:
         return {
             key: StoredKey(seq, at, answer) for key, seq, at, answer in self._read(SQL["find_keys"], (tenant, wanted))
         }
-
-    def erase(self, tenant: int, account: int) -> None:
-        """See ``Journal``."""
-        try:
-            self._writer.execute(SQL["erase"], (tenant, account))
-        except sqlite3.Error as error:
-            raise StoreUnavailable(f"sqlite: {error}") from error
 
     def put_checkpoint(self, tenant: int, seq: int, rows: Iterable[tuple[int, str | int, bytes]]) -> None:
         """See ``Journal``."""
@@ -145,15 +140,16 @@ class SqliteJournal:
         return seq, self._read(SQL["checkpoint"], (tenant, seq))
 
     def backup(self, destination: str) -> None:
-        """See ``Journal``."""
+        """See ``Journal``; one step on a connection of its own, so that neither writes nor reads wait or start it anew."""
+        source = connect(self._path, writable=False)
         copy = sqlite3.connect(destination)
         try:
-            with self._lock:
-                self._reader.backup(copy, pages=1024)
+            source.backup(copy)
         except sqlite3.Error as error:
             raise StoreUnavailable(f"sqlite: {error}") from error
         finally:
             copy.close()
+            source.close()
 
     def _read(self, statement: str, values: tuple[object, ...]) -> list[tuple]:  # type: ignore[type-arg]
         try:

@@ -35,6 +35,7 @@ class SqliteViews:
         except sqlite3.Error as error:
             raise StoreUnavailable(f"sqlite: {error}") from error
         self._loading = Lock()
+        self._writing = Lock()
         self._listing = Lock()
 
     def close(self) -> None:
@@ -109,6 +110,10 @@ class SqliteViews:
 
     def write(self, snapshots: Sequence[Snapshot], now: int) -> None:
         """See ``Views``."""
+        with self._writing:
+            self._write(snapshots, now)
+
+    def _write(self, snapshots: Sequence[Snapshot], now: int) -> None:
         writer = self._writer
         try:
             writer.execute("BEGIN IMMEDIATE")
@@ -128,10 +133,19 @@ class SqliteViews:
 
     def clear(self, tenant: int) -> None:
         """See ``Views``."""
-        self._writer.execute("BEGIN IMMEDIATE")
-        for name in ("clear_entities", "clear_usage", "clear_watermark"):
-            self._writer.execute(SQL[name], (tenant,))
-        self._writer.execute("COMMIT")
+        with self._writing:
+            self._writer.execute("BEGIN IMMEDIATE")
+            for name in ("clear_entities", "clear_usage", "clear_watermark"):
+                self._writer.execute(SQL[name], (tenant,))
+            self._writer.execute("COMMIT")
+
+    def prune_holds(self, before: int, limit: int) -> int:
+        """See ``Views``."""
+        try:
+            with self._writing:
+                return self._writer.execute(SQL["prune_holds"], (before, limit)).rowcount
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"sqlite views: {error}") from error
 
     def _load(self, statement: str, values: tuple[object, ...]) -> list[tuple]:  # type: ignore[type-arg]
         try:

@@ -130,6 +130,12 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 -- name: erase_usage
 UPDATE usage SET record = NULL WHERE tenant = ? AND account = ?;
 
+-- name: prune_holds
+-- Holds that have ended and whose answers are not kept any more; their ids stay in the journal.
+DELETE FROM entities WHERE (tenant, kind, key) IN (
+    SELECT tenant, kind, key FROM entities WHERE kind = 3 AND due_at IS NULL AND touched_at < ? LIMIT ?
+);
+
 -- name: clear_entities
 DELETE FROM entities WHERE tenant = ?;
 
