@@ -18,22 +18,25 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
 import uvicorn
 from prometheus_client import CollectorRegistry
 from starlette.datastructures import URLPath
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Match, Route
+from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from fiscus import __version__
-from fiscus.api import ApiOptions, create_app
+from fiscus.api import ApiOptions
 from fiscus.api.application import Application
-from fiscus.api.economy import EconomyMetrics, TokenEconomy, economy_routes
-from fiscus.api.keys import ALLOWED, store_first_key
+from fiscus.api.calls import Call, Reply
+from fiscus.api.calls import Route as ApiRoute
+from fiscus.api.economy import EconomyMetrics, TokenEconomy, economy_paths, economy_routes, economy_schemas
+from fiscus.api.keys import store_first_key
+from fiscus.api.openapi import document
+from fiscus.api.routes import ROUTES
 from fiscus.contract.errors import ConfigurationInvalid, FiscusError, StoreUnavailable
 from fiscus.contract.queries import AccountView, KeysView, ListKeys, ListTemplates, ReadAccount
 from fiscus.contract.treasury import Treasury
@@ -90,6 +93,12 @@ class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
     api: ApiOptions = ApiOptions()
 
 
+class Sealed(msgspec.Struct, frozen=True, kw_only=True):
+    """A checkpoint: the sequence as of which the state is sealed."""
+
+    state_seq: int
+
+
 class Started(msgspec.Struct, frozen=True, kw_only=True):
     """What a service says once it listens.
 
@@ -136,13 +145,16 @@ async def _serve(service: ServiceOptions, on_started: Callable[[Started], None])
                     service.api,
                     key_pepper=pepper,
                     keys_required=keys_required,
-                    extra_routes=(*routes, checkpoint_route(treasury, service.ledger.tenant)),
+                    extra_routes=routes,
+                    extra_paths=economy_paths(),
+                    extra_schemas=economy_schemas(),
                     registry=registry,
                     tenant=service.ledger.tenant,
                     version=__version__,
                 )
                 started = Started(url=url, store=service.ledger.store_url, keys_required=keys_required)
-                await _run(create_app(treasury, options), service, listener, lambda: on_started(started))
+                app = Application(treasury, options, ROUTES_OF_SERVICE)
+                await _run(app, service, listener, lambda: on_started(started))
         log.info("service_stopped", url=url)
 
 
@@ -270,16 +282,30 @@ async def seal(treasury: LocalTreasury, tenant: str) -> int:
     return await asyncio.to_thread(treasury.engine.checkpoint, tenant)
 
 
-def checkpoint_route(treasury: LocalTreasury, tenant: str) -> BaseRoute:
-    """``POST /v1/checkpoint``: what ``fiscus checkpoint`` asks of a running service."""
+async def _checkpoint(call: Call) -> Reply:
+    """What ``fiscus checkpoint`` asks of a running service."""
+    treasury = call.service.treasury
+    assert isinstance(treasury, LocalTreasury), "a service has its ledger in its own process"
+    return call.answer(Sealed(state_seq=await seal(treasury, call.service.options.tenant)))
 
-    async def checkpoint(request: Request) -> Response:
-        if request.scope["fiscus.caller"].role not in ALLOWED["operate"]:
-            problem = {"code": "forbidden", "detail": "this key may not seal the state", "status": 403}
-            return JSONResponse(problem, 403, media_type="application/problem+json")
-        return JSONResponse({"state_seq": await seal(treasury, tenant)})
 
-    return Route("/v1/checkpoint", checkpoint, methods=["POST"])
+ROUTES_OF_SERVICE = (
+    *ROUTES,
+    ApiRoute(
+        method="POST",
+        path="/v1/checkpoint",
+        summary="Seal the state as of now, so that a check of the journal can begin there.",
+        access="operate",
+        handle=_checkpoint,
+        answer=Sealed,
+    ),
+)
+"""All routes but those of the token economy, which have a table of their own."""
+
+
+def openapi_document() -> dict[str, Any]:
+    """The OpenAPI document of all that a service answers."""
+    return document(ROUTES_OF_SERVICE, __version__, paths=economy_paths(), schemas=economy_schemas())
 
 
 # -- keys ---------------------------------------------------------------------------------------------------------
@@ -394,6 +420,7 @@ class _StartingRoute(BaseRoute):
     """A route that needs something started before its first call."""
 
     def __init__(self, route: BaseRoute, start: _Once) -> None:
+        self.methods = getattr(route, "methods", None)
         self._route = route
         self._start = start
 

@@ -87,12 +87,10 @@ def settings(invocation: Invocation) -> None:
 @command(app, "openapi", rich_help_panel=SERVICE)
 def openapi(invocation: Invocation) -> None:
     """Print the OpenAPI document of the HTTP API."""
-    from fiscus import __version__
-    from fiscus.api.openapi import document
-    from fiscus.api.routes import ROUTES
+    from fiscus.app import openapi_document
     from fiscus.cli.output import write_json
 
-    write_json(document(ROUTES, __version__))
+    write_json(openapi_document())
 
 
 @command(app, "confirm-clock", rich_help_panel=SERVICE)

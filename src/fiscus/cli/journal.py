@@ -35,12 +35,6 @@ class Copied(msgspec.Struct, frozen=True, kw_only=True):
     head_seq: int
 
 
-class Sealed(msgspec.Struct, frozen=True, kw_only=True):
-    """Answer of ``checkpoint``: the sequence as of which the state is sealed."""
-
-    state_seq: int
-
-
 def verify_ledger(invocation: Invocation, *, from_start: bool) -> int:
     """Check the hash chain, E1 … E13, and (unless a service has the ledger) the views against the journal.
 
@@ -131,7 +125,7 @@ def import_ledger(invocation: Invocation, file: Path) -> None:
 
 async def seal_ledger(invocation: Invocation) -> None:
     """Seal the state, so that ``verify`` can begin there."""
-    from fiscus.app import seal
+    from fiscus.app import Sealed, seal
 
     async with connected(invocation) as connection:
         if connection.local is not None:

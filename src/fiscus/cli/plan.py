@@ -248,19 +248,30 @@ def _allocation_steps(account: DeclaredAccount, found: AccountAnswer | None, pat
     existing = {view.unit: view for view in found.budgets if view.allocated} if found else {}
     for unit, view in existing.items():
         if unit not in account.allocations:
-            command: Allocate | Deallocate = Deallocate(account=account.account, unit=unit)
-            yield _allocation_step("remove", account.account, unit, view.limit, None, command, path)
+            yield Step(
+                action="remove",
+                subject="allocation",
+                name=f"{account.account} / {unit}",
+                changes=(Change(field="size", before=view.limit),),
+                command=Deallocate(account=account.account, unit=unit),
+                path=(*path, "allocations"),
+            )
     for unit, size in account.allocations.items():
         view_now = existing.get(unit)
         wanted = size if isinstance(size, DeclaredAllocation) else _plain(size, view_now)
-        if view_now and (view_now.limit, view_now.on_exhaustion) == (wanted.to, wanted.on_exhaustion):
-            continue
-        command = msgspec.structs.replace(
-            allocate(account.account, unit, wanted), if_version=view_now.version if view_now else 0
-        )
-        before = view_now.limit if view_now else None
-        action: Action = "change" if view_now else "add"
-        yield _allocation_step(action, account.account, unit, before, wanted.to, command, path)
+        before = {"size": view_now.limit, "on_exhaustion": view_now.on_exhaustion} if view_now else {}
+        changes = _changes(before, {"size": wanted.to, "on_exhaustion": wanted.on_exhaustion})
+        if changes:
+            yield Step(
+                action="change" if view_now else "add",
+                subject="allocation",
+                name=f"{account.account} / {unit}",
+                changes=changes,
+                command=msgspec.structs.replace(
+                    allocate(account.account, unit, wanted), if_version=view_now.version if view_now else 0
+                ),
+                path=(*path, "allocations", unit),
+            )
 
 
 def _plain(size: int, found: BudgetView | None) -> DeclaredAllocation:
@@ -268,30 +279,10 @@ def _plain(size: int, found: BudgetView | None) -> DeclaredAllocation:
     return DeclaredAllocation(to=size, on_exhaustion=found.on_exhaustion if found else "deny")
 
 
-def _allocation_step(
-    action: Action,
-    account: str,
-    unit: Unit,
-    before: int | None,
-    after: int | None,
-    command: Allocate | Deallocate,
-    path: FieldPath,
-) -> Step:
-    """One step of an allocation."""
-    return Step(
-        action=action,
-        subject="allocation",
-        name=f"{account} / {unit}",
-        changes=(Change(field="size", before=before, after=after),),
-        command=command,
-        path=(*path, "allocations", unit) if action != "remove" else (*path, "allocations"),
-    )
-
-
 def _shrinks(step: Step) -> bool:
     """Whether an allocation's step frees room above it."""
-    change = step.changes[0]
-    return change.before is not None and (change.after is None or change.after < change.before)
+    size = next((change for change in step.changes if change.field == "size"), None)
+    return size is not None and size.before is not None and (size.after is None or size.after < size.before)
 
 
 def _template_steps(templates: Sequence[PutTemplate], known: Known) -> Iterator[Step]:
