@@ -14,7 +14,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 
 from fiscus.api.application import create_app
-from fiscus.api.economy import EconomyMetrics, TokenEconomy, economy_routes
+from fiscus.api.economy import EconomyMetrics, TokenEconomy, economy_paths, economy_routes, economy_schemas
 from fiscus.api.options import ApiOptions
 from fiscus.contract.queries import AccountView, ReadAccount
 from fiscus.core.outcomes import AccountAnswer, Balance
@@ -96,7 +96,16 @@ async def serve(
     economy = TokenEconomy(ledger, pool_tokens=pool_tokens, labels_max=labels_max)
     registry = CollectorRegistry()
     registry.register(EconomyMetrics(economy))
-    app = create_app(ledger, ApiOptions(extra_routes=economy_routes(economy), registry=registry, **options))
+    app = create_app(
+        ledger,
+        ApiOptions(
+            extra_routes=economy_routes(economy),
+            extra_paths=economy_paths(),
+            extra_schemas=economy_schemas(),
+            registry=registry,
+            **options,
+        ),
+    )
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))

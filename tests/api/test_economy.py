@@ -602,6 +602,19 @@ async def test_an_agent_below_another_account_of_the_pool_may_be_given_too():
         assert (await economy.balance("global")).available == 99_900
 
 
+async def test_the_openapi_document_of_the_service_describes_the_economy(economy):
+    _, document = await economy.get("/v1/openapi.json")
+    assert "/api/v1/tokens/allocate" in document["paths"]
+    assert "TokenEconomyAllocateBody" in document["components"]["schemas"]
+    assert "/v1/holds" in document["paths"]
+
+
+async def test_another_method_is_refused_with_those_that_are_taken(economy):
+    async with economy.session.delete(f"{economy.url}/api/v1/tokens/status") as response:
+        assert response.status == 405
+        assert "GET" in response.headers["Allow"]
+
+
 # -- bad input -----------------------------------------------------------------------------------------------------
 
 

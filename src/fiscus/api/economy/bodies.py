@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
+from fiscus.core.checks import check_name
 from fiscus.core.commands import ID_LENGTH_MAX
 from fiscus.core.units import AMOUNT_MAX
 
@@ -119,6 +120,9 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
 
 
+AGENT_FIELDS = ("agent_id", "parent_agent_id")
+"""Fields with the name of an agent, which becomes part of an account's name."""
+
 Body = TypeVar("Body", AllocateBody, ConsumeBody)
 
 _AT = re.compile(r"(?P<message>.*) - at `\$(?P<path>[^`]*)`$", re.DOTALL)
@@ -128,11 +132,17 @@ _MISSING = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
 def read_body(raw: bytes, kind: type[Body]) -> Body | Faults:
     """Decode a body, or say what is wrong with it and where."""
     try:
-        return msgspec.json.decode(raw, type=kind)
+        body = msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:
         return _invalid(str(error))
     except (msgspec.DecodeError, RecursionError) as error:
         return fault("json_invalid", ("body",), f"JSON decode error: {error}")
+    for field in AGENT_FIELDS:
+        agent_id = getattr(body, field, None)
+        wrong = check_name(field, agent_id) if agent_id is not None else None
+        if wrong is not None:
+            return fault("value_error", ("body", field), wrong.detail)
+    return body
 
 
 def fault(kind: str, loc: tuple[str, ...], message: str) -> Faults:

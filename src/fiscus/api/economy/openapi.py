@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from fiscus.api.economy.bodies import AGENT_ID_LENGTH_MAX, Faults, Problem
+from fiscus.api.economy.bodies import AGENT_FIELDS, AGENT_ID_LENGTH_MAX, Faults, Problem
 from fiscus.api.economy.routes import ROUTES, EconomyRoute
+from fiscus.api.schemas import SHARED
 from fiscus.core.commands import ID_LENGTH_MAX
 
 PREFIX = "TokenEconomy"
@@ -16,13 +17,18 @@ REFERENCE = "#/components/schemas/" + PREFIX + "{name}"
 
 Schema = dict[str, Any]
 
-AGENT_ID: Schema = {"type": "string", "minLength": 1, "maxLength": AGENT_ID_LENGTH_MAX}
+AGENT_ID: Schema = SHARED["Name"] | {"maxLength": AGENT_ID_LENGTH_MAX}
 IDEMPOTENCY_KEY: Schema = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
     "description": "Makes a repeat of the request answer the same, without a second effect.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": ID_LENGTH_MAX},
+    "schema": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": ID_LENGTH_MAX,
+        "pattern": r"^[^\p{C}\p{Z}](?:(?: |[^\p{C}\p{Z}])*[^\p{C}\p{Z}])?$",
+    },
 }
 
 
@@ -40,7 +46,18 @@ def economy_schemas() -> dict[str, Schema]:
     for route in ROUTES:
         types += [route.answer] if route.body is None else [route.answer, route.body]
     _, schemas = msgspec.json.schema_components(types, ref_template=REFERENCE)
-    return {PREFIX + name: schema for name, schema in sorted(schemas.items())}
+    return {PREFIX + name: _bounded(schema) for name, schema in sorted(schemas.items())}
+
+
+def _bounded(schema: Schema) -> Schema:
+    """A body's schema with the bounds on names of agents, which the ledger checks."""
+    properties = dict(schema["properties"])
+    if "agent_id" in schema.get("required", ()) and "minLength" in properties["agent_id"]:
+        for name in AGENT_FIELDS:
+            if name in properties:
+                optional = {"anyOf": [AGENT_ID, {"type": "null"}], "default": None}
+                properties[name] = AGENT_ID if name in schema["required"] else optional
+    return {**schema, "properties": properties}
 
 
 def _operation(route: EconomyRoute) -> Schema:
