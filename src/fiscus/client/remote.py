@@ -26,7 +26,7 @@ from fiscus.client.wire import (
     is_batchable,
     like_local,
 )
-from fiscus.contract import AnyOutcome, Refused, Request
+from fiscus.contract import AnyOutcome, Compound, Refused, Request
 from fiscus.contract.errors import BudgetUnavailable, ConfigurationInvalid, TreasuryError
 from fiscus.contract.queries import AnyQuery, Entry, View
 from fiscus.contract.treasury import Readiness
@@ -93,7 +93,9 @@ class RemoteTreasury:
         except UnicodeEncodeError as error:
             return Refused(code="invalid", detail=f"a text has a surrogate in it: {error.reason}")
         outcome: AnyOutcome = await self._exchange(exchange)
-        return like_local(outcome) if isinstance(outcome, Refused) else outcome
+        if isinstance(outcome, Refused):
+            return like_local(outcome, is_single=not isinstance(request.command, Compound))
+        return outcome
 
     async def execute_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:
         """See ``Treasury``."""

@@ -185,14 +185,13 @@ def exchange_for_query(query: AnyQuery) -> Exchange:
             raise TreasuryError("FindKey cannot be asked of a service")
 
 
-def like_local(refused: Refused) -> Refused:
+def like_local(refused: Refused, *, is_single: bool) -> Refused:
     """A refusal of a batch of one, or of a compound, with its field as the ledger itself names it."""
     field = refused.field
-    if field is None or not field.startswith("operations["):
+    if field is None or not field.startswith("operations"):
         return refused
-    if refused.index is None:
-        return msgspec.structs.replace(refused, field=field.partition("].")[2] or None)
-    return msgspec.structs.replace(refused, field=field.replace("operations", "commands", 1))
+    field = field.partition("].")[2] or None if is_single else field.replace("operations", "commands", 1)
+    return msgspec.structs.replace(refused, field=field)
 
 
 def cursor_of(after: int) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 import uuid_utils
 
+from fiscus.client.backoff import Backoff
 from fiscus.contract import (
     AccountAnswer,
     Adjust,
@@ -79,11 +80,14 @@ class Treasury:
     are made here (UUIDv7); give one to be able to repeat a call whose outcome is not known.
     """
 
-    def __init__(self, ledger: Ledger, spool: Spool, *, tenant: str = "default") -> None:
+    def __init__(
+        self, ledger: Ledger, spool: Spool, *, tenant: str = "default", redelivery: Backoff | None = None
+    ) -> None:
         self._ledger = ledger
-        self._outbox = Outbox(ledger, spool)
+        self._outbox = Outbox(ledger, spool, redelivery)
         self._teller = Teller(ledger, self._outbox, tenant)
         self._tenant = tenant
+        self._is_closed = False
 
     async def __aenter__(self) -> Treasury:
         """Begin to deliver what waits in the spool."""
@@ -97,7 +101,13 @@ class Treasury:
         await self.close()
 
     async def close(self) -> None:
-        """Finish what is under way, deliver what waits as far as that is possible at once, and let the ledger go."""
+        """Finish what is under way, deliver what waits as far as that is possible at once, and let the ledger go.
+
+        A second time does nothing.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
         try:
             await self._outbox.close()
         finally:

@@ -51,6 +51,9 @@ def reading(usage: object, *, cost_nanousd: int | None = None, record: CallRecor
     total: Amounts = {}
     if _is_amounts(usage):
         total = {unit: _checked(unit, amount) for unit, amount in usage.items()}
+        if record.tokens is None and "input_tokens" in total and "output_tokens" in total:
+            tokens = Tokens(input=total["input_tokens"], output=total["output_tokens"])
+            record = msgspec.structs.replace(record, tokens=tokens)
     elif usage is not None:
         record = msgspec.structs.replace(record, tokens=tokens_of(usage))
     if record.tokens is not None:
