@@ -9,11 +9,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from fiscus.cli.output import printable
 from fiscus.core.outcomes import Balance
-from fiscus.core.units import NANOUSD_PER_USD, Unit
+from fiscus.core.units import NANOUSD_PER_USD
 
 NANOUSD_PER_CENT = NANOUSD_PER_USD // 100
-RECONCILED_ROWS = 30
+SHOWN_PER_LEVEL = 40
+SUMMED_LEVELS = frozenset({"thread", "subagent"})
 
 
 class LiveRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +40,7 @@ class ReconciledRow(msgspec.Struct, frozen=True, kw_only=True):
     """One account at the end; ``produced`` by the provider's count, ``booked`` by the books."""
 
     account: str
+    level: str
     tokens_produced: int
     tokens_booked: int
     cost_produced: int
@@ -46,16 +49,21 @@ class ReconciledRow(msgspec.Struct, frozen=True, kw_only=True):
     difference: int
     overspend: int
 
+    @property
+    def is_right(self) -> bool:
+        """Whether the books are exactly what was produced, and no limit was passed."""
+        return not (self.difference or self.overspend)
+
 
 def live_table(title: str, rows: Iterable[LiveRow]) -> Table:
     """Balances of some accounts: limit, spent and held in tokens, spent and limit in dollars, refusals and rate."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("account", no_wrap=True)
+    table.add_column("account")
     for column in ("tokens: limit", "spent", "held", "cost: limit", "spent", "held", "refused", "calls/s"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            Text("  " * row.depth + row.account + (" (allocated)" if row.tokens.allocated else "")),
+            _name("  " * row.depth + row.account + (" (allocated)" if row.tokens.allocated else "")),
             _tokens(row.tokens.limit),
             _used(row.tokens, _tokens(row.tokens.spent)),
             _tokens(row.tokens.held + row.tokens.quarantined),
@@ -71,36 +79,56 @@ def live_table(title: str, rows: Iterable[LiveRow]) -> Table:
 def reconciliation_table(rows: Sequence[ReconciledRow]) -> Table:
     """What was produced against what is on the books.
 
-    Of the accounts that are right, ``RECONCILED_ROWS`` are shown and the rest is one row; those that are wrong come
-    first, every one.
+    Accounts that are wrong are shown first, every one. Of the others, all threads are one row, and so are all
+    sub-agents, and the accounts of another level beyond the first ``SHOWN_PER_LEVEL``.
     """
     table = Table(title="Reconciliation", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("account", no_wrap=True)
+    table.add_column("account")
     columns = ("tokens produced", "tokens booked", "cost produced", "cost booked", "refused", "difference", "overspend")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    wrong = [row for row in rows if row.difference or row.overspend]
-    right = [row for row in rows if not (row.difference or row.overspend)]
-    shown = [*wrong, *right[:RECONCILED_ROWS]]
-    for row in shown:
-        style = "" if row in right else "bold red"
-        table.add_row(
-            Text(row.account),
-            f"{row.tokens_produced:,}",
-            f"{row.tokens_booked:,}",
-            dollars(row.cost_produced),
-            dollars(row.cost_booked),
-            f"{row.refused:,}",
-            f"{row.difference:,}",
-            f"{row.overspend:,}",
-            style=style,
-        )
-    hidden = right[RECONCILED_ROWS:]
-    if hidden:
-        table.add_row(
-            Text(f"… {len(hidden):,} more"), "", "", "", "", f"{sum(row.refused for row in hidden):,}", "0", "0"
-        )
+    for row in (row for row in rows if not row.is_right):
+        table.add_row(*_reconciled(row), style="bold red")
+    levels: dict[str, list[ReconciledRow]] = {}
+    for row in rows:
+        if row.is_right:
+            levels.setdefault(row.level, []).append(row)
+    for level, right in levels.items():
+        shown = 0 if level in SUMMED_LEVELS else SHOWN_PER_LEVEL
+        for row in right[:shown]:
+            table.add_row(*_reconciled(row))
+        if right[shown:]:
+            table.add_row(
+                *_reconciled(_sum(f"{len(right[shown:]):,} {'more ' if shown else ''}{level}s", right[shown:]))
+            )
     return table
+
+
+def _reconciled(row: ReconciledRow) -> tuple[Text | str, ...]:
+    return (
+        _name(row.account),
+        f"{row.tokens_produced:,}",
+        f"{row.tokens_booked:,}",
+        dollars(row.cost_produced),
+        dollars(row.cost_booked),
+        f"{row.refused:,}",
+        f"{row.difference:,}",
+        f"{row.overspend:,}",
+    )
+
+
+def _sum(name: str, rows: Sequence[ReconciledRow]) -> ReconciledRow:
+    return ReconciledRow(
+        account=name,
+        level=rows[0].level,
+        tokens_produced=sum(row.tokens_produced for row in rows),
+        tokens_booked=sum(row.tokens_booked for row in rows),
+        cost_produced=sum(row.cost_produced for row in rows),
+        cost_booked=sum(row.cost_booked for row in rows),
+        refused=sum(row.refused for row in rows),
+        difference=sum(row.difference for row in rows),
+        overspend=sum(row.overspend for row in rows),
+    )
 
 
 def dollars(nanousd: int) -> str:
@@ -113,20 +141,23 @@ def dollars(nanousd: int) -> str:
     return f"${cents // 100:,}.{cents % 100:02d}"
 
 
-def _tokens(amount: int) -> str:
-    """Tokens in thousands from a million on, so that a table fits a terminal.
+def _name(name: str) -> Text:
+    """A name as it is: no markup in it, and cut rather than folded when the terminal is narrow."""
+    return Text(printable(name), no_wrap=True, overflow="ellipsis")
 
-    >>> _tokens(999_999), _tokens(12_345_678)
-    ('999,999', '12,345k')
+
+def _tokens(amount: int) -> str:
+    """Tokens rounded down to what fits a narrow terminal.
+
+    >>> _tokens(9_999), _tokens(999_999), _tokens(12_345_678)
+    ('9,999', '999k', '12.3M')
     """
-    return f"{amount:,}" if amount < 1_000_000 else f"{amount // 1_000:,}k"
+    if amount < 10_000:
+        return f"{amount:,}"
+    return f"{amount // 1_000}k" if amount < 1_000_000 else f"{amount // 1_000_000:,}.{amount // 100_000 % 10}M"
 
 
 def _used(balance: Balance, text: str) -> Text:
     """An amount, coloured by how much of the limit is spent."""
     share = balance.spent / balance.limit if balance.limit else 1.0
     return Text(text, style="red" if share >= 0.95 else "yellow" if share >= 0.75 else "green")
-
-
-UNIT_NAMES: dict[Unit, str] = {"tokens": "tokens", "cost": "cost_nanousd"}
-"""How the units that are reconciled are called in the summary."""

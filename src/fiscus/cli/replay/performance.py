@@ -370,6 +370,7 @@ def _reconciled_rows(fleet: Fleet, reconciliation: Reconciliation, tally: Tally)
         rows.append(
             ReconciledRow(
                 account=account.name,
+                level=account.level,
                 tokens_produced=tokens.produced,
                 tokens_booked=tokens.spent,
                 cost_produced=cost.produced,
