@@ -187,7 +187,10 @@ class AdjustmentEnded(Event, tag="adjustment_ended"):
 
 
 class AllocationPut(Event, tag="allocation_put"):
-    """An allocation starts (or is carved again) as a new cell of the child, held on ``pins`` above it."""
+    """An allocation starts (or is carved again) as a new cell of the child, held on ``pins`` above it.
+
+    ``parked``: there is usage to book and no room to carve it: it covers nothing above until it is resumed.
+    """
 
     budget: int
     account: int
@@ -200,6 +203,7 @@ class AllocationPut(Event, tag="allocation_put"):
     valid_until: int | None = None
     on_exhaustion: ExhaustionPolicy = "deny"
     version: int = 1
+    parked: bool = False
     actor: str = ""
     private: Private | None = None
 

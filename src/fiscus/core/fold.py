@@ -490,7 +490,8 @@ def _allocation_put(draft: Draft, event: AllocationPut, at: int) -> None:
     budget.limit = event.size
     budget.valid_until = event.valid_until
     budget.on_exhaustion = event.on_exhaustion
-    budget.for_good = budget.removed = False
+    budget.for_good = budget.for_good and event.parked
+    budget.removed = False
     budget.cell = event.cell
     cell = Cell(
         number=event.cell,
@@ -501,7 +502,8 @@ def _allocation_put(draft: Draft, event: AllocationPut, at: int) -> None:
         end=event.end,
         base=event.size,
         free=event.size,
-        cover=event.size,
+        cover=0 if event.parked else event.size,
+        phase=PARKED if event.parked else LIVE,
         allocated=True,
         pins=event.pins,
     )

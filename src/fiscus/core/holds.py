@@ -14,7 +14,7 @@ from fiscus.core.events import Extended, Held, Private, Released, Settled
 from fiscus.core.outcomes import HoldAnswer, Refused
 from fiscus.core.records import CallRecord
 from fiscus.core.routes import (
-    allocation_cell,
+    booking_cell,
     chain,
     close_ended_windows,
     inactive,
@@ -310,32 +310,21 @@ def _private(record: CallRecord | None) -> Private | None:
 EMPTY_RECORD = CallRecord()
 
 
-def _find_moves(draft: Draft, cell: Cell, now: int, moves: dict[int, int], *, pinned: bool = True) -> None:
-    """Where a rise goes whose window is gone: the running window of the same budget, also above an allocation.
+def _find_moves(draft: Draft, cell: Cell, now: int, moves: dict[int, int]) -> None:
+    """Where a rise goes whose window is gone (ended, and nothing pins it): the running window of the same budget.
 
-    Args:
-        draft: the state.
-        cell: where it would go; its ended windows have been closed.
-        now: ms.
-        moves: takes gone cell → running cell.
-        pinned: whether the rise belongs to a hold that pins the cell: then an ended window that is pinned is not gone.
+    Of an allocation that was given up, the windows above it are looked at one by one.
     """
-    if cell.end <= now and (cell.open == 0 or not pinned):
-        budget = draft.budgets[cell.budget]
-        if budget.removed:
-            running = None
-        elif not budget.allocated:
-            running = running_cell(draft, budget, now)
-        elif budget.cell != cell.number or inactive(draft, chain(draft, draft.accounts[cell.account])) is None:
-            found = allocation_cell(draft, budget, now)
-            running = found if isinstance(found, Cell) else None
-        else:
-            running = None
-        if running is not None and running.number != cell.number:
-            moves[cell.number] = running.number
-            return
-    for pin in cell.pins:
-        _find_moves(draft, draft.cells[pin], now, moves, pinned=pinned)
+    if cell.end > now or cell.open:
+        return
+    budget = draft.budgets[cell.budget]
+    if budget.removed:
+        for pin in cell.pins:
+            _find_moves(draft, draft.cells[pin], now, moves)
+        return
+    running = booking_cell(draft, budget, now) if budget.allocated else running_cell(draft, budget, now)
+    if running.number != cell.number:
+        moves[cell.number] = running.number
 
 
 def _book(draft: Draft, request: Request, command: Settle, now: int) -> HoldAnswer | Refused:
@@ -355,21 +344,14 @@ def _book(draft: Draft, request: Request, command: Settle, now: int) -> HoldAnsw
     route = resolve(draft, payer, also, command.attributes, now, after_the_fact=True)
     assert isinstance(route, Route), "usage after the fact is never refused"
     total = reading(command, None)
-    moves: dict[int, int] = {}
-    for number in route.order:
-        cell = draft.cells[number]
-        if cell.end <= now or cell.allocated:
-            close_ended_windows(draft, (number,), now)
-            _find_moves(draft, cell, now, moves, pinned=False)
-        if cell.free < -TOTAL_MAX:
-            return invalid("total", "the balance would pass the largest number that is kept")
+    if any(draft.cells[number].free < -TOTAL_MAX for number in route.order):
+        return invalid("total", "the balance would pass the largest number that is kept")
     record = command.record
     draft.emit(
         Settled(
             id=command.id,
             total=total,
             final=True,
-            moves=moves,
             account=payer.number,
             also=tuple(account.number for account in also),
             cells=route.cells,

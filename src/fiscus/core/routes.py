@@ -8,7 +8,7 @@ from fiscus.core.answers import balance, no_room
 from fiscus.core.commands import CHAIN_LENGTH_MAX, ExhaustionPolicy
 from fiscus.core.events import AllocationPut, AllocationResumed, Private, WindowOpened
 from fiscus.core.outcomes import Refused
-from fiscus.core.state import LIVE, NEVER, PARKED, Account, Budget, Cell, Draft, Route
+from fiscus.core.state import ENDED, LIVE, NEVER, PARKED, Account, Budget, Cell, Draft, Route
 from fiscus.core.units import AMOUNT_MAX, Unit
 from fiscus.core.windows import parse_period, window_at, windows_between
 
@@ -147,7 +147,9 @@ def lacking_room(draft: Draft, numbers: Iterable[int], amount: int) -> list[tupl
     return [(cell, amount) for cell in cells if cell.enforce and amount > cell.free]
 
 
-def pins_above(draft: Draft, account: Account, unit: Unit, now: int) -> tuple[tuple[int, ...], int] | Refused:
+def pins_above(
+    draft: Draft, account: Account, unit: Unit, now: int, *, after_the_fact: bool = False
+) -> tuple[tuple[int, ...], int] | Refused:
     """The cells that an allocation of ``account`` is held on, leaf first, and the earliest of their ends.
 
     Budgets with ``match`` hold no allocation; the walk ends with the nearest allocated ancestor.
@@ -160,7 +162,13 @@ def pins_above(draft: Draft, account: Account, unit: Unit, now: int) -> tuple[tu
             budget = draft.budgets[number]
             if budget.unit != unit or budget.match:
                 continue
-            cell = allocation_cell(draft, budget, now) if budget.allocated else running_cell(draft, budget, now)
+            cell: Cell | Refused
+            if not budget.allocated:
+                cell = running_cell(draft, budget, now)
+            elif after_the_fact:
+                cell = booking_cell(draft, budget, now)
+            else:
+                cell = allocation_cell(draft, budget, now)
             if isinstance(cell, Refused):
                 return cell
             pins.append(cell.number)
@@ -175,19 +183,37 @@ def allocation_cell(draft: Draft, budget: Budget, now: int) -> Cell | Refused:
     cell = draft.cells[budget.cell]
     if cell.phase == LIVE and now < cell.end:
         return cell
+    if budget.for_good:
+        seen = balance(draft, cell)
+        return Refused(
+            code="budget_exceeded", detail=f"the allocation of {seen.account} in {seen.unit} has ended", binding=seen
+        )
     if cell.phase == PARKED:
         lacking = lacking_room(draft, cell.pins, cell.base - cell.cover)
         if lacking:
             return no_room(draft, lacking)
         draft.emit(AllocationResumed(cell=cell.number))
         return cell
-    if budget.for_good:
-        seen = balance(draft, cell)
-        return Refused(
-            code="budget_exceeded", detail=f"the allocation of {seen.account} in {seen.unit} has ended", binding=seen
-        )
     account = draft.accounts[budget.account]
     return carve(draft, budget, account, budget.unit, budget.limit, now, valid_until=budget.valid_until)
+
+
+def booking_cell(draft: Draft, budget: Budget, now: int) -> Cell:
+    """The cell of an allocation in the running windows for usage that has to be booked, whatever the room and status.
+
+    Where it cannot be carved again it is opened parked: it covers nothing, so what is booked shows above as O.
+    """
+    cell = draft.cells[budget.cell]
+    if cell.phase != ENDED and now < cell.end:
+        return cell
+    account = draft.accounts[budget.account]
+    if inactive(draft, chain(draft, account)) is None:
+        carved = allocation_cell(draft, budget, now)
+        if isinstance(carved, Cell):
+            return carved
+    above = pins_above(draft, account, budget.unit, now, after_the_fact=True)
+    assert not isinstance(above, Refused), "booking after the fact is never refused"
+    return _put(draft, budget, account, budget.unit, budget.limit, now, above, budget.valid_until, parked=True)
 
 
 def carve(
@@ -206,10 +232,40 @@ def carve(
     above = pins_above(draft, account, unit, now)
     if isinstance(above, Refused):
         return above
-    pins, end = above
-    lacking = lacking_room(draft, pins, size)
+    lacking = lacking_room(draft, above[0], size)
     if lacking:
         return no_room(draft, lacking)
+    return _put(
+        draft,
+        budget,
+        account,
+        unit,
+        size,
+        now,
+        above,
+        valid_until,
+        actor=actor,
+        on_exhaustion=on_exhaustion,
+        reason=reason,
+    )
+
+
+def _put(
+    draft: Draft,
+    budget: Budget | None,
+    account: Account,
+    unit: Unit,
+    size: int,
+    now: int,
+    above: tuple[tuple[int, ...], int],
+    valid_until: int | None,
+    *,
+    parked: bool = False,
+    actor: str = "",
+    on_exhaustion: ExhaustionPolicy | None = None,
+    reason: str = "",
+) -> Cell:
+    pins, end = above
     number = draft.cells_opened + 1
     draft.emit(
         AllocationPut(
@@ -219,11 +275,12 @@ def carve(
             cell=number,
             size=size,
             start=now,
-            end=min(end, valid_until) if valid_until is not None else end,
+            end=min(end, valid_until) if valid_until is not None and valid_until > now else end,
             pins=pins,
             valid_until=valid_until,
             on_exhaustion=on_exhaustion or (budget.on_exhaustion if budget is not None else "deny"),
             version=budget.version + 1 if budget is not None else 1,
+            parked=parked,
             actor=actor,
             private=Private(reason=reason) if reason else None,
         )
@@ -274,9 +331,8 @@ def resolve(
     payer_chain = chain(draft, payer)
     payer_numbers = {account.number for account in payer_chain}
     also_chains = [chain(draft, account) for account in also]
-    refused = inactive(draft, payer_chain)
-    is_active = refused is None
     if not after_the_fact:
+        refused = inactive(draft, payer_chain)
         for also_chain in also_chains:
             refused = refused or inactive(draft, also_chain)
         if refused is not None:
@@ -319,7 +375,7 @@ def resolve(
                     continue
                 cell: Cell | Refused
                 if budget.allocated:
-                    cell = allocation_cell(draft, budget, now) if is_active else draft.cells[budget.cell]
+                    cell = booking_cell(draft, budget, now) if after_the_fact else allocation_cell(draft, budget, now)
                     if isinstance(cell, Refused):
                         blocked.append((budget.cell, cell))
                         cell = draft.cells[budget.cell]
