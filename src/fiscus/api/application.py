@@ -13,6 +13,7 @@ import msgspec
 import structlog
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute, Match
 
 from fiscus.api.bodies import decode_body, decode_parameters, decode_text
@@ -77,7 +78,9 @@ class Application:
             ),
             metrics=metrics,
             streams=Streams(count_max=options.streams_max, heartbeat_s=options.heartbeat_s),
-            openapi=encode_json(document(routes, options.version)),
+            openapi=encode_json(
+                document(routes, options.version, paths=options.extra_paths, schemas=options.extra_schemas)
+            ),
         )
         self._options = options
         self._metrics = metrics
@@ -253,8 +256,11 @@ class Application:
             return wrong
         if found is not None:
             return _wrong_method(scope, sorted(found.routes))
-        if not self._extra.has(scope):
+        methods = self._extra.methods(scope)
+        if methods is None:
             return problem("not_found", "there is nothing at this address; /v1/openapi.json lists what there is")
+        if methods and scope["method"] not in methods:
+            return _wrong_method(scope, sorted(methods))
         caller = await self._extra_caller(scope, headers)
         if isinstance(caller, Problem):
             return caller
@@ -262,7 +268,7 @@ class Application:
         if wrong is not None:
             return wrong
         scope["fiscus.caller"] = caller
-        await self._extra.app(scope, receive, send)
+        await self._extra(scope, receive, send)
         return None
 
     async def _extra_caller(self, scope: Scope, headers: Headers) -> Caller | Problem:
@@ -292,11 +298,20 @@ class _Extra:
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
         self._routes = tuple(routes)
-        self.app = Starlette(routes=self._routes)
+        self._app = Starlette(routes=self._routes)
+        self._answer = ExceptionMiddleware(self._app.router, handlers=self._app.exception_handlers)
 
-    def has(self, scope: Scope) -> bool:
-        """Whether one of them is at this address."""
-        return any(route.matches(scope)[0] is not Match.NONE for route in self._routes)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer; what a route raises is ours to report, once."""
+        scope["app"] = self._app
+        await self._answer(scope, receive, send)
+
+    def methods(self, scope: Scope) -> frozenset[str] | None:
+        """The methods that this address takes, as far as its routes say; None: none of them is at this address."""
+        found = [route for route in self._routes if route.matches(scope)[0] is not Match.NONE]
+        if not found:
+            return None
+        return frozenset(method for route in found for method in getattr(route, "methods", None) or ())
 
 
 def _raw_path(scope: Scope) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -52,12 +53,20 @@ ALWAYS = ("malformed", "forbidden", "too_large", "invalid", "internal")
 UNAVAILABLE = ("budget_unavailable", "treasury_error", "ledger_busy", "ledger_corrupt", "unknown_format")
 
 
-def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
-    """The whole document as plain data."""
-    components = _components(routes)
-    paths: dict[str, dict[str, Any]] = {}
+def document(
+    routes: Sequence[Route],
+    version: str,
+    *,
+    paths: Mapping[str, Any] = MappingProxyType({}),
+    schemas: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """The whole document as plain data.
+
+    ``paths`` and ``schemas`` are what is said elsewhere of routes that are not in the table.
+    """
+    described: dict[str, dict[str, Any]] = {}
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, routes)
+        described.setdefault(route.path, {})[route.method.lower()] = _operation(route, routes)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -67,9 +76,9 @@ def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
             "version": version or "0",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "paths": paths,
+        "paths": {**described, **paths},
         "components": {
-            "schemas": components,
+            "schemas": {**_components(routes), **schemas},
             "responses": _problem_responses(routes),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},

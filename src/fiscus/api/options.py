@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -33,6 +34,8 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
         anonymous_account: the account that calls of ``extra_routes`` without a key are bound to; None: they need one.
         extra_routes: Starlette routes that are asked when no route of ours matches. They find the caller in
             ``scope["fiscus.caller"]``.
+        extra_paths, extra_schemas: what of those routes belongs into the OpenAPI document, under ``paths`` and
+            ``components/schemas``.
         registry: where the metrics are registered; None: one of its own.
         tenant: whose ledger this is.
         version: shown in the OpenAPI document.
@@ -54,6 +57,8 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
     metrics_open: bool = False
     anonymous_account: str | None = None
     extra_routes: tuple[BaseRoute, ...] = ()
+    extra_paths: dict[str, Any] = {}
+    extra_schemas: dict[str, Any] = {}
     registry: CollectorRegistry | None = None
     tenant: str = "default"
     version: str = ""

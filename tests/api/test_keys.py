@@ -1,0 +1,360 @@
+"""Keys: who may do what, and that a key of one account can neither spend nor see another's."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from fiscus.api import ApiOptions, store_first_key
+from fiscus.api.keys import UNKNOWN_KEYS_PER_MINUTE, digest_of, make_secret
+from fiscus.contract.queries import KeysView, ListEntries, ListKeys
+from tests.api.service import FIRST_SECRET, PEPPER, Api, ledger
+
+
+async def issued(api: Api, **fields: Any) -> dict[str, Any]:
+    """A new key by the administrator: its id and secret."""
+    answer = await api.post("/v1/keys", fields, key=FIRST_SECRET)
+    assert answer.status == 201, answer
+    return {"id": answer.json["key"]["key"], "secret": answer.json["secret"]}
+
+
+@pytest.fixture
+async def teams(keyed: Api) -> Api:
+    """Two teams with an agent, a budget, a hold and a booked call each; made by the administrator."""
+    for team, agent in (("team:a", "agent:x"), ("team:b", "agent:z")):
+        for target, body in (
+            (f"/v1/accounts/{team}", {"labels": {"owner": f"owner of {team}"}}),
+            (f"/v1/accounts/{agent}", {"parent": team}),
+            (f"/v1/accounts/{team}/budgets/main", {"unit": "tokens", "limit": 1_000}),
+        ):
+            assert (await keyed.put(target, body, key=FIRST_SECRET)).status == 200
+        held = {"id": f"hold-{agent}", "account": agent, "amounts": {"tokens": 10}}
+        assert (await keyed.post("/v1/holds", held, key=FIRST_SECRET)).status == 201
+        used = {"id": f"use-{agent}", "account": agent, "total": {"tokens": 5}, "record": {"model": f"model of {team}"}}
+        assert (await keyed.post("/v1/usage", used, key=FIRST_SECRET)).status == 201
+    return keyed
+
+
+# Secrets
+
+
+async def test_a_secret_is_shown_once_and_stored_nowhere(keyed: Api):
+    key = await issued(keyed, role="viewer", label="for the page")
+    assert key["secret"].startswith("fk_")
+    assert len(key["secret"]) == 46
+    listed = await keyed.get("/v1/keys", key=FIRST_SECRET)
+    journal = await keyed.get("/v1/journal?limit=1000", key=FIRST_SECRET)
+    for answer in (listed, journal):
+        assert key["id"].encode() in answer.body
+        assert key["secret"].encode() not in answer.body
+    page = await keyed.treasury.read(ListEntries(limit=1_000))
+    stored = [entry.data["digest"] for entry in page.entries if entry.kind == "key_put"]  # type: ignore[union-attr]
+    assert stored == [digest_of(FIRST_SECRET, PEPPER), digest_of(key["secret"], PEPPER)]
+
+
+async def test_an_answer_with_a_secret_is_not_to_be_kept(keyed: Api):
+    answer = await keyed.post("/v1/keys", {"role": "viewer"}, key=FIRST_SECRET)
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_a_secret_is_32_random_bytes_and_its_hash_is_keyed():
+    assert len({make_secret() for _ in range(100)}) == 100
+    assert digest_of("secret", b"one pepper") != digest_of("secret", b"another pepper")
+
+
+async def test_the_first_key_is_stored_once(keyed: Api):
+    before = await keyed.head()
+    await store_first_key(keyed.treasury, FIRST_SECRET, PEPPER)
+    assert await keyed.head() == before
+    view = await keyed.treasury.read(ListKeys())
+    assert isinstance(view, KeysView)
+    assert [(key.key, key.role) for key in view.keys] == [("first", "admin")]
+
+
+async def test_both_headers_carry_a_key(keyed: Api):
+    assert (await keyed.get("/v1/accounts", headers={"Authorization": f"bearer {FIRST_SECRET}"})).status == 200
+    assert (await keyed.get("/v1/accounts", headers={"X-Api-Key": FIRST_SECRET})).status == 200
+
+
+@pytest.mark.parametrize("wrong", ["fk_" + "A" * 43, "x", FIRST_SECRET + "x", "x" * 100_000, "é", ""])
+async def test_no_key_and_a_wrong_key_are_401_and_say_how_to_send_one(keyed: Api, wrong: str):
+    answer = await keyed.get("/v1/accounts", headers={"X-Api-Key": wrong} if wrong else {})
+    assert (answer.status, answer.code, answer.headers["www-authenticate"]) == (401, "unauthorized", "Bearer")
+    assert not wrong or wrong not in answer.json["detail"] or len(wrong) == 1
+
+
+async def test_what_needs_no_key_needs_none(keyed: Api):
+    for target in ("/health", "/ready", "/v1/openapi.json"):
+        assert (await keyed.get(target)).status == 200
+    assert (await keyed.get("/metrics")).status == 401
+    assert (await keyed.get("/metrics", key=FIRST_SECRET)).status == 200
+
+
+async def test_a_rotated_key_has_a_new_secret_and_the_old_one_ends_at_once(keyed: Api):
+    key = await issued(keyed, role="operator", label="robot", requests_per_minute=500)
+    assert (await keyed.get("/v1/accounts", key=key["secret"])).status == 200
+    rotated = (await keyed.post(f"/v1/keys/{key['id']}/rotate", key=FIRST_SECRET)).json
+    assert rotated["key"]["key"] == key["id"]
+    assert (rotated["key"]["role"], rotated["key"]["label"]) == ("operator", "robot")
+    assert (await keyed.get("/v1/accounts", key=key["secret"])).status == 401
+    assert (await keyed.get("/v1/accounts", key=rotated["secret"])).status == 200
+
+
+async def test_a_revoked_key_ends_at_once(keyed: Api):
+    key = await issued(keyed, role="operator")
+    assert (await keyed.get("/v1/accounts", key=key["secret"])).status == 200
+    assert (await keyed.delete(f"/v1/keys/{key['id']}", key=FIRST_SECRET)).json["active"] is False
+    assert (await keyed.get("/v1/accounts", key=key["secret"])).status == 401
+    assert key["id"] not in str((await keyed.get("/v1/keys", key=FIRST_SECRET)).json)
+    assert (await keyed.post(f"/v1/keys/{key['id']}/rotate", key=FIRST_SECRET)).code == "unknown_key"
+    assert (await keyed.delete("/v1/keys/nobody", key=FIRST_SECRET)).code == "unknown_key"
+
+
+class Clocks:
+    """The time of day and a clock that never steps, both by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def test_a_key_ends_when_it_expires():
+    clock = Clocks()
+    async with ledger() as treasury:
+        await store_first_key(treasury, FIRST_SECRET, PEPPER)
+        api = Api(treasury, ApiOptions(key_pepper=PEPPER, keys_required=True, clock_s=clock))
+        expires = datetime.fromtimestamp(clock.now_s, UTC) + timedelta(seconds=10)
+        key = await issued(api, role="viewer", expires_at=expires.isoformat())
+        assert (await api.get("/v1/accounts", key=key["secret"])).status == 200
+        clock.now_s += 10
+        assert (await api.get("/v1/accounts", key=key["secret"])).status == 401
+
+
+async def test_a_key_that_another_node_revoked_ends_within_a_second():
+    clock = Clocks()
+    async with ledger() as treasury:
+        await store_first_key(treasury, FIRST_SECRET, PEPPER)
+        options = ApiOptions(key_pepper=PEPPER, keys_required=True, monotonic_s=clock)
+        api, other = Api(treasury, options), Api(treasury, options)
+        key = await issued(api, role="viewer")
+        assert (await api.get("/v1/accounts", key=key["secret"])).status == 200
+        await other.delete(f"/v1/keys/{key['id']}", key=FIRST_SECRET)
+        clock.now_s += 1.0
+        assert (await api.get("/v1/accounts", key=key["secret"])).status == 401
+
+
+async def test_a_key_may_make_only_so_many_requests_a_minute():
+    clock = Clocks()
+    async with ledger() as treasury:
+        await store_first_key(treasury, FIRST_SECRET, PEPPER)
+        options = ApiOptions(
+            key_pepper=PEPPER, keys_required=True, monotonic_s=clock, requests_per_minute_default=1_000
+        )
+        api = Api(treasury, options)
+        slow, fast = await issued(api, role="viewer", requests_per_minute=2), await issued(api, role="viewer")
+        statuses = [(await api.get("/v1/accounts", key=slow["secret"])).status for _ in range(3)]
+        assert statuses == [200, 200, 429]
+        limited = await api.get("/v1/accounts", key=slow["secret"])
+        assert (limited.code, limited.headers["retry-after"]) == ("rate_limited", "30")
+        assert (await api.get("/v1/accounts", key=fast["secret"])).status == 200
+        clock.now_s += 30
+        assert (await api.get("/v1/accounts", key=slow["secret"])).status == 200
+
+
+async def test_one_address_may_guess_only_so_often_and_keys_in_use_go_on():
+    clock = Clocks()
+    async with ledger() as treasury:
+        await store_first_key(treasury, FIRST_SECRET, PEPPER)
+        api = Api(treasury, ApiOptions(key_pepper=PEPPER, keys_required=True, monotonic_s=clock))
+        assert (await api.get("/v1/accounts", key=FIRST_SECRET)).status == 200
+        guesses = [(await api.get("/v1/accounts", key=f"guess {n}")).status for n in range(UNKNOWN_KEYS_PER_MINUTE + 1)]
+        assert guesses == [401] * UNKNOWN_KEYS_PER_MINUTE + [429]
+        assert (await api.get("/v1/accounts", key=FIRST_SECRET)).status == 200
+        assert (await api.get("/v1/accounts", key="guess", client="203.0.113.1")).status == 401
+
+
+async def test_without_keys_a_key_that_is_sent_still_counts(api: Api):
+    assert (await api.get("/v1/accounts")).status == 200
+    assert (await api.get("/v1/accounts", key="x")).status == 401
+    refused = await api.post("/v1/keys", {"role": "viewer"})
+    assert (refused.status, refused.code) == (403, "forbidden")
+
+
+# Roles
+
+WRITES = [
+    ("PUT", "/v1/accounts/agent:new", {"parent": "team:a"}),
+    ("PUT", "/v1/accounts/agent:x/budgets/b", {"unit": "tokens", "limit": 5}),
+    ("POST", "/v1/holds", {"id": "h", "account": "agent:x", "amounts": {"tokens": 1}}),
+    ("POST", "/v1/holds/hold-agent:x/settle", {"total": {"tokens": 1}}),
+    ("POST", "/v1/usage", {"id": "u", "account": "agent:x", "total": {"tokens": 1}}),
+    ("POST", "/v1/accounts/agent:x/suspend", {}),
+    ("POST", "/v1/accounts/agent:x/resume", {}),
+    ("POST", "/v1/batch", {"operations": [{"op": "put_account", "account": "agent:x"}]}),
+]
+OPERATING = [
+    ("PUT", "/v1/templates/thread:*", {}),
+    ("DELETE", "/v1/templates/thread:*", None),
+    ("POST", "/v1/clock/confirm", None),
+    ("POST", "/v1/accounts/agent:x/close", {}),
+    ("DELETE", "/v1/accounts/agent:x/name", None),
+]
+ADMINISTERING = [("GET", "/v1/keys", None), ("POST", "/v1/keys", {"role": "viewer"})]
+READS = ["/v1/accounts", "/v1/accounts/team:a", "/v1/balances/team:a", "/v1/journal", "/v1/usage", "/v1/templates"]
+
+
+async def test_an_operator_does_everything_but_keys(teams: Api):
+    key = (await issued(teams, role="operator"))["secret"]
+    for method, target, body in [*WRITES, *OPERATING]:
+        assert (await teams.call(method, target, body, key=key)).status in (200, 201), target
+    for target in READS:
+        assert (await teams.get(target, key=key)).status == 200
+    for method, target, body in ADMINISTERING:
+        assert (await teams.call(method, target, body, key=key)).code == "forbidden"
+
+
+async def test_a_viewer_only_reads(teams: Api):
+    key = (await issued(teams, role="viewer"))["secret"]
+    before = await teams.head()
+    for target in READS:
+        assert (await teams.get(target, key=key)).status == 200
+    for method, target, body in [*WRITES, *OPERATING, *ADMINISTERING]:
+        assert (await teams.call(method, target, body, key=key)).code == "forbidden", target
+    assert await teams.head() == before
+
+
+# A key that is bound to an account
+
+
+async def test_a_key_of_an_account_spends_and_sees_there_and_below(teams: Api):
+    key = (await issued(teams, role="account", account="team:a", may_open=True))["secret"]
+    for method, target, body in WRITES:
+        assert (await teams.call(method, target, body, key=key)).status in (200, 201), target
+    assert (await teams.get("/v1/accounts/team:a", key=key)).status == 200
+    assert (await teams.get("/v1/holds/hold-agent:x", key=key)).status == 200
+
+
+async def test_a_key_of_one_account_can_neither_spend_nor_see_anothers(teams: Api):
+    key = (await issued(teams, role="account", account="team:a", may_open=True))["secret"]
+    before = await teams.head()
+    spend = {"account": "agent:z", "amounts": {"tokens": 1}}
+    attempts: list[tuple[str, str, Any]] = [
+        ("POST", "/v1/holds", spend | {"id": "mine"}),
+        ("POST", "/v1/holds", spend | {"id": "hold-agent:z", "amounts": {"tokens": 10}}),
+        ("POST", "/v1/holds", {"id": "mine", "account": "agent:x", "also": ["agent:z"], "amounts": {"tokens": 1}}),
+        ("POST", "/v1/holds/hold-agent:z/extend", {"to": {"tokens": 20}}),
+        ("POST", "/v1/holds/hold-agent:z/settle", {"total": {"tokens": 1}}),
+        ("POST", "/v1/holds/hold-agent:z/settle", {"total": {"tokens": 1}, "account": "agent:x"}),
+        ("POST", "/v1/holds/hold-agent:z/release", {}),
+        ("POST", "/v1/holds/hold-agent:z/release", {"account": "agent:x"}),
+        ("POST", "/v1/usage", {"id": "mine", "account": "agent:z", "total": {"tokens": 1}}),
+        ("POST", "/v1/usage", {"id": "use-agent:z", "account": "agent:x", "total": {"tokens": 9}}),
+        ("PUT", "/v1/accounts/agent:z", {"priority": 9}),
+        ("PUT", "/v1/accounts/agent:new", {"parent": "team:b"}),
+        ("PUT", "/v1/accounts/agent:new", {}),
+        ("PUT", "/v1/accounts/agent:z/budgets/b", {"unit": "tokens", "limit": 5}),
+        ("DELETE", "/v1/accounts/team:b/budgets/main", None),
+        ("PUT", "/v1/accounts/agent:z/allocations/tokens", {"to": 1}),
+        ("DELETE", "/v1/accounts/agent:z/allocations/tokens", None),
+        ("POST", "/v1/transfers", {"source": "agent:z", "target": "agent:x", "unit": "tokens", "amount": 1}),
+        ("POST", "/v1/transfers", {"source": "agent:x", "target": "agent:z", "unit": "tokens", "amount": 1}),
+        ("POST", "/v1/accounts/team:b/adjustments", {"id": "a", "budget": "main", "amount": 1, "reason": "r"}),
+        ("POST", "/v1/accounts/agent:z/suspend", {}),
+        ("DELETE", "/v1/accounts/agent:x/name", None),
+        ("GET", "/v1/accounts/team:b", None),
+        ("GET", "/v1/accounts/agent:z", None),
+        ("GET", "/v1/accounts/agent:z/budgets", None),
+        ("GET", "/v1/accounts/team:b/budgets/main", None),
+        ("GET", "/v1/balances/team:b", None),
+        ("GET", "/v1/holds/hold-agent:z", None),
+        ("GET", "/v1/holds/use-agent:z", None),
+        ("GET", "/v1/usage?account=team:b", None),
+        ("GET", f"/v1/accounts?parent=team:b&min_seq={before}", None),
+        ("GET", "/v1/events?account=team:b", None),
+        ("GET", "/v1/templates", None),
+        ("GET", "/metrics", None),
+        ("PUT", "/v1/templates/agent:*", {"parent": "team:b"}),
+        ("POST", "/v1/keys", {"role": "admin"}),
+        ("GET", "/v1/keys", None),
+        ("DELETE", "/v1/keys/first", None),
+        ("POST", "/v1/keys/first/rotate", None),
+        ("POST", "/v1/clock/confirm", None),
+    ]
+    for method, target, body in attempts:
+        answer = await teams.call(method, target, body, key=key)
+        assert answer.status in (403, 404, 409), (target, answer)
+        assert b"team:b" not in answer.body or "team:b" in target or "team:b" in str(body), (target, answer)
+        assert b"model of team:b" not in answer.body
+    assert await teams.head() == before
+
+
+async def test_what_is_not_there_and_what_is_anothers_look_the_same(teams: Api):
+    key = (await issued(teams, role="account", account="team:a"))["secret"]
+    for there, nowhere in (
+        ("/v1/accounts/agent:z", "/v1/accounts/agent:0"),
+        ("/v1/holds/hold-agent:z", "/v1/holds/hold-agent:0"),
+        ("/v1/balances/team:b", "/v1/balances/team:0"),
+    ):
+        one, other = await teams.get(there, key=key), await teams.get(nowhere, key=key)
+        name, missing = (target.rpartition("/")[2].encode() for target in (there, nowhere))
+        assert one.body.replace(name, missing) == other.body
+
+
+async def test_lists_and_the_journal_show_a_key_of_an_account_its_own_and_nothing_else(teams: Api):
+    key = (await issued(teams, role="account", account="team:a"))["secret"]
+    seen = f"min_seq={await teams.head()}&limit=1000"
+    for target in (f"/v1/accounts?{seen}", f"/v1/usage?{seen}", f"/v1/journal?{seen}"):
+        mine, everything = await teams.get(target, key=key), await teams.get(target, key=FIRST_SECRET)
+        for word in (b"team:b", b"agent:z", b"model of team:b"):
+            assert word not in mine.body, target
+        assert b"agent:z" in everything.body
+        assert b"agent:x" in mine.body
+    page = (await teams.get(f"/v1/journal?{seen}", key=key)).json
+    assert not {entry["kind"] for entry in page["entries"]} & {"key_put", "template_put"}
+
+
+async def test_a_key_of_an_account_does_not_change_what_binds_it(teams: Api):
+    key = (await issued(teams, role="account", account="agent:x", may_open=True))["secret"]
+    await teams.put("/v1/accounts/agent:x/budgets/own", {"unit": "tokens", "limit": 20}, key=FIRST_SECRET)
+    await teams.put("/v1/accounts/agent:x/allocations/tokens", {"to": 100}, key=FIRST_SECRET)
+    await teams.post("/v1/accounts/agent:x/suspend", key=FIRST_SECRET)
+    before = await teams.head()
+    for method, target, body in (
+        ("PUT", "/v1/accounts/agent:x/budgets/own", {"unit": "tokens", "limit": 2_000}),
+        ("DELETE", "/v1/accounts/agent:x/budgets/own", None),
+        ("POST", "/v1/accounts/agent:x/adjustments", {"id": "a", "budget": "own", "amount": 1, "reason": "r"}),
+        ("PUT", "/v1/accounts/agent:x/allocations/tokens", {"to": 500}),
+        ("DELETE", "/v1/accounts/agent:x/allocations/tokens", None),
+        ("POST", "/v1/accounts/agent:x/resume", None),
+        ("PUT", "/v1/accounts/agent:x", {"priority": 9}),
+    ):
+        assert (await teams.call(method, target, body, key=key)).code == "forbidden", target
+    operation = {"op": "put_budget", "account": "agent:x", "budget": "own", "unit": "tokens", "limit": 2_000}
+    single = await teams.post("/v1/batch", {"operations": [operation]}, key=key)
+    assert single.json["answers"][0]["status"] == 403
+    atomic = await teams.post("/v1/batch", {"operations": [operation], "atomic": True}, key=key)
+    assert (atomic.status, atomic.code, atomic.json["index"]) == (403, "forbidden", 0)
+    template = {"op": "put_template", "pattern": "t:*"}
+    assert (await teams.post("/v1/batch", {"operations": [template]}, key=key)).json["answers"][0]["status"] == 403
+    assert await teams.head() == before
+
+
+async def test_only_a_key_that_may_opens_accounts_from_templates(teams: Api):
+    await teams.put("/v1/templates/thread:*", {"parent": "agent:x"}, key=FIRST_SECRET)
+    hold = {"id": "h", "account": "thread:1", "amounts": {"tokens": 1}}
+    for may_open, status in ((False, 403), (True, 201)):
+        key = (await issued(teams, role="account", account="agent:x", may_open=may_open))["secret"]
+        assert (await teams.post("/v1/holds", hold, key=key)).status == status
+
+
+async def test_an_idempotency_key_does_not_reveal_another_keys_answer(teams: Api):
+    # covers E7
+    body, idempotency = {"labels": {"a": "secret of team:b"}}, {"Idempotency-Key": "shared"}
+    await teams.put("/v1/accounts/agent:z", body, key=FIRST_SECRET, headers=idempotency)
+    key = (await issued(teams, role="account", account="team:a"))["secret"]
+    for attempt in (body, {}):
+        answer = await teams.put("/v1/accounts/agent:z", attempt, key=key, headers=idempotency)
+        assert answer.status in (403, 409)
+        assert b"secret of team:b" not in answer.body
