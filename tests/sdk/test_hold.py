@@ -120,9 +120,14 @@ async def test_it_is_refused_before_the_body_runs(books):
 
 
 async def test_a_failure_before_the_call_gives_the_hold_back(books):
-    with pytest.raises(KeyError):
-        async with books.hold("agent:x", tokens=400) as hold:
+    hold = books.hold("agent:x", tokens=400)
+
+    async def agent():
+        async with hold:
             raise KeyError("a bug before the call")
+
+    with pytest.raises(KeyError):
+        await agent()
     assert await spent_and_held(books) == (0, 0)
     assert hold.answer.state == "released"
 
@@ -130,10 +135,13 @@ async def test_a_failure_before_the_call_gives_the_hold_back(books):
 @pytest.mark.filterwarnings("ignore:hold .* ended without a reading")
 async def test_a_failure_while_spending_books_the_bound_as_an_estimate(books):
     # covers E14
-    with pytest.raises(TimeoutError):
+    async def agent():
         async with books.hold("agent:x", tokens=400) as hold:
             hold.spending()
             raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        await agent()
     assert await spent_and_held(books) == (400, 0)
     record = await last_record(books)
     assert record.tokens_estimated
@@ -142,20 +150,26 @@ async def test_a_failure_while_spending_books_the_bound_as_an_estimate(books):
 
 async def test_a_failure_after_running_readings_books_the_last_one(books):
     # covers E14
-    with pytest.raises(ConnectionError):
+    async def agent():
         async with books.hold("agent:x", tokens=400) as hold:
             await hold.reading({"tokens": 50})
             assert await spent_and_held(books) == (50, 350)
             await hold.reading({"tokens": 90})
             raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        await agent()
     assert await spent_and_held(books) == (90, 0)
 
 
 async def test_a_failure_after_the_final_reading_books_it(books):
-    with pytest.raises(ValueError, match="parsing"):
+    async def agent():
         async with books.hold("agent:x", tokens=400) as hold:
             hold.settle({"tokens": 70})
             raise ValueError("parsing the answer")
+
+    with pytest.raises(ValueError, match="parsing"):
+        await agent()
     assert await spent_and_held(books) == (70, 0)
 
 
@@ -177,9 +191,12 @@ async def test_unused_gives_the_hold_back(books):
 @pytest.mark.filterwarnings("ignore:hold .* ended without a reading")
 async def test_a_usage_that_cannot_be_read_books_the_bound(books):
     # covers E14
-    with pytest.raises(Invalid):
+    async def agent():
         async with books.hold("agent:x", tokens=400) as hold:
             hold.settle({"no": "usage"})
+
+    with pytest.raises(Invalid):
+        await agent()
     assert await spent_and_held(books) == (400, 0)
 
 
@@ -219,10 +236,15 @@ async def test_extending_raises_what_is_held_and_what_may_be_asked_for(books):
         await hold.extend(tokens=600)
         assert hold.output_tokens == 600
         assert await spent_and_held(books) == (0, 600)
-        with pytest.raises(Refusal):
+
+        async def agent():
             await hold.extend(tokens=1_001)
+
         assert hold.output_tokens == 600
         hold.settle({"tokens": 600})
+
+    with pytest.raises(Refusal):
+        await agent()
     assert await spent_and_held(books) == (600, 0)
 
 
@@ -275,10 +297,15 @@ async def test_a_suspended_account_admits_no_hold_and_its_running_one_is_still_s
     # covers D4
     async with books.hold("agent:x", tokens=400) as hold:
         await books.suspend("team:a", reason="audit")
-        with pytest.raises(AccountNotActive):
+
+        async def agent():
             async with books.hold("agent:x", tokens=1):
                 pass
+
         hold.settle({"tokens": 5})
+
+    with pytest.raises(AccountNotActive):
+        await agent()
     assert await spent_and_held(books) == (5, 0)
 
 
@@ -342,16 +369,24 @@ async def at_the_service(local) -> tuple[int, int]:
 async def test_without_the_ledger_nothing_is_admitted(service, proxy):
     proxy.is_down = True
     proxy.cut()
-    with pytest.raises(BudgetUnavailable):
+
+    async def agent():
         async with service.hold("agent:x", tokens=400):
             pytest.fail("the body must not run")
+
+    with pytest.raises(BudgetUnavailable):
+        await agent()
 
 
 async def test_a_reserve_whose_outcome_is_unknown_is_given_back_in_the_end(service, proxy, local):
     proxy.drop_replies = 3
-    with pytest.raises(BudgetUnavailable):
+
+    async def agent():
         async with service.hold("agent:x", tokens=400):
             pytest.fail("the body must not run")
+
+    with pytest.raises(BudgetUnavailable):
+        await agent()
     await asyncio.gather(*service._outbox._background)
     assert await at_the_service(local) == (0, 0)
 
@@ -376,9 +411,13 @@ async def test_a_reserve_that_is_cancelled_is_given_back_in_the_end(service, pro
 async def test_a_reserve_with_the_callers_own_id_is_the_callers_to_repeat(service, proxy, local):
     # covers E7
     proxy.drop_replies = 3
-    with pytest.raises(BudgetUnavailable):
+
+    async def agent():
         async with service.hold("agent:x", tokens=400, id="mine"):
             pytest.fail("the body must not run")
+
+    with pytest.raises(BudgetUnavailable):
+        await agent()
     async with service.hold("agent:x", tokens=400, id="mine") as hold:
         assert await at_the_service(local) == (0, 400)
         hold.settle({"tokens": 1})
@@ -410,23 +449,31 @@ async def test_a_lost_reply_to_the_settlement_is_no_second_settlement(service, p
 
 async def test_what_goes_wrong_on_exit_does_not_hide_what_went_wrong_before(service, proxy):
     service._outbox._spool._records_max = 0
-    with pytest.raises(ValueError, match="the real reason") as caught:
+
+    async def agent():
         async with service.hold("agent:x", tokens=400) as hold:
             proxy.is_down = True
             proxy.cut()
             hold.settle({"tokens": 120})
             raise ValueError("the real reason")
+
+    with pytest.raises(ValueError, match="the real reason") as caught:
+        await agent()
     assert "could not be booked" in caught.value.__notes__[0]
 
 
 async def test_what_goes_wrong_on_exit_is_raised_when_nothing_went_wrong_before(service, proxy):
     service._outbox._spool._records_max = 0
     hold = service.hold("agent:x", tokens=400)
-    with pytest.raises(SpoolUnavailable):
+
+    async def agent():
         async with hold:
             proxy.is_down = True
             proxy.cut()
             hold.settle({"tokens": 120})
+
+    with pytest.raises(SpoolUnavailable):
+        await agent()
 
 
 async def test_reading_an_unknown_hold_is_told(service):

@@ -21,7 +21,10 @@ SHAPES = {
         },
         Tokens(input=100, output=50, cache_read=64, reasoning=40, audio_input=3, audio_output=2),
     ),
-    "openai chat, bare": ({"prompt_tokens": 24, "total_tokens": 26, "completion_tokens": 2}, Tokens(input=24, output=2)),
+    "openai chat, bare": (
+        {"prompt_tokens": 24, "total_tokens": 26, "completion_tokens": 2},
+        Tokens(input=24, output=2),
+    ),
     "gemini through the openai protocol, thoughts hidden": (
         {"prompt_tokens": 35, "completion_tokens": 12, "total_tokens": 109},
         Tokens(input=35, output=74),
@@ -62,7 +65,12 @@ SHAPES = {
         Tokens(input=3_704, output=77, cache_read=3_000, cache_write_5m=500, cache_write_1h=200),
     ),
     "anthropic, one hour alone": (
-        {"input_tokens": 4, "cache_creation_input_tokens": 0, "cache_creation": {"ephemeral_1h_input_tokens": 9}, "output_tokens": 1},
+        {
+            "input_tokens": 4,
+            "cache_creation_input_tokens": 0,
+            "cache_creation": {"ephemeral_1h_input_tokens": 9},
+            "output_tokens": 1,
+        },
         Tokens(input=13, output=1, cache_write_1h=9),
     ),
     "anthropic, without cache": (
@@ -166,7 +174,11 @@ def test_a_record_cannot_be_given_twice():
         ({"tokens": 50}, {"tokens": 10}, {"tokens": 50}),
         (None, {"tokens": 10, "cost": 7, "calls": 1}, {"tokens": 10, "cost": 7}),
         ({"cost": 3}, {"tokens": 10, "cost": 7}, {"cost": 3, "tokens": 10}),
-        ({"tokens": 5}, {"tokens": 10, "output_tokens": 4, "input_tokens": 9}, {"tokens": 5, "output_tokens": 4, "input_tokens": 5}),
+        (
+            {"tokens": 5},
+            {"tokens": 10, "output_tokens": 4, "input_tokens": 9},
+            {"tokens": 5, "output_tokens": 4, "input_tokens": 5},
+        ),
         ({"input_tokens": 2, "output_tokens": 3}, {"tokens": 10}, {"input_tokens": 2, "output_tokens": 3, "tokens": 5}),
         ({"tokens": 0, "cost": 0}, {"tokens": 10, "cost": 7}, {"tokens": 0, "cost": 0}),
     ],

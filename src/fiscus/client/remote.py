@@ -11,11 +11,11 @@ from typing import Any
 
 import aiohttp
 import msgspec
-import structlog
 import uuid_utils
 from yarl import URL
 
 from fiscus.client.backoff import Backoff
+from fiscus.client.logs import get_logger
 from fiscus.client.problems import decode_problem
 from fiscus.client.sse import EventParser
 from fiscus.client.wire import (
@@ -40,7 +40,7 @@ FOLLOW_OUTAGE_S_MAX = 300.0
 NOT_SAID_S = 0
 """Seconds to wait where the service did not say any."""
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 
 class RemoteTreasury:

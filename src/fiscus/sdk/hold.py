@@ -7,8 +7,8 @@ import warnings
 from types import TracebackType
 
 import msgspec
-import structlog
 
+from fiscus.client.logs import get_logger
 from fiscus.contract import Amounts, CallRecord, Extend, HoldAnswer, Release, Reserve, Settle, Unit
 from fiscus.contract.errors import BudgetUnavailable, FiscusError, Refusal
 from fiscus.core.records import Outcome
@@ -17,7 +17,7 @@ from fiscus.sdk.usage import Reading, completed_by_bound, reading
 
 RENEWALS_PER_LEASE = 3
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):

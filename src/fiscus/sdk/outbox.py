@@ -8,9 +8,8 @@ from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-import structlog
-
 from fiscus.client.backoff import Backoff
+from fiscus.client.logs import get_logger
 from fiscus.contract import AnyOutcome, Refused, Request
 from fiscus.contract.errors import SpoolUnavailable, TreasuryError, refusal
 from fiscus.contract.treasury import Treasury as Ledger
@@ -19,7 +18,7 @@ from fiscus.sdk.spool import Spool
 BATCH_LENGTH_MAX = 100
 CLOSE_S_MAX = 5.0
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 T = TypeVar("T")
 
 
@@ -34,7 +33,6 @@ class Outbox:
         self._spool = spool
         self._backoff = backoff or Backoff(first_s=0.2, delay_s_max=30.0)
         self._something_waits = asyncio.Event()
-        self._nothing_waits = asyncio.Event()
         self._emptier: asyncio.Task[None] | None = None
         self._gathered: list[tuple[Request, asyncio.Future[SpoolUnavailable | None]]] = []
         self._writer: asyncio.Task[None] | None = None
@@ -47,7 +45,6 @@ class Outbox:
     def start(self) -> None:
         """Begin to deliver what waits, also what an earlier process left."""
         if len(self._spool):
-            self._nothing_waits.clear()
             self._something_waits.set()
             if self._emptier is None:
                 self._emptier = asyncio.get_running_loop().create_task(self._empty())
@@ -88,11 +85,12 @@ class Outbox:
         if self._background:
             _, late = await asyncio.wait(self._background, timeout=CLOSE_S_MAX)
             await _cancelled(late)
-        self.start()
         if self._emptier is not None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._nothing_waits.wait(), CLOSE_S_MAX)
             await _cancelled({self._emptier})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S_MAX):
+                while len(self._spool) and await self._deliver_oldest():
+                    pass
         self._spool.close()
 
     def in_background(self, task: asyncio.Task[Any]) -> None:
@@ -140,20 +138,22 @@ class Outbox:
         """Deliver what waits, oldest first, for as long as the treasury is open."""
         failures = 0
         while await self._something_waits.wait():
-            batch = self._spool.head(BATCH_LENGTH_MAX)
-            if not batch:
+            if not len(self._spool):
                 self._something_waits.clear()
-                self._nothing_waits.set()
                 continue
-            try:
-                outcomes = await self._ledger.execute_many(batch)
-                is_through = await asyncio.to_thread(self._settled, list(zip(batch, outcomes, strict=True)))
-            except (TreasuryError, OSError) as error:
-                log.info("spool_waits", requests=len(self._spool), error=str(error))
-                is_through = False
-            failures = 0 if is_through else failures + 1
+            failures = 0 if await self._deliver_oldest() else failures + 1
             if failures:
                 await asyncio.sleep(self._backoff.delay_s(failures, random.random()))  # noqa: S311  (jitter)
+
+    async def _deliver_oldest(self) -> bool:
+        """Deliver the oldest ``BATCH_LENGTH_MAX`` requests; whether all of them are off the table."""
+        batch = self._spool.head(BATCH_LENGTH_MAX)
+        try:
+            outcomes = await self._ledger.execute_many(batch)
+            return await asyncio.to_thread(self._settled, list(zip(batch, outcomes, strict=True)))
+        except (TreasuryError, OSError) as error:
+            log.info("spool_waits", requests=len(self._spool), error=str(error))
+            return False
 
     def _settled(self, pairs: Sequence[tuple[Request, AnyOutcome]]) -> bool:
         """Take delivered requests out of the spool; what was refused goes to its end, or aside if it is for good.

@@ -16,9 +16,9 @@ from pathlib import Path
 from threading import Lock
 
 import msgspec
-import structlog
 import uuid_utils
 
+from fiscus.client.logs import get_logger
 from fiscus.contract import Request
 from fiscus.contract.errors import SpoolUnavailable
 from fiscus.sdk.lock import try_lock
@@ -28,7 +28,7 @@ SPOOL_RECORDS_MAX = 100_000
 COMPACT_BYTES_MIN = 1024 * 1024
 NEW_FILE_ATTEMPTS_MAX = 16
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 _decoder = msgspec.json.Decoder(Request)
 
 Fsync = Callable[[int], None]

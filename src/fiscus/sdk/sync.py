@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
 
+from fiscus.contract.errors import TreasuryError
 from fiscus.sdk.decorator import Function, held
 from fiscus.sdk.hold import Hold
 from fiscus.sdk.treasury import Treasury
@@ -77,14 +78,17 @@ class SyncForward:
 class SyncTreasury(SyncForward):
     """All that ``fiscus.sdk.treasury.Treasury`` has, without ``await``; safe to use from many threads.
 
-    It works beside a running event loop too, as in a notebook, though waiting for it then holds that loop up.
+    It works beside a running event loop too, as in a notebook, though waiting for it then holds that loop up. Close it;
+    a program that ends without doing so loses nothing that was answered.
     """
 
     def __init__(self, make: Callable[[], Treasury]) -> None:
         """Start the thread and make the treasury on it; what ``make`` raises is raised here."""
         thread = LoopThread(make)
         super().__init__(thread.treasury, thread)
-        self._finalizer = weakref.finalize(self, thread.close)  # also at the interpreter's end
+        self._finalizer = weakref.finalize(self, thread.close)
+        # When the interpreter ends it is too late to close: no thread can be started any more. Nothing is lost by that.
+        self._finalizer.atexit = False
 
     def close(self) -> None:
         """Close the treasury and end the thread. A second time does nothing."""
@@ -119,10 +123,12 @@ class LoopThread:
         An interrupt of the waiting (Ctrl-C) cancels the work; holds are then closed as after a cancellation.
         """
         if threading.current_thread() is self._thread:
+            _forget(work)
             raise RuntimeError("the loop's own thread cannot wait for itself: use the async treasury there")
         with self._mutex:  # close() ends the loop: nothing may be handed to it after that, or it would wait for ever
             if not self.is_open:
-                raise RuntimeError("this treasury is closed")
+                _forget(work)
+                raise TreasuryError("this treasury is closed")
             future = asyncio.run_coroutine_threadsafe(_awaited(work), self._loop)
         try:
             return future.result()
@@ -156,6 +162,11 @@ class LoopThread:
         treasury = self._made.result()
         await self._stop.wait()
         await treasury.close()
+
+
+def _forget(work: Awaitable[Any]) -> None:
+    if inspect.iscoroutine(work):
+        work.close()
 
 
 async def _awaited(work: Awaitable[Any]) -> Any:

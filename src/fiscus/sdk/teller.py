@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-import structlog
-
+from fiscus.client.logs import get_logger
 from fiscus.contract import AnyCommand, AnyOutcome, HoldAnswer, Refused, Release, Request, Settle
 from fiscus.contract.errors import FiscusError, refusal
 from fiscus.contract.treasury import Treasury as Ledger
 from fiscus.sdk.outbox import Outbox
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 T = TypeVar("T")
 A = TypeVar("A", bound=AnyOutcome)
 

@@ -1,0 +1,77 @@
+"""The snippets of ``docs/guides/python.md`` and of the README run, in order, in process and over a real server."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import fiscus
+from fiscus.api import create_app
+from fiscus.sdk import Treasury
+from tests.api.service import ledger, serving
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "python.md"
+README = GUIDE.parents[2] / "README.md"
+SNIPPETS = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+
+
+async def run(snippet: str, names: dict[str, object]) -> None:
+    code = compile(snippet, str(GUIDE), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    if code.co_flags & inspect.CO_COROUTINE:
+        await eval(code, names)
+    else:
+        exec(code, names)
+
+
+async def call_the_model(max_tokens: int) -> SimpleNamespace:
+    assert max_tokens > 0
+    return SimpleNamespace(usage=SimpleNamespace(prompt_tokens=300, completion_tokens=200))
+
+
+async def stream_of_the_model(max_tokens: int):
+    for used in (500, 1_000, 1_500):
+        yield used
+
+
+NAMES = {"call_the_model": call_the_model, "stream_of_the_model": stream_of_the_model, "fiscus": fiscus}
+
+
+@pytest.mark.parametrize("kind", ["in_process", "remote"])
+async def test_every_snippet_of_the_guide_runs(kind, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    _, *rest = SNIPPETS
+    async with ledger() as served, serving(create_app(served)) as url:
+        treasury = (
+            fiscus.open("sqlite:///guide.db") if kind == "in_process" else fiscus.connect(url, "", spool_directory=".")
+        )
+        async with treasury:
+            names = {**NAMES, "treasury": treasury}
+            for snippet in rest:
+                await run(snippet, names)
+    said = capsys.readouterr().out
+    assert "1250\n" in said
+    assert "active\n" in said
+    assert "team:search" in said
+    assert len(rest) == 8
+
+
+@pytest.mark.parametrize("page", [GUIDE, README], ids=["guide", "readme"])
+async def test_three_lines_suffice_for_a_first_use(tmp_path, monkeypatch, page):
+    first = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)[0]
+    monkeypatch.chdir(tmp_path)
+    async with fiscus.open() as treasury:
+        await treasury.put_template("agent:*")
+    await run(first, dict(NAMES))
+    async with fiscus.open() as treasury:
+        assert (await treasury.account("agent:researcher")).status == "active"
+
+
+def test_the_table_of_methods_is_whole():
+    table = GUIDE.read_text().rpartition("| | methods |")[2]
+    public = {name for name in vars(Treasury) if not name.startswith("_")}
+    assert set(re.findall(r"`(\w+)`", table)) == public
