@@ -11,8 +11,11 @@ from fiscus.api.economy import TokenEconomy
 from fiscus.api.economy.bodies import AllocateBody, Allocated
 from fiscus.api.keys import LOCAL, digest_of, make_key_id, make_secret
 from fiscus.contract.errors import StoreUnavailable
-from fiscus.core.commands import Adjust, PutAccount, PutBudget, PutKey, Request, SetStatus
-from fiscus.core.outcomes import AccountAnswer, AdjustmentAnswer, BudgetAnswer, KeyAnswer
+from fiscus.core.commands import Adjust, Compound, PutAccount, PutBudget, PutKey, RemoveBudget, Request, SetStatus
+from fiscus.core.outcomes import AccountAnswer, AdjustmentAnswer, BudgetAnswer, CompoundAnswer, KeyAnswer
+from fiscus.stores import open_store
+from fiscus.treasury.engine import Engine
+from fiscus.treasury.local import LocalTreasury
 from tests.api.economy_service import PEPPER, Economy, serve
 
 
@@ -223,6 +226,84 @@ async def test_an_operator_raises_the_pool_by_an_adjustment():
         )
         assert isinstance(adjusted, AdjustmentAnswer)
         assert (await economy.allocate("b", 1000))[1]["allocated_tokens"] == 500
+
+
+class Calendar:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.at_ms = 1_800_000_000_000
+
+    def wall_ms(self) -> int:
+        return self.at_ms
+
+    def monotonic_ms(self) -> int:
+        return self.at_ms
+
+
+async def make_the_pool_daily(economy: Economy, limit: int) -> None:
+    daily = PutBudget(account="global", unit="tokens", budget="pool", limit=limit, period="day")
+    command = Compound(commands=(RemoveBudget(account="global", budget="pool"), daily))
+    assert isinstance(await economy.treasury.execute(Request(command=command)), CompoundAnswer)
+
+
+@pytest.mark.parametrize("granted_before", [True, False])
+async def test_grants_end_with_the_cycle_and_the_next_one_starts_with_the_whole_pool(granted_before):
+    # covers D11, D19
+    clock = Calendar()
+    ledger = LocalTreasury(Engine(open_store("memory:"), clock=clock))
+    async with serve(treasury=ledger, pool_tokens=2000) as economy:
+        if granted_before:  # while the pool was for life
+            await economy.allocate("a", 500)
+        await economy.status()
+        await make_the_pool_daily(economy, 2000)
+        await economy.allocate("a", 500 if granted_before else 1000)
+        assert (await economy.consume("a", 1000, 100))[0] == 200
+        await economy.allocate("b", 1000)
+        assert (await economy.allocate("c", 1000))[0] == 403
+        clock.at_ms += 86_400_000
+        status = await economy.status()
+        assert (status["remaining_budget"], status["active_agents"]) == (2000, 0)
+        assert (await economy.allocate("c", 1000))[1]["allocated_tokens"] == 1000
+        _, body = await economy.allocate("a", 1000)  # its history goes on, its grant starts anew
+        assert (body["allocated_tokens"], body["remaining_global_budget"]) == (600, 400)
+        assert (await economy.agent("a"))[1]["allocated"] == 600
+    await ledger.close()
+
+
+async def test_use_after_the_cycle_is_booked_and_the_agent_told_to_ask_again():
+    # covers D19, E14
+    clock = Calendar()
+    ledger = LocalTreasury(Engine(open_store("memory:"), clock=clock))
+    async with serve(treasury=ledger, pool_tokens=2000) as economy:
+        await economy.status()
+        await make_the_pool_daily(economy, 2000)
+        await economy.allocate("a", 1000)
+        clock.at_ms += 86_400_000
+        assert await economy.consume("a", 10) == (404, {"detail": "No active allocation found for agent a"})
+        assert (await economy.agent("a"))[0] == 404
+        status = await economy.status()
+        assert (status["remaining_budget"], status["active_agents"]) == (1990, 0)
+    await ledger.close()
+
+
+async def test_calls_held_in_advance_can_never_pass_the_grant(economy):
+    # covers D1, D2, D3, D4
+    await economy.allocate("a", 100)
+
+    async def hold(id: str, tokens: int) -> int:
+        body = {"id": id, "account": "agent:a", "amounts": {"tokens": tokens}}
+        async with economy.session.post(f"{economy.url}/v1/holds", json=body) as response:
+            return response.status
+
+    assert await hold("h1", 101) == 402
+    assert await hold("h2", 100) == 201
+    async with economy.session.post(f"{economy.url}/v1/holds/h2/settle", json={"total": {"tokens": 100}}) as response:
+        assert response.status == 200
+    assert (await economy.agent("a"))[1]["consumed"] == 100
+    assert await hold("h3", 1) == 402
+    assert (await economy.account("agent:a")).status == "terminated"
+    assert (await economy.status())["active_agents"] == 0
 
 
 async def test_another_budget_of_the_pools_account_bounds_grants_too():

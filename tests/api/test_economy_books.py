@@ -158,6 +158,19 @@ def test_a_parked_allocation_is_active_again_when_it_is_resumed():
     assert journal.books().agent("a1").remaining == 1000
 
 
+def test_an_allocation_that_begins_parked_is_handed_out_when_it_is_resumed():
+    journal = Journal()
+    journal.put(1, 1000, cell=1)
+    journal.end(1)
+    journal.put(1, 1000, cell=2, parked=True)
+    journal.use(1, 10)
+    book = journal.books().agent("a1")
+    assert (book.active, book.allocated_total, book.consumed_total) == (False, 1000, 10)
+    journal.add("allocation_resumed", cell=2)
+    book = journal.books().agent("a1")
+    assert (book.active, book.allocated_total, book.remaining) == (True, 2000, 990)
+
+
 def test_an_allocation_of_a_new_window_starts_from_nothing_used():
     journal = Journal()
     journal.put(1, 1000, cell=1)

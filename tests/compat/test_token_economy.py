@@ -197,7 +197,7 @@ async def test_known_fault_14_after_a_kill_the_next_report_says_so_again(client,
             await budget.consume(tokens=501)
         with pytest.raises(TokenBudgetExhausted):
             await budget.consume(tokens=7)
-    assert (await economy.balance("agent:a")).spent == 508
+    assert (await economy.balance("global")).spent == 508
 
 
 async def test_an_exception_in_flight_is_never_hidden(client, economy):
@@ -214,7 +214,7 @@ async def test_an_exception_in_flight_is_never_hidden(client, economy):
     with pytest.raises(KeyError) as raised:
         await work()
     assert "could not be reported" in raised.value.__notes__[0]
-    assert (await economy.balance("agent:a")).spent == 330
+    assert (await economy.balance("global")).spent == 330
 
 
 async def test_a_refused_last_report_is_raised_when_nothing_else_is_wrong(client):

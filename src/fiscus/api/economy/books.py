@@ -66,6 +66,7 @@ class AgentBook:
         cell: number of its allocation's balance.
         allocated, consumed, value: of the running allocation, which is all of its grants together.
         grant_consumed, grant_value: of the latest grant.
+        uncounted: tokens of an allocation that began parked and was never handed out.
         past: efficiencies above 0 of the grants before, newest first.
         allocated_total, consumed_total: over all allocations; they only rise.
         labelled: whether it has a metric label of its own.
@@ -79,6 +80,7 @@ class AgentBook:
     value: Fraction = Fraction(0)
     grant_consumed: int = 0
     grant_value: Fraction = Fraction(0)
+    uncounted: int = 0
     past: tuple[Fraction, ...] = ()
     allocated_total: int = 0
     consumed_total: int = 0
@@ -201,10 +203,12 @@ class Books:
         book.cell = data["cell"]
         book.begin_grant()
         book.consumed, book.value = 0, Fraction(0)
-        self._size(number, book, allocated=data["size"], active=True)
-        book.allocated_total += data["size"]
-        self._count(book, allocated=data["size"])
-        self._note(data, data["size"])
+        is_parked = data.get("parked", False)
+        self._size(number, book, allocated=data["size"], active=not is_parked)
+        book.uncounted = data["size"]
+        if not is_parked:
+            self._hand_out(book)
+            self._note(data, data["size"])
 
     def _allocation_resized(self, data: Data, names: dict[str, str]) -> None:
         if (number := self._cells.get(data["cell"])) is None:
@@ -232,6 +236,8 @@ class Books:
 
     def _allocation_resumed(self, data: Data, names: dict[str, str]) -> None:
         self._set_active(data["cell"], active=True)
+        if (number := self._cells.get(data["cell"])) is not None:
+            self._hand_out(self.agents[number])
 
     def _allocation_ended(self, data: Data, names: dict[str, str]) -> None:
         self._set_active(data["cell"], active=False)
@@ -333,6 +339,12 @@ class Books:
             self._retired.pop(number, None)
         else:
             self._retired[number] = None
+
+    def _hand_out(self, book: AgentBook) -> None:
+        """Count an allocation as handed out, once; one that began parked counts when it is resumed."""
+        book.allocated_total += book.uncounted
+        self._count(book, allocated=book.uncounted)
+        book.uncounted = 0
 
     def _count(self, book: AgentBook, *, allocated: int = 0, consumed: int = 0) -> None:
         if not book.labelled:

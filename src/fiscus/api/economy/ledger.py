@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import msgspec
 import structlog
 
@@ -63,9 +65,26 @@ class EconomyLedger:
         return view
 
     async def allocate(
-        self, account: str, *, is_new: bool, to: int, if_version: int, note: GrantNote, actor: str
+        self,
+        account: str,
+        *,
+        is_new: bool,
+        to: int,
+        if_version: int,
+        valid_until: datetime | None,
+        note: GrantNote,
+        actor: str,
     ) -> Balance | Refused:
         """Let an allocation grow to ``to`` tokens, and open the account for it, or do nothing.
+
+        Args:
+            account: of the agent; ``is_new`` when it must be opened below the pool.
+            is_new: see ``account``.
+            to: the wanted total.
+            if_version: what the allocation's version must be; 0: there must be none.
+            valid_until: the end of the pool's window, with which grants end; None for a pool without end.
+            note: kept in the journal; its ``grant`` is the idempotency key.
+            actor: for the audit trail.
 
         Returns:
             The pool right after it; ``precondition_failed`` if the allocation has another version by now.
@@ -76,6 +95,7 @@ class EconomyLedger:
                 account=account,
                 unit="tokens",
                 to=to,
+                valid_until=valid_until,
                 on_exhaustion="terminate",
                 reason=msgspec.json.encode(note).decode(),
                 if_version=if_version,

@@ -128,14 +128,19 @@ class TokenEconomy:
             return denied
         grant = f"grant-{digest(body.agent_id, key)}"
         ceiling: int | None = None
+        lapsed = False
         repeatable = {"budget_exceeded", "budget_busy", "precondition_failed", "conflict"}
         for _ in range(ATTEMPTS_MAX):
-            outcome = await self._try_allocate(caller, body, grant, ceiling)
+            outcome = await self._try_allocate(caller, body, grant, ceiling=ceiling, lapsed=lapsed)
             if not isinstance(outcome, Refused) or outcome.code not in repeatable:
                 return outcome
             if outcome.code == "conflict":
                 repeatable.discard("conflict")  # the grant of the other request with this key is in the books by now
-            elif outcome.binding is not None:
+            elif outcome.code == "precondition_failed":
+                lapsed = not lapsed
+            elif outcome.binding is None or outcome.binding.account == ACCOUNT_PREFIX + body.agent_id:
+                return outcome
+            else:
                 ceiling = outcome.binding.available
         raise BudgetUnavailable(f"{ATTEMPTS_MAX} other grants came first")
 
@@ -173,8 +178,10 @@ class TokenEconomy:
             return after
         if after.status_effective != "active":
             return stopped(agent_id, after.status_effective)
-        balance = allocation_balance(after)
-        assert balance is not None, "an allocation of an active account does not go away"
+        current = allocation(after)
+        if current is None or current.balance is None or not is_running(current, await self._ledger.pool()):
+            return Denied(status=404, detail=f"No active allocation found for agent {agent_id}")
+        balance = current.balance
         if balance.available < 0:
             await self._exhaust(account, balance, caller)
             return stopped(agent_id, "terminated")
@@ -220,9 +227,16 @@ class TokenEconomy:
         view = await self._ledger.account(ACCOUNT_PREFIX + agent_id, scope)
         if isinstance(view, Refused) and scope != POOL_ACCOUNT:
             return forbidden()
-        balance = allocation_balance(view.account) if isinstance(view, AccountView) else None
-        if isinstance(view, Refused) or balance is None or view.account.status in {"terminated", "closed"}:
+        current = allocation(view.account) if isinstance(view, AccountView) else None
+        if (
+            isinstance(view, Refused)
+            or current is None
+            or current.balance is None
+            or view.account.status in {"terminated", "closed"}
+            or not (view.account.status_effective == "suspended" or is_running(current, await self._ledger.pool()))
+        ):
             return Denied(status=404, detail=f"No active allocation for agent {agent_id}")
+        balance = current.balance
         return AgentStatus(
             agent_id=agent_id,
             allocated=balance.limit,
@@ -234,7 +248,7 @@ class TokenEconomy:
     # -- how it is done --------------------------------------------------------------------------------------------
 
     async def _try_allocate(
-        self, caller: Caller, body: AllocateBody, grant: str, ceiling: int | None
+        self, caller: Caller, body: AllocateBody, grant: str, *, ceiling: int | None, lapsed: bool
     ) -> Allocated | Denied | Refused:
         """One attempt at a grant, sized by what the ledger and the books say now.
 
@@ -243,6 +257,8 @@ class TokenEconomy:
             body: what is asked.
             grant: id of the request.
             ceiling: what a budget that refused the attempt before can still hand out.
+            lapsed: whether the allocation is one whose window has ended. The ledger shows it as it would be carved
+                again; until somebody does, it knows it by the version before, and the grant begins it anew.
         """
         agent_id, account = body.agent_id, ACCOUNT_PREFIX + body.agent_id
         self.pool = pool = await self._ledger.pool()
@@ -255,9 +271,11 @@ class TokenEconomy:
             if view.account.status_effective != "active":
                 return stopped(agent_id, view.account.status_effective)
             current = allocation(view.account)
-            if current is not None and current.balance is not None and current.balance.available < 0:
-                await self._exhaust(account, current.balance, caller)
-                return stopped(agent_id, "terminated")
+            if current is not None and is_running(current, pool):
+                assert current.balance is not None, "what runs has a balance"
+                if current.balance.available < 0:
+                    await self._exhaust(account, current.balance, caller)
+                    return stopped(agent_id, "terminated")
         available = pool.available if ceiling is None else min(pool.available, ceiling)
         sized = size_grant(
             requested=Fraction(str(body.requested_tokens)),
@@ -280,8 +298,9 @@ class TokenEconomy:
         outcome = await self._ledger.allocate(
             account,
             is_new=isinstance(view, Refused),
-            to=running_size(current) + sized.tokens,
-            if_version=current.version if current is not None else 0,
+            to=sized.tokens if lapsed else running_size(current, pool) + sized.tokens,
+            if_version=current.version - lapsed if current is not None else 0,
+            valid_until=pool.window_end,
             note=GrantNote(
                 grant=grant,
                 requested_tokens=body.requested_tokens,
@@ -426,12 +445,21 @@ def is_unfunded(account: AccountAnswer) -> bool:
     return account.status == "active" and allocation_balance(account) is None
 
 
-def running_size(current: BudgetView | None) -> int:
+def running_size(current: BudgetView | None, pool: Balance) -> int:
     """Tokens of an allocation that has not ended."""
-    if current is None or current.balance is None:
-        return 0
-    end = current.balance.window_end
-    return current.limit if end is None or end > datetime.now(UTC) else 0
+    return current.limit if current is not None and is_running(current, pool) else 0
+
+
+def is_running(current: BudgetView, pool: Balance) -> bool:
+    """Whether an active account's allocation has not ended, with its cycle of the pool or by itself.
+
+    One that has ended shows only what it still covers as its limit.
+    """
+    balance = current.balance
+    if balance is None or balance.limit < current.limit:
+        return False
+    end = balance.window_end
+    return end is None or (end > pool.window_start and end > datetime.now(UTC))
 
 
 def low_warning(balance: Balance) -> str | None:
