@@ -17,9 +17,14 @@ from fiscus.core.units import Unit
 def carved_within(draft: Draft, account: Account) -> list[Cell]:
     """The allocation cells of an account and of all below it that have not ended, leaf first."""
     numbers = {account.number} if account.allocations else set()
-    for other in list(draft.accounts.values()):
-        if other.allocations and any(above.number == account.number for above in chain(draft, other)):
-            numbers.add(other.number)
+    for number in draft.carved_since.get(account.number, ()):
+        other = draft.accounts.find(number)
+        if (
+            other is not None
+            and other.allocations
+            and any(above.number == account.number for above in chain(draft, other))
+        ):
+            numbers.add(number)
     if draft.carved_below is not None:
         numbers.update(draft.carved_below(account.number))
     accounts = sorted((draft.accounts[number] for number in numbers), key=lambda found: (-found.depth, found.number))

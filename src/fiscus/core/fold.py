@@ -486,6 +486,7 @@ def _allocation_put(draft: Draft, event: AllocationPut, at: int) -> None:
     if event.budget not in account.budgets:
         account.budgets = (*account.budgets, event.budget)
     account.allocations = {**account.allocations, event.unit: event.budget}
+    draft.remember_carved(account)
     budget.version = event.version
     budget.limit = event.size
     budget.valid_until = event.valid_until

@@ -353,6 +353,8 @@ class Draft:
         self.deadlines: list[Deadline] = []
         self.routes: dict[int, Route] = {}
         self.carved_below: Callable[[int], Iterable[int]] | None = None
+        self.carved_since: dict[int, set[int]] = {}
+        """By account: those at or below it that got an allocation since they were loaded; may name too many."""
         self.alerts: list[int] = []
         self.events: list[AnyEvent] = []
         self.bookings: list[Booking] = []
@@ -386,6 +388,13 @@ class Draft:
             self.names.pop(name, None)
         else:
             self.names[name] = number
+
+    def remember_carved(self, account: Account) -> None:
+        """An account got an allocation: what looks for those below an account finds it before the views know of it."""
+        above: Account | None = account
+        while above is not None:
+            self.carved_since.setdefault(above.number, set()).add(account.number)
+            above = self.accounts[above.parent] if above.parent is not None else None
 
     def due(self, at: int, rank: int, depth: int, kind: Kind, key: int | str) -> None:
         """Remember that an entity is due; a stale entry does no harm, it is checked when it is reached."""

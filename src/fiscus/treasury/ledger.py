@@ -26,9 +26,6 @@ LOAD_ROWS_MAX = 50_000
 ENTITIES_MAX = 150_000
 """Entities in memory beyond which idle ones are evicted."""
 
-Kept = dict[int, tuple[str, bytes]]
-"""By index of an event in a batch: an idempotency key and the answer that is kept with it."""
-
 _encode = msgspec.json.encode
 _decoders = {kind: msgspec.json.Decoder(entity_type) for kind, entity_type in ENTITY_TYPES.items()}
 
@@ -167,25 +164,20 @@ class Ledger:
         self.draft.rollback(self._mark)
         self.draft.holds.absent.clear()
 
-    def rows(self, at: int, kept: Kept, salt: Callable[[], bytes]) -> list[Row]:
+    def rows(self, at: int, salt: Callable[[], bytes]) -> list[Row]:
         """The draft's events as entries after the head; nothing is changed yet.
 
         Args:
             at: time of the batch, ms.
-            kept: by index of an event: the idempotency key of its command, and the answer to keep.
             salt: makes the key of a commitment.
         """
         rows: list[Row] = []
         tenant, seq, before = self.number, self.head.seq, self.head.hash
-        for index, event in enumerate(self.draft.events):
+        for event in self.draft.events:
             seq += 1
             body, sealed = encode_event(event, salt)
             before = link(before, seq, at, body)
-            if index in kept:
-                key, answer = kept[index]
-                rows.append(Row(tenant, seq, at, key, body, before, sealed, answer))
-            else:
-                rows.append(Row(tenant, seq, at, journal_key(event), body, before, sealed))
+            rows.append(Row(tenant, seq, at, journal_key(event), body, before, sealed))
         return rows
 
     def committed(self, rows: list[Row]) -> list[AnyEvent]:
@@ -300,6 +292,10 @@ class Ledger:
             table.update(kept)
             if table.kind == "account":
                 keep_names = set(kept)
+                for number, carved in list(draft.carved_since.items()):
+                    carved &= keep_names
+                    if not carved:
+                        del draft.carved_since[number]
         names = {name: number for name, number in draft.names.items() if number in keep_names}
         draft.names.clear()
         draft.names.update(names)

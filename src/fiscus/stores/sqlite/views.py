@@ -18,6 +18,8 @@ from fiscus.treasury.store import Snapshot, UsageRow, Watermark
 
 SQL = queries("views.sql")
 NUMBER = {kind: number for number, kind in enumerate(KINDS)}
+CARVED_FEW = 1_000
+"""Accounts with an allocation up to which it is looked from them upward, not from an account down through all below."""
 
 
 class SqliteViews:
@@ -65,7 +67,10 @@ class SqliteViews:
 
     def carved_below(self, tenant: int, account: int) -> list[int]:
         """See ``Views``."""
-        return [row[0] for row in self._load(SQL["carved_below"], (tenant, account))]
+        if not self._load(SQL["has_children"], (tenant, account))[0][0]:
+            return []
+        few = self._load(SQL["carved_at_most"], (tenant, CARVED_FEW + 1))[0][0] <= CARVED_FEW
+        return [row[0] for row in self._load(SQL["carved_upward" if few else "carved_downward"], (tenant, account))]
 
     def deadlines(self, tenant: int) -> list[Deadline]:
         """See ``Views``."""

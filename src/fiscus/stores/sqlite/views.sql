@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS entities (
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS entities_name ON entities (tenant, name) WHERE name IS NOT NULL;
 CREATE INDEX IF NOT EXISTS entities_owner ON entities (tenant, kind, owner) WHERE owner IS NOT NULL;
+CREATE INDEX IF NOT EXISTS entities_carved ON entities (tenant, key) WHERE carved IS NOT NULL;
 CREATE INDEX IF NOT EXISTS entities_due ON entities (tenant, due_at) WHERE due_at IS NOT NULL;
 CREATE TABLE IF NOT EXISTS usage (
     tenant INTEGER NOT NULL,
@@ -59,7 +60,25 @@ SELECT key, body FROM entities WHERE tenant = ? AND kind = ? AND key IN (SELECT 
 -- name: load_name
 SELECT key FROM entities WHERE tenant = ? AND name = ?;
 
--- name: carved_below
+-- name: has_children
+SELECT EXISTS (SELECT 1 FROM entities WHERE tenant = ? AND kind = 0 AND owner = ?);
+
+-- name: carved_at_most
+-- How many accounts have an allocation, counted no further than a bound.
+SELECT count(*) FROM (SELECT 1 FROM entities WHERE tenant = ?1 AND carved IS NOT NULL LIMIT ?2);
+
+-- name: carved_upward
+-- Up from each account with an allocation: for few of them below an account that may have very many others below it.
+WITH RECURSIVE up (number, above) AS (
+    SELECT key, owner FROM entities WHERE tenant = ?1 AND carved IS NOT NULL
+    UNION ALL
+    SELECT up.number, entities.owner FROM up JOIN entities
+    ON entities.tenant = ?1 AND entities.kind = 0 AND entities.key = up.above
+    WHERE up.above <> ?2
+)
+SELECT number FROM up WHERE above = ?2;
+
+-- name: carved_downward
 WITH RECURSIVE below (number) AS (
     SELECT ?2
     UNION ALL
