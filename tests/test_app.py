@@ -6,6 +6,7 @@ import signal
 import socket
 import ssl
 import stat
+import subprocess
 import urllib.error
 import urllib.request
 from contextlib import closing
@@ -176,6 +177,8 @@ async def test_a_call_that_is_half_read_when_the_signal_comes_is_answered(tmp_pa
         running.process.send_signal(signal.SIGTERM)
         async with aiohttp.ClientSession() as session:
             await until_refused(session, running.url)
+        with pytest.raises(subprocess.TimeoutExpired):  # the service waits for the call
+            await asyncio.to_thread(running.process.wait, 1)
         writer.write(body[10:])
         answered = await asyncio.wait_for(reader.read(), 10)
         writer.close()
