@@ -141,18 +141,24 @@ def _append_all(store: Store, file: Path, tell: Progress) -> list[Header]:
     Raises:
         ConfigurationInvalid, LedgerCorrupt, UnknownFormat: as ``read_journal``.
     """
+    from fiscus.treasury.store import AnswerRow
+
     headers: list[Header] = []
     rows: list[Row] = []
+    answers: list[AnswerRow] = []
     with file.open("rb") as source:
         for header, row in read_journal(source, str(file), store.journal.add_tenant, tell):
             if not headers or headers[-1] is not header:
                 headers.append(header)
-            rows.append(row)
-            if len(rows) >= APPEND_ROWS:
-                store.journal.append(rows)
-                rows = []
-    if rows:
-        store.journal.append(rows)
+            if isinstance(row, AnswerRow):
+                answers.append(row)
+            else:
+                rows.append(row)
+            if len(rows) + len(answers) >= APPEND_ROWS:
+                store.journal.append(rows, answers)
+                rows, answers = [], []
+    if rows or answers:
+        store.journal.append(rows, answers)
     return headers
 
 

@@ -2,8 +2,9 @@
 
 Per tenant a header, then its entries in order:
 
-    {"tenant": "default", "format": 1, "entries": 2, "head_seq": 2}
+    {"tenant": "default", "format": 1, "entries": 1, "head_seq": 1, "answers": 1}
     {"seq": 1, "at": 1767225600000, "body": "{…}", "hash": "…", "private": {"account": 1, "salt": "…", "body": "{…}"}}
+    {"key": "an idempotency key", "at": 1767225600000, "answer": "{…}"}
 
 ``body`` is the event exactly as it was hashed. Private parts are left out where they were erased.
 """
@@ -18,9 +19,8 @@ import msgspec
 from fiscus.contract.errors import ConfigurationInvalid, LedgerCorrupt, UnknownFormat
 from fiscus.core.events import FORMAT
 from fiscus.treasury.codec import SealedPrivate, commitment_holds, decode_event, genesis, link
-from fiscus.treasury.idempotency import IDEMPOTENCY_PREFIX
 from fiscus.treasury.ledger import journal_key
-from fiscus.treasury.store import Row
+from fiscus.treasury.store import AnswerRow, Row
 
 if TYPE_CHECKING:  # the store is not imported before it is needed
     from fiscus.stores.sqlite.copying import JournalReader, TenantHead
@@ -36,6 +36,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     format: int
     entries: int
     head_seq: int
+    answers: int = 0
 
 
 class PrivateLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,15 +48,21 @@ class PrivateLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One entry; ``hash`` is hex. ``key`` and ``answer`` are what repeats are recognised and answered by."""
+    """One entry; ``hash`` is hex."""
 
     seq: int
     at: int
     body: str
     hash: str
-    key: str | None = None
-    answer: str | None = None
     private: PrivateLine | None = None
+
+
+class AnswerLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The answer of a command with an idempotency key, by which repeats are recognised; empty if it is not kept."""
+
+    key: str
+    at: int
+    answer: str
 
 
 def export_journal(
@@ -73,13 +80,15 @@ def export_journal(
     total = sum(head.entries for head in heads)
     done = 0
     for head in heads:
-        header = Header(tenant=head.name, format=FORMAT, entries=head.entries, head_seq=head.seq)
+        header = Header(tenant=head.name, format=FORMAT, entries=head.entries, head_seq=head.seq, answers=head.answers)
         output.write(encode(header) + b"\n")
         for row in journal.rows(head.number):
             output.write(encode(line_of(row)) + b"\n")
             done += 1
             if done % TELL_EVERY == 0:
                 progress(done, total)
+        for kept in journal.answers(head.number):
+            output.write(encode(AnswerLine(key=kept.key, at=kept.at, answer=kept.answer.decode())) + b"\n")
 
 
 def line_of(row: Row) -> Line:
@@ -90,8 +99,6 @@ def line_of(row: Row) -> Line:
         at=row.at,
         body=row.body.decode(),
         hash=row.hash.hex(),
-        key=row.key,
-        answer=row.answer.decode() if row.answer is not None else None,
         private=PrivateLine(account=private.account, salt=private.salt.hex(), body=private.body.decode())
         if private
         else None,
@@ -100,7 +107,7 @@ def line_of(row: Row) -> Line:
 
 def read_journal(
     source: IO[bytes], name: str, begin: Callable[[str], int], progress: Callable[[int, int], None]
-) -> Iterator[tuple[Header, Row]]:
+) -> Iterator[tuple[Header, Row | AnswerRow]]:
     """Read an exported journal, entry by entry, each verified: sequence, chain hash, private part, format.
 
     Args:
@@ -110,7 +117,7 @@ def read_journal(
         progress: called with (entries read, entries in all so far known).
 
     Yields:
-        The header of its tenant, and the entry.
+        The header of its tenant, and the entry, or (after all entries) a kept answer.
 
     Raises:
         ConfigurationInvalid: it is no such file, or it ends too early.
@@ -128,6 +135,9 @@ def read_journal(
             tenant = begin(header.tenant)
             total += header.entries
             continue
+        if reader.has_all_entries:
+            yield reader.header, reader.answer(raw, tenant)
+            continue
         yield reader.header, reader.entry(raw, tenant)
         done += 1
         if done % TELL_EVERY == 0:
@@ -144,6 +154,7 @@ class _Reader:
         self._header: Header | None = None
         self._seen: set[str] = set()
         self._seq = 0
+        self._answers = 0
         self._hash = b""
         self.line = 0
 
@@ -160,8 +171,13 @@ class _Reader:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the tenant, if there is one, has all its entries."""
-        return self._header is None or self._seq == self._header.entries
+        """Whether the tenant, if there is one, has all its entries and answers."""
+        return self._header is None or (self.has_all_entries and self._answers == self._header.answers)
+
+    @property
+    def has_all_entries(self) -> bool:
+        """Whether the tenant has all its entries."""
+        return self._seq == self.header.entries
 
     def begin(self, raw: bytes) -> Header:
         """Read a header."""
@@ -176,7 +192,7 @@ class _Reader:
         if header.entries != header.head_seq or header.entries < 0:
             raise ConfigurationInvalid(f"{self.place}: {header.entries} entries cannot end with {header.head_seq}")
         self._seen.add(header.tenant)
-        self._header, self._seq, self._hash = header, 0, genesis(header.tenant)
+        self._header, self._seq, self._answers, self._hash = header, 0, 0, genesis(header.tenant)
         return header
 
     def entry(self, raw: bytes, tenant: int) -> Row:
@@ -197,9 +213,15 @@ class _Reader:
             raise LedgerCorrupt(f"{self.place}: entry {line.seq}: the hash does not fit its content")
         if sealed is not None and not commitment_holds(body, sealed.salt, sealed.body):
             raise LedgerCorrupt(f"{self.place}: entry {line.seq}: its private part is not what it vouched for")
-        own_id = journal_key(decode_event(body, sealed.body if sealed else None))
-        if line.key != own_id and (own_id or not (line.key or "").startswith(IDEMPOTENCY_PREFIX)):
-            raise LedgerCorrupt(f"{self.place}: entry {line.seq}: the id is not the one in its content")
+        key = journal_key(decode_event(body, sealed.body if sealed else None))
         self._seq, self._hash = line.seq, digest
-        answer = line.answer.encode() if line.answer is not None else None
-        return Row(tenant, line.seq, line.at, line.key, body, digest, sealed, answer)
+        return Row(tenant, line.seq, line.at, key, body, digest, sealed)
+
+    def answer(self, raw: bytes, tenant: int) -> AnswerRow:
+        """Read a kept answer."""
+        try:
+            line = msgspec.json.decode(raw, type=AnswerLine)
+        except msgspec.DecodeError as error:
+            raise ConfigurationInvalid(f"{self.place}: is not a kept answer: {error}") from error
+        self._answers += 1
+        return AnswerRow(tenant, line.key, line.at, line.answer.encode())

@@ -38,7 +38,7 @@ class Refusal(FiscusError):
 
 
 class BudgetExceeded(Refusal):
-    """It does not fit, even with no call in flight. Wait for ``refused.resets_at``, or ask for less, or for more budget."""
+    """It does not fit, even with no call in flight. Wait for ``refused.resets_at``, or ask for less or for more."""
 
 
 class BudgetBusy(Refusal):

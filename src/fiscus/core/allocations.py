@@ -97,6 +97,8 @@ def allocate(draft: Draft, request: Request, command: Allocate, now: int) -> All
             field="if_version",
         )
     cell: Cell | Refused
+    if budget is not None and budget.for_good and draft.cells[budget.cell].phase != ENDED:
+        end_allocation(draft, draft.cells[budget.cell], now, for_good=True)
     if budget is not None and draft.cells[budget.cell].phase != ENDED:
         cell = allocation_cell(draft, budget, now)
         if isinstance(cell, Refused):

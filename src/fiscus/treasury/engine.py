@@ -30,11 +30,11 @@ from fiscus.core.events import AnyEvent, Checkpoint
 from fiscus.core.outcomes import AnyOutcome, Refused
 from fiscus.core.state import Rules
 from fiscus.treasury.clock import Clock, HostClock, LedgerTime
-from fiscus.treasury.idempotency import EXPIRED, IDEMPOTENCY_MS, IDEMPOTENCY_PREFIX, IN_USE, KeptAnswer, request_digest
-from fiscus.treasury.ledger import Kept, Ledger, journal_key
+from fiscus.treasury.idempotency import EXPIRED, IDEMPOTENCY_MS, IN_USE, KeptAnswer, request_digest
+from fiscus.treasury.ledger import Ledger
 from fiscus.treasury.reading import read_view
 from fiscus.treasury.sealing import CHECKPOINT_CHUNK, StateDigest
-from fiscus.treasury.store import KeyTaken, Row, Snapshot, Store
+from fiscus.treasury.store import AnswerRow, KeyTaken, Row, Snapshot, Store
 
 HAVE_IDS = frozenset({Reserve, Extend, Settle, Release})
 """Commands that carry an id or are absolute readings: they need no idempotency key."""
@@ -292,7 +292,7 @@ class Engine:
         ledger.begin()
         ledger.draft.now = now
         ledger.draft.emit(event)
-        self._commit({tenant: ledger}, {tenant: {}}, now)
+        self._commit({tenant: ledger}, now, {})
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -403,7 +403,6 @@ class Engine:
     def _decide_and_commit(self, commands: Sequence[Submission], now: int) -> list[tuple[Submission, AnyResult]]:
         """Decide all, append what happened in one commit; the answers may go out when this returns."""
         ledgers = self._prepare(commands, now)
-        kept: dict[str, Kept] = {tenant: {} for tenant in ledgers}
         decided: list[tuple[Submission, AnyResult]] = []
         pending: Pending = {}
         for submission in commands:
@@ -413,9 +412,9 @@ class Engine:
             if request.idempotency_key is None or type(request.command) in HAVE_IDS:
                 decided.append((submission, decide(ledger.draft, request, now)))
             else:
-                decided.append((submission, self._decide_once(ledger, request, now, kept[request.tenant], pending)))
+                decided.append((submission, self._decide_once(ledger, request, now, pending)))
         try:
-            self._commit(ledgers, kept, now)
+            self._commit(ledgers, now, pending)
         except KeyTaken:
             for ledger in ledgers.values():
                 ledger.discard()
@@ -424,16 +423,16 @@ class Engine:
             return [answer for one in commands for answer in self._decide_and_commit([one], now)]
         return decided
 
-    def _commit(self, ledgers: dict[str, Ledger], kept: dict[str, Kept], now: int) -> None:
+    def _commit(self, ledgers: dict[str, Ledger], now: int, kept: Pending) -> None:
         """Append the events of several drafts in one commit, make them the state, tell the observers."""
-        rows_of = {
-            tenant: ledger.rows(now, kept[tenant], self._salt)
-            for tenant, ledger in ledgers.items()
-            if ledger.draft.events
-        }
-        if rows_of:
+        rows_of = {tenant: ledger.rows(now, self._salt) for tenant, ledger in ledgers.items() if ledger.draft.events}
+        answers = [
+            AnswerRow(ledgers[tenant].number, key, now, msgspec.json.encode(answer))
+            for (tenant, key), answer in kept.items()
+        ]
+        if rows_of or answers:
             erased = [(ledgers[tenant].number, account) for tenant in rows_of for account in ledgers[tenant].erasing()]
-            self._append(rows_of, ledgers, erased)
+            self._append(rows_of, ledgers, answers, erased)
         for tenant, ledger in ledgers.items():
             rows = rows_of.get(tenant)
             first_seq = ledger.head.seq + 1
@@ -444,7 +443,13 @@ class Engine:
             for observe in self.observers:
                 observe(Committed(tenant, first_seq, now, events))
 
-    def _append(self, rows_of: dict[str, list[Row]], ledgers: dict[str, Ledger], erased: list[tuple[int, int]]) -> None:
+    def _append(
+        self,
+        rows_of: dict[str, list[Row]],
+        ledgers: dict[str, Ledger],
+        answers: list[AnswerRow],
+        erased: list[tuple[int, int]],
+    ) -> None:
         """One durable commit. After an error its outcome is unknown, so the journal is asked whether it is there.
 
         Raises:
@@ -453,7 +458,7 @@ class Engine:
         """
         journal = self.store.journal
         try:
-            journal.append([row for rows in rows_of.values() for row in rows], erased)
+            journal.append([row for rows in rows_of.values() for row in rows], answers, erased)
         except StoreUnavailable:
             self.statistics.commit_errors += 1
             journal.reopen()
@@ -462,6 +467,8 @@ class Engine:
                 found = journal.entries(ledgers[tenant].number, last.seq - 1, 1)
                 if not found or found[0].hash != last.hash:
                     raise
+            if not rows_of and not all(journal.find_answers(answer.tenant, [answer.key]) for answer in answers):
+                raise
 
     def _prepare(self, commands: Sequence[Submission], now: int) -> dict[str, Ledger]:
         """The ledgers of a batch, in order, with what it needs loaded and what is due done."""
@@ -489,33 +496,26 @@ class Engine:
             bring_due(ledger.draft, now)
         return ledgers
 
-    def _decide_once(self, ledger: Ledger, request: Request, now: int, kept: Kept, pending: Pending) -> AnyOutcome:
+    def _decide_once(self, ledger: Ledger, request: Request, now: int, pending: Pending) -> AnyOutcome:
         """A command with an idempotency key: the kept answer if it was decided before, else decide and keep it."""
         assert request.idempotency_key is not None
         wrong = check_id("Idempotency-Key", request.idempotency_key)
         if wrong is not None:
             return wrong
-        key = IDEMPOTENCY_PREFIX + request.idempotency_key
+        key = request.idempotency_key
         digest = request_digest(request)
         known = pending.get((request.tenant, key))
-        stored = None if known is not None else self.store.journal.find_keys(ledger.number, [key]).get(key)
+        stored = None if known is not None else self.store.journal.find_answers(ledger.number, [key]).get(key)
         if stored is not None:
-            if stored.answer is None or stored.at < now - IDEMPOTENCY_MS:
+            if not stored.answer or stored.at < now - IDEMPOTENCY_MS:
                 return EXPIRED
             answer = msgspec.json.decode(stored.answer, type=KeptAnswer)
             return answer.outcome if answer.digest == digest else IN_USE
         if known is not None:
             return known.outcome if known.digest == digest else IN_USE
-        draft = ledger.draft
-        before = len(draft.events)
-        outcome = decide(draft, request, now)
+        outcome = decide(ledger.draft, request, now)
         if not isinstance(outcome, Refused):
-            index = next(
-                (index for index in range(before, len(draft.events)) if journal_key(draft.events[index]) is None), None
-            )
-            if index is not None:
-                answer = pending[request.tenant, key] = KeptAnswer(digest=digest, outcome=outcome)
-                kept[index] = (key, msgspec.json.encode(answer))
+            pending[request.tenant, key] = KeptAnswer(digest=digest, outcome=outcome)
         return outcome
 
     # -- following ------------------------------------------------------------------------------------------------
@@ -533,7 +533,12 @@ class Engine:
             self._snapshots.put([ledger.snapshot() for ledger in self._ledgers.values() if ledger.unwritten])
         if now - self._idle_checked_at >= IDLE_CHECK_MS and self._down is None:
             self._idle_checked_at = now
-            self._close_idle()
+            try:
+                self.store.journal.forget_answers(self._clock.wall_ms() - IDEMPOTENCY_MS)
+                self._close_idle()
+            except StoreUnavailable as error:
+                self._down = str(error)
+                self._forget()
 
     def _take_written(self, *, block: bool) -> None:
         try:

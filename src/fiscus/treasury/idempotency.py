@@ -10,9 +10,6 @@ from fiscus.core.commands import Request
 from fiscus.core.outcomes import AnyOutcome, Refused
 
 IDEMPOTENCY_MS = 30 * 86_400_000
-IDEMPOTENCY_PREFIX = "\x01"
-"""Sets idempotency keys apart from ids of holds, which have no control characters."""
-
 EXPIRED = Refused(code="idempotency_expired", detail="id: was used before; its answer is not kept any more", field="id")
 IN_USE = Refused(code="conflict", detail="Idempotency-Key: is in use for another request", field="Idempotency-Key")
 

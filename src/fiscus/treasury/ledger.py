@@ -293,7 +293,7 @@ class Ledger:
             if table.kind == "account":
                 keep_names = set(kept)
                 for number, carved in list(draft.carved_since.items()):
-                    carved &= keep_names
+                    carved.intersection_update(keep_names)
                     if not carved:
                         del draft.carved_since[number]
         names = {name: number for name, number in draft.names.items() if number in keep_names}

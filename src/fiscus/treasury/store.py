@@ -13,7 +13,7 @@ from fiscus.treasury.codec import SealedPrivate
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One entry as it is appended. ``key``: id of a hold or an idempotency key; ``answer`` for the latter."""
+    """One entry as it is appended. ``key``: id of a hold, or of usage that was booked without one."""
 
     tenant: int
     seq: int
@@ -22,7 +22,15 @@ class Row(msgspec.Struct, frozen=True):
     body: bytes
     hash: bytes
     private: SealedPrivate | None = None
-    answer: bytes | None = None
+
+
+class AnswerRow(msgspec.Struct, frozen=True):
+    """The answer of a command with an idempotency key, as it is kept beside the journal."""
+
+    tenant: int
+    key: str
+    at: int
+    answer: bytes
 
 
 class StoredEntry(msgspec.Struct, frozen=True):
@@ -36,10 +44,9 @@ class StoredEntry(msgspec.Struct, frozen=True):
     private: bytes | None
 
 
-class StoredKey(msgspec.Struct, frozen=True):
-    """Where an id stands in the journal, and the kept answer of an idempotent command."""
+class StoredAnswer(msgspec.Struct, frozen=True):
+    """When a command with this idempotency key was decided, and its answer as long as it is kept."""
 
-    seq: int
     at: int
     answer: bytes | None
 
@@ -66,15 +73,18 @@ class Journal(Protocol):
         """The last entry, or None if there is none."""
         ...
 
-    def append(self, rows: Sequence[Row], erased: Sequence[tuple[int, int]] = ()) -> None:
+    def append(
+        self, rows: Sequence[Row], answers: Sequence[AnswerRow] = (), erased: Sequence[tuple[int, int]] = ()
+    ) -> None:
         """Append rows of one or several tenants in one durable commit.
 
         Args:
             rows: in the order of each tenant's sequence.
+            answers: of commands with an idempotency key, kept in the same commit.
             erased: (tenant, account) whose private parts are forgotten in the same commit, with their keys.
 
         Raises:
-            KeyTaken: an id stands in the journal already; nothing was written.
+            KeyTaken: an id or an idempotency key stands there already; nothing was written.
             StoreUnavailable: whether it was written is unknown until ``reopen`` and ``head`` say so.
         """
         ...
@@ -87,8 +97,12 @@ class Journal(Protocol):
         """Entries after a sequence number, in order."""
         ...
 
-    def find_keys(self, tenant: int, keys: Iterable[str]) -> dict[str, StoredKey]:
-        """Those of the ids that stand in the journal."""
+    def find_answers(self, tenant: int, keys: Iterable[str]) -> dict[str, StoredAnswer]:
+        """Those of the idempotency keys that were used."""
+        ...
+
+    def forget_answers(self, before: int) -> None:
+        """Drop answers older than an instant (ms); that their keys were used stays known."""
         ...
 
     def put_checkpoint(self, tenant: int, seq: int, rows: Iterable[tuple[int, str | int, bytes]]) -> None:

@@ -27,7 +27,7 @@ from fiscus.core.commands import Request
 from fiscus.core.outcomes import Refused
 
 OPTIONS_LABEL = "replay"
-SETUP_LENGTH_MAX = 500
+SETUP_LENGTH_MAX = 200
 LIVE_ROWS_MAX = 15
 LIVE_PERIOD_S = 0.5
 RUN_LENGTH = 16

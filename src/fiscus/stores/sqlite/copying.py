@@ -16,19 +16,20 @@ from fiscus.contract.errors import StoreUnavailable
 from fiscus.stores.sqlite.journal import connect
 from fiscus.stores.sqlite.queries import queries
 from fiscus.treasury.codec import SealedPrivate
-from fiscus.treasury.store import Row
+from fiscus.treasury.store import AnswerRow, Row
 
 SQL = queries("copying.sql")
 COPY_PAGES = 4_096
 
 
 class TenantHead(msgspec.Struct, frozen=True):
-    """A tenant and how far its journal goes."""
+    """A tenant, how far its journal goes, and how many answers are kept beside it."""
 
     number: int
     name: str
     seq: int
     entries: int
+    answers: int
 
 
 class JournalReader:
@@ -42,19 +43,22 @@ class JournalReader:
         return [TenantHead(*row) for row in self._connection.execute(SQL["heads"])]
 
     def rows(self, tenant: int) -> Iterator[Row]:
-        """All entries of a tenant in order, with ids, kept answers and private parts.
+        """All entries of a tenant in order, with ids and private parts.
 
         Raises:
             StoreUnavailable: the file is damaged.
         """
         try:
-            for seq, at, key, body, hash_, answer, account, salt, private in self._connection.execute(
-                SQL["rows"], (tenant,)
-            ):
+            for seq, at, key, body, hash_, account, salt, private in self._connection.execute(SQL["rows"], (tenant,)):
                 sealed = None if salt is None else SealedPrivate(account, salt, private)
-                yield Row(tenant, seq, at, key, body, hash_, sealed, answer)
+                yield Row(tenant, seq, at, key, body, hash_, sealed)
         except sqlite3.Error as error:
             raise StoreUnavailable(f"sqlite: {error}") from error
+
+    def answers(self, tenant: int) -> Iterator[AnswerRow]:
+        """The answers of a tenant's idempotent commands, by key; empty where they are not kept any more."""
+        for row in self._connection.execute(SQL["answers"], (tenant,)):
+            yield AnswerRow(*row)
 
 
 @contextmanager

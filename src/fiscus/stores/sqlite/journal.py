@@ -13,13 +13,13 @@ import msgspec
 from fiscus.contract.errors import StoreUnavailable, UnknownFormat
 from fiscus.core.events import FORMAT
 from fiscus.stores.sqlite.queries import queries
-from fiscus.treasury.store import Head, KeyTaken, Row, StoredEntry, StoredKey
+from fiscus.treasury.store import AnswerRow, Head, KeyTaken, Row, StoredAnswer, StoredEntry
 
 SQL = queries("journal.sql")
 ROWS_PER_STATEMENT = (256, 64, 16, 4, 1)
 """Rows are appended by few statements of several rows each: each statement is one hand-over of the interpreter lock."""
 
-APPENDS = {count: SQL["append"].rstrip() + ", (?, ?, ?, ?, ?, ?, ?)" * (count - 1) for count in ROWS_PER_STATEMENT}
+APPENDS = {count: SQL["append"].rstrip() + ", (?, ?, ?, ?, ?, ?)" * (count - 1) for count in ROWS_PER_STATEMENT}
 
 
 def connect(path: str, *, writable: bool) -> sqlite3.Connection:
@@ -82,7 +82,9 @@ class SqliteJournal:
         rows = self._read(SQL["head"], (tenant,))
         return Head(*rows[0]) if rows else None
 
-    def append(self, rows: Sequence[Row], erased: Sequence[tuple[int, int]] = ()) -> None:
+    def append(
+        self, rows: Sequence[Row], answers: Sequence[AnswerRow] = (), erased: Sequence[tuple[int, int]] = ()
+    ) -> None:
         """See ``Journal``."""
         execute = self._writer.execute
         try:
@@ -94,13 +96,15 @@ class SqliteJournal:
                     while len(rows) - start >= count:
                         values: list[object] = []
                         for row in rows[start : start + count]:
-                            values += (row.tenant, row.seq, row.at, row.key, row.body, row.hash, row.answer)
+                            values += (row.tenant, row.seq, row.at, row.key, row.body, row.hash)
                         execute(statement, values)
                         start += count
                 for row in rows:
                     sealed = row.private
                     if sealed is not None:
                         execute(SQL["put_private"], (row.tenant, row.seq, sealed.account, sealed.salt, sealed.body))
+                for kept in answers:
+                    execute(SQL["put_answer"], (kept.tenant, kept.key, kept.at, kept.answer))
                 for account in erased:
                     execute(SQL["erase"], account)
             except sqlite3.IntegrityError as error:
@@ -114,12 +118,17 @@ class SqliteJournal:
         """See ``Journal``."""
         return [StoredEntry(*row) for row in self._read(SQL["entries"], (tenant, after, limit))]
 
-    def find_keys(self, tenant: int, keys: Iterable[str]) -> dict[str, StoredKey]:
+    def find_answers(self, tenant: int, keys: Iterable[str]) -> dict[str, StoredAnswer]:
         """See ``Journal``."""
         wanted = msgspec.json.encode(list(keys)).decode()
-        return {
-            key: StoredKey(seq, at, answer) for key, seq, at, answer in self._read(SQL["find_keys"], (tenant, wanted))
-        }
+        return {key: StoredAnswer(at, answer) for key, at, answer in self._read(SQL["find_answers"], (tenant, wanted))}
+
+    def forget_answers(self, before: int) -> None:
+        """See ``Journal``."""
+        try:
+            self._writer.execute(SQL["forget_answers"], (before,))
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"sqlite: {error}") from error
 
     def put_checkpoint(self, tenant: int, seq: int, rows: Iterable[tuple[int, str | int, bytes]]) -> None:
         """See ``Journal``."""
@@ -140,7 +149,7 @@ class SqliteJournal:
         return seq, self._read(SQL["checkpoint"], (tenant, seq))
 
     def backup(self, destination: str) -> None:
-        """See ``Journal``; one step on a connection of its own, so that neither writes nor reads wait or start it anew."""
+        """See ``Journal``; one step on a connection of its own: nobody waits, and writes do not start it anew."""
         source = connect(self._path, writable=False)
         copy = sqlite3.connect(destination)
         try:

@@ -9,13 +9,19 @@ CREATE TABLE IF NOT EXISTS journal (
     tenant INTEGER NOT NULL,
     seq INTEGER NOT NULL,
     at INTEGER NOT NULL,      -- ms since the epoch
-    key TEXT,                 -- id of a hold, or an idempotency key
+    key TEXT,                 -- id of a hold, or of usage booked without one
     body BLOB NOT NULL,       -- the event, JSON
     hash BLOB NOT NULL,       -- SHA-256 over the hash before, seq, at, body
-    answer BLOB,              -- of an idempotent command; not part of the chain
     PRIMARY KEY (tenant, seq)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS journal_key ON journal (tenant, key) WHERE key IS NOT NULL;
+CREATE TABLE IF NOT EXISTS answers (
+    tenant INTEGER NOT NULL,
+    key TEXT NOT NULL,        -- an idempotency key
+    at INTEGER NOT NULL,
+    answer BLOB,              -- JSON; NULL once it is not kept any more
+    PRIMARY KEY (tenant, key)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS private (
     tenant INTEGER NOT NULL,
     seq INTEGER NOT NULL,
@@ -54,7 +60,10 @@ SELECT seq, hash FROM journal WHERE tenant = ? ORDER BY seq DESC LIMIT 1;
 
 -- name: append
 -- The journal adds one more row of values per further entry of a batch.
-INSERT INTO journal (tenant, seq, at, key, body, hash, answer) VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO journal (tenant, seq, at, key, body, hash) VALUES (?, ?, ?, ?, ?, ?)
+
+-- name: put_answer
+INSERT INTO answers (tenant, key, at, answer) VALUES (?, ?, ?, ?);
 
 -- name: put_private
 INSERT INTO private (tenant, seq, account, salt, body) VALUES (?, ?, ?, ?, ?);
@@ -64,9 +73,11 @@ SELECT journal.seq, journal.at, journal.body, journal.hash, private.salt, privat
 FROM journal LEFT JOIN private USING (tenant, seq)
 WHERE journal.tenant = ? AND journal.seq > ? ORDER BY journal.seq LIMIT ?;
 
--- name: find_keys
--- One query for a whole batch: the ids come as a JSON array.
-SELECT key, seq, at, answer FROM journal WHERE tenant = ? AND key IN (SELECT value FROM json_each(?));
+-- name: find_answers
+SELECT key, at, answer FROM answers WHERE tenant = ? AND key IN (SELECT value FROM json_each(?));
+
+-- name: forget_answers
+UPDATE answers SET answer = NULL WHERE at < ? AND answer IS NOT NULL;
 
 -- name: erase
 DELETE FROM private WHERE tenant = ? AND account = ?;
