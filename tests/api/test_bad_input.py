@@ -9,6 +9,8 @@ import pytest
 from tests.api.service import Api, serving
 
 HOLD: dict[str, Any] = {"id": "h1", "account": "agent:x", "amounts": {"tokens": 1}}
+ALLOCATION = "/v1/accounts/agent:x/allocations/tokens"
+NAMELESS = b'{"operations":[{"op":"reserve","id":"a","account":"","amounts":{"tokens":1}}],"atomic":true}'
 BUDGET = "/v1/accounts/team:a/budgets/main"
 
 
@@ -88,16 +90,16 @@ CASES: list[tuple[str, str, bytes, int, str | None]] = [
     ("PUT", BUDGET, b'{"unit":"tokens","limit":1,"thresholds":{"0":"info"}}', 422, "thresholds"),
     ("PUT", BUDGET, b'{"unit":"tokens","limit":1,"thresholds":{"x":"info"}}', 422, "thresholds"),
     ("PUT", "/v1/accounts/agent:x/allocations/euros", b'{"to":1}', 422, "unit"),
-    ("PUT", "/v1/accounts/agent:x/allocations/tokens", b'{"to":-1}', 422, "to"),
+    ("PUT", ALLOCATION, b'{"to":-1}', 422, "to"),
     (
         "PUT",
-        "/v1/accounts/agent:x/allocations/tokens",
+        ALLOCATION,
         b'{"to":1,"valid_until":"2030-01-01T00:00:00"}',
         422,
         "valid_until",
     ),
-    ("PUT", "/v1/accounts/agent:x/allocations/tokens", b'{"to":1,"valid_until":"soon"}', 422, "valid_until"),
-    ("DELETE", "/v1/accounts/agent:x/allocations/tokens", b"", 404, None),
+    ("PUT", ALLOCATION, b'{"to":1,"valid_until":"soon"}', 422, "valid_until"),
+    ("DELETE", ALLOCATION, b"", 404, None),
     ("POST", "/v1/transfers", b'{"source":"agent:x","target":"agent:x","unit":"tokens","amount":1}', 422, "target"),
     ("POST", "/v1/transfers", b'{"source":"agent:x","target":"agent:y","unit":"tokens","amount":0}', 422, "amount"),
     ("POST", "/v1/accounts/team:a/adjustments", b'{"id":"a","budget":"main","amount":0,"reason":"r"}', 422, "amount"),
@@ -112,7 +114,7 @@ CASES: list[tuple[str, str, bytes, int, str | None]] = [
     (
         "POST",
         "/v1/batch",
-        b'{"operations":[{"op":"reserve","id":"a","account":"","amounts":{"tokens":1}}],"atomic":true}',
+        NAMELESS,
         422,
         "operations[0].account",
     ),
@@ -232,8 +234,8 @@ async def test_a_body_that_breaks_off_changes_nothing_and_leaks_nothing(busy: Ap
     async with serving(busy.app) as url:
         _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
         body = hold(id="never")
-        head = f"POST /v1/holds HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-        writer.write(head.encode() + b"\r\n\r\n" + body[:-1])
+        head = "POST /v1/holds HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:-1])
         await writer.drain()
         while not busy.app._metrics.in_flight:
             await asyncio.sleep(0)
