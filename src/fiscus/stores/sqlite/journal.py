@@ -42,16 +42,14 @@ class SqliteJournal:
     def _open_writer(self) -> sqlite3.Connection:
         try:
             writer = connect(self._path, writable=True)
+            _refuse_newer(writer)
             writer.execute("PRAGMA journal_mode = WAL")
             writer.execute("PRAGMA synchronous = FULL")
             writer.execute("PRAGMA busy_timeout = 0")
             writer.executescript(SQL["schema"])
             writer.execute(SQL["set_format"], (FORMAT,))
-            written_by = writer.execute(SQL["format"]).fetchone()[0]
         except sqlite3.Error as error:
             raise StoreUnavailable(f"sqlite: {error}") from error
-        if written_by > FORMAT:
-            raise UnknownFormat(f"the journal has format {written_by}, this version reads {FORMAT}")
         return writer
 
     def close(self) -> None:
@@ -109,6 +107,8 @@ class SqliteJournal:
                     execute(SQL["erase"], account)
             except sqlite3.IntegrityError as error:
                 execute("ROLLBACK")
+                if "journal.key" not in str(error):
+                    raise StoreUnavailable(f"sqlite: somebody else has written here: {error}") from error
                 raise KeyTaken(str(error)) from error
             execute("COMMIT")
         except sqlite3.Error as error:
@@ -166,3 +166,12 @@ class SqliteJournal:
                 return self._reader.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise StoreUnavailable(f"sqlite: {error}") from error
+
+
+def _refuse_newer(writer: sqlite3.Connection) -> None:
+    """Look at the format before anything is written."""
+    if writer.execute(SQL["has_format"]).fetchone()[0]:
+        written_by = writer.execute(SQL["format"]).fetchone()[0] or 0
+        if written_by > FORMAT:
+            writer.close()
+            raise UnknownFormat(f"the journal has format {written_by}, this version reads {FORMAT}")

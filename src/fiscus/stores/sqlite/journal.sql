@@ -49,6 +49,9 @@ SELECT name, number FROM tenants;
 -- name: add_tenant
 INSERT INTO tenants (name) VALUES (?) ON CONFLICT (name) DO NOTHING;
 
+-- name: has_format
+SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'formats';
+
 -- name: format
 SELECT max(format) FROM formats;
 
