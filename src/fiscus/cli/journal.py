@@ -147,18 +147,17 @@ def _append_all(store: Store, file: Path, tell: Progress) -> list[Header]:
     rows: list[Row] = []
     answers: list[AnswerRow] = []
     with file.open("rb") as source:
-        for header, row in read_journal(source, str(file), store.journal.add_tenant, tell):
-            if not headers or headers[-1] is not header:
-                headers.append(header)
-            if isinstance(row, AnswerRow):
-                answers.append(row)
+        for item in read_journal(source, str(file), store.journal.add_tenant, tell):
+            if isinstance(item, Header):
+                headers.append(item)
+            elif isinstance(item, AnswerRow):
+                answers.append(item)
             else:
-                rows.append(row)
+                rows.append(item)
             if len(rows) + len(answers) >= APPEND_ROWS:
                 store.journal.append(rows, answers)
                 rows, answers = [], []
-    if rows or answers:
-        store.journal.append(rows, answers)
+    store.journal.append(rows, answers)
     return headers
 
 

@@ -1,18 +1,19 @@
 """An exported journal: JSON lines with hashes, so that it can be verified without the ledger it comes from.
 
-Per tenant a header, then its entries in order:
+Per tenant a header, its entries in order, then the answers that are kept for repeats:
 
     {"tenant": "default", "format": 1, "entries": 1, "head_seq": 1, "answers": 1}
     {"seq": 1, "at": 1767225600000, "body": "{…}", "hash": "…", "private": {"account": 1, "salt": "…", "body": "{…}"}}
     {"key": "an idempotency key", "at": 1767225600000, "answer": "{…}"}
 
-``body`` is the event exactly as it was hashed. Private parts are left out where they were erased.
+``body`` is the event exactly as it was hashed. Private parts are left out where they were erased. Answers are
+not part of the chain: nothing vouches for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -25,6 +26,8 @@ from fiscus.treasury.store import AnswerRow, Row
 if TYPE_CHECKING:  # the store is not imported before it is needed
     from fiscus.stores.sqlite.copying import JournalReader, TenantHead
 
+L = TypeVar("L", bound=msgspec.Struct)
+
 LINE_BYTES_MAX = 16_777_216
 TELL_EVERY = 1_000
 
@@ -36,7 +39,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     format: int
     entries: int
     head_seq: int
-    answers: int = 0
+    answers: int
 
 
 class PrivateLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -107,8 +110,8 @@ def line_of(row: Row) -> Line:
 
 def read_journal(
     source: IO[bytes], name: str, begin: Callable[[str], int], progress: Callable[[int, int], None]
-) -> Iterator[tuple[Header, Row | AnswerRow]]:
-    """Read an exported journal, entry by entry, each verified: sequence, chain hash, private part, format.
+) -> Iterator[Header | Row | AnswerRow]:
+    """Read an exported journal, line by line, each entry verified: sequence, chain hash, private part, format.
 
     Args:
         source: the lines.
@@ -117,7 +120,7 @@ def read_journal(
         progress: called with (entries read, entries in all so far known).
 
     Yields:
-        The header of its tenant, and the entry, or (after all entries) a kept answer.
+        For each tenant its header, its entries, its kept answers.
 
     Raises:
         ConfigurationInvalid: it is no such file, or it ends too early.
@@ -130,19 +133,19 @@ def read_journal(
         reader.line = number
         if not raw.endswith(b"\n"):
             raise ConfigurationInvalid(f"{reader.place}: the file ends in the middle of a line")
-        if reader.is_complete:
+        if reader.entries_left:
+            yield reader.entry(raw, tenant)
+            done += 1
+            if done % TELL_EVERY == 0:
+                progress(done, total)
+        elif reader.answers_left:
+            yield reader.answer(raw, tenant)
+        else:
             header = reader.begin(raw)
             tenant = begin(header.tenant)
             total += header.entries
-            continue
-        if reader.has_all_entries:
-            yield reader.header, reader.answer(raw, tenant)
-            continue
-        yield reader.header, reader.entry(raw, tenant)
-        done += 1
-        if done % TELL_EVERY == 0:
-            progress(done, total)
-    if not reader.is_complete or not reader.line:
+            yield header
+    if reader.entries_left or reader.answers_left or not reader.line:
         raise ConfigurationInvalid(f"{reader.place}: the file ends before the journal does")
 
 
@@ -151,77 +154,62 @@ class _Reader:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._header: Header | None = None
-        self._seen: set[str] = set()
+        self._tenants: set[str] = set()
         self._seq = 0
-        self._answers = 0
         self._hash = b""
         self.line = 0
+        self.entries_left = 0
+        self.answers_left = 0
 
     @property
     def place(self) -> str:
         """``journal.jsonl:12``."""
         return f"{self._name}:{self.line}"
 
-    @property
-    def header(self) -> Header:
-        """Of the tenant that is being read."""
-        assert self._header is not None, "entries stand behind a header"
-        return self._header
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the tenant, if there is one, has all its entries and answers."""
-        return self._header is None or (self.has_all_entries and self._answers == self._header.answers)
-
-    @property
-    def has_all_entries(self) -> bool:
-        """Whether the tenant has all its entries."""
-        return self._seq == self.header.entries
-
     def begin(self, raw: bytes) -> Header:
         """Read a header."""
-        try:
-            header = msgspec.json.decode(raw, type=Header)
-        except msgspec.DecodeError as error:
-            raise ConfigurationInvalid(f"{self.place}: is not the header of a journal: {error}") from error
+        header = self._decoded(raw, Header, "the header of a journal")
         if header.format > FORMAT:
             raise UnknownFormat(f"{self.place}: the journal has format {header.format}, this version reads {FORMAT}")
-        if header.tenant in self._seen:
+        if header.tenant in self._tenants:
             raise ConfigurationInvalid(f"{self.place}: tenant {header.tenant} comes twice")
-        if header.entries != header.head_seq or header.entries < 0:
+        if header.entries != header.head_seq or min(header.entries, header.answers) < 0:
             raise ConfigurationInvalid(f"{self.place}: {header.entries} entries cannot end with {header.head_seq}")
-        self._seen.add(header.tenant)
-        self._header, self._seq, self._answers, self._hash = header, 0, 0, genesis(header.tenant)
+        self._tenants.add(header.tenant)
+        self._seq, self._hash = 0, genesis(header.tenant)
+        self.entries_left, self.answers_left = header.entries, header.answers
         return header
 
     def entry(self, raw: bytes, tenant: int) -> Row:
         """Read and verify an entry."""
+        line = self._decoded(raw, Line, "an entry of a journal")
+        private = line.private
         try:
-            line = msgspec.json.decode(raw, type=Line)
             digest = bytes.fromhex(line.hash)
-            private = line.private
-            sealed = (
-                SealedPrivate(private.account, bytes.fromhex(private.salt), private.body.encode()) if private else None
-            )
-        except (msgspec.DecodeError, ValueError) as error:
+            salt = bytes.fromhex(private.salt) if private else b""
+        except ValueError as error:
             raise ConfigurationInvalid(f"{self.place}: is not an entry of a journal: {error}") from error
         if line.seq != self._seq + 1:
             raise LedgerCorrupt(f"{self.place}: entry {self._seq + 1} is missing; {line.seq} follows")
         body = line.body.encode()
         if line.at < 0 or link(self._hash, line.seq, line.at, body) != digest:
             raise LedgerCorrupt(f"{self.place}: entry {line.seq}: the hash does not fit its content")
-        if sealed is not None and not commitment_holds(body, sealed.salt, sealed.body):
+        sealed = SealedPrivate(private.account, salt, private.body.encode()) if private else None
+        if sealed is not None and not commitment_holds(body, salt, sealed.body):
             raise LedgerCorrupt(f"{self.place}: entry {line.seq}: its private part is not what it vouched for")
         key = journal_key(decode_event(body, sealed.body if sealed else None))
         self._seq, self._hash = line.seq, digest
+        self.entries_left -= 1
         return Row(tenant, line.seq, line.at, key, body, digest, sealed)
 
     def answer(self, raw: bytes, tenant: int) -> AnswerRow:
         """Read a kept answer."""
-        try:
-            line = msgspec.json.decode(raw, type=AnswerLine)
-        except msgspec.DecodeError as error:
-            raise ConfigurationInvalid(f"{self.place}: is not a kept answer: {error}") from error
-        self._answers += 1
+        line = self._decoded(raw, AnswerLine, "a kept answer")
+        self.answers_left -= 1
         return AnswerRow(tenant, line.key, line.at, line.answer.encode())
+
+    def _decoded(self, raw: bytes, kind: type[L], what: str) -> L:
+        try:
+            return msgspec.json.decode(raw, type=kind)
+        except msgspec.DecodeError as error:
+            raise ConfigurationInvalid(f"{self.place}: is not {what}: {error}") from error
