@@ -87,7 +87,7 @@ def test_it_stays_up_to_be_looked_at_until_it_is_interrupted(tmp_path):
 
 def test_it_takes_its_service_along_when_it_is_terminated_in_the_middle(tmp_path):
     port = free_port()
-    with started(tmp_path, port, wait=False, calls=20_000) as demo:
+    with started(tmp_path, port, wait=False, calls=4_000) as demo:
         assert demo.stdout is not None
         for line in demo.stdout:
             if "in flight" in line:
