@@ -25,7 +25,7 @@ STATUS_RANK: dict[Status, int] = {"active": 0, "suspended": 1, "closed": 2, "ter
 def balance(draft: Draft, cell: Cell) -> Balance:
     """A cell as people see it; an allocation that is parked or has ended has what it still covers as its limit."""
     budget = draft.budgets[cell.budget]
-    limit = cell.limit if cell.phase == LIVE else cell.cover
+    limit = cell.granted
     used = cell.used
     return Balance(
         account=draft.accounts[cell.account].display_name,
@@ -77,7 +77,7 @@ def no_room(draft: Draft, lacking: list[tuple[Cell, int]]) -> Refused:
 
 def is_exceeded(cell: Cell, amount: int) -> bool:
     """Whether an amount would not fit even if no call were in flight. A live allocation is not a call."""
-    return amount > cell.limit - cell.covered - cell.quarantined - cell.uncovered - cell.standing
+    return amount > cell.granted - cell.covered - cell.quarantined - cell.uncovered - cell.standing
 
 
 def positive(amounts: Amounts) -> Amounts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fiscus.core.answers import balance, no_room
+from fiscus.core.cells import in_use
 from fiscus.core.commands import CHAIN_LENGTH_MAX, ExhaustionPolicy
 from fiscus.core.events import AllocationPut, AllocationResumed, Private, WindowOpened
 from fiscus.core.outcomes import Refused
@@ -144,7 +145,7 @@ def lacking_room(draft: Draft, numbers: Iterable[int], amount: int) -> list[tupl
     if amount <= 0:
         return []
     cells = (draft.cells[number] for number in numbers)
-    return [(cell, amount) for cell in cells if cell.enforce and amount > cell.free]
+    return [(cell, amount) for cell in cells if cell.enforce and amount > cell.granted - in_use(cell)]
 
 
 def pins_above(

@@ -163,6 +163,11 @@ class Cell(Entity, kw_only=True, omit_defaults=True):
         """L, never below 0."""
         return max(0, self.base + self.carried + self.raised - self.lowered) + self.lapsing
 
+    @property
+    def granted(self) -> int:
+        """What may be used here: the limit; of an allocation that is parked or has ended, what it still covers."""
+        return self.limit if self.phase == LIVE else self.cover
+
 
 class Hold(Entity, kw_only=True, omit_defaults=True):
     """A reservation, or what was booked without one (``reserved`` empty).
