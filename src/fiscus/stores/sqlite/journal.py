@@ -107,7 +107,7 @@ class SqliteJournal:
                     execute(SQL["erase"], account)
             except sqlite3.IntegrityError as error:
                 execute("ROLLBACK")
-                if "journal.key" not in str(error):
+                if "journal.seq" in str(error):
                     raise StoreUnavailable(f"sqlite: somebody else has written here: {error}") from error
                 raise KeyTaken(str(error)) from error
             execute("COMMIT")
