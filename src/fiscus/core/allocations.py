@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fiscus.core.answers import allocation_answer, balance, no_room
-from fiscus.core.cells import in_use
 from fiscus.core.checks import check, invalid, to_ms
 from fiscus.core.commands import Allocate, Deallocate, Request, Transfer
 from fiscus.core.events import AllocationEnded, AllocationResized, Private, Transferred
@@ -137,11 +136,11 @@ def _resize(
         lacking = lacking_room(draft, cell.pins, rise)
         if lacking:
             return no_room(draft, lacking)
-    elif command.to < in_use(cell) and rise < 0:
+    elif command.to < cell.used and rise < 0:
         seen = balance(draft, cell)
         return Refused(
             code="below_use",
-            detail=f"{seen.account}: {in_use(cell)} {seen.unit} are in use, more than {command.to}",
+            detail=f"{seen.account}: {cell.used} {seen.unit} are in use, more than {command.to}",
             binding=seen,
             requested=command.to,
         )

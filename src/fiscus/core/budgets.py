@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fiscus.core.allocations import live_below
 from fiscus.core.answers import adjustment_answer, balance, budget_view, no_room
-from fiscus.core.cells import in_use
 from fiscus.core.checks import check, invalid, to_ms
 from fiscus.core.commands import Adjust, EndAdjustment, PutBudget, RemoveBudget, Request
 from fiscus.core.events import Adjusted, AdjustmentEnded, AllocationsPinned, BudgetPut, BudgetRemoved, Private
@@ -108,7 +107,7 @@ def _change(
     forced = False
     if command.mode == "enforce":
         limit = max(0, command.limit + cell.carried + cell.raised - cell.lowered) + cell.lapsing
-        if (limit < in_use(cell) and limit < cell.limit) or (limit < in_use(cell) and budget.mode != "enforce"):
+        if (limit < cell.used and limit < cell.limit) or (limit < cell.used and budget.mode != "enforce"):
             if not command.force:
                 return below_use(draft, cell, limit)
             forced = True
@@ -186,7 +185,7 @@ def below_use(draft: Draft, cell: Cell, limit: int) -> Refused:
     seen = balance(draft, cell)
     return Refused(
         code="below_use",
-        detail=f"{seen.account}: {in_use(cell)} {seen.unit} of {seen.budget} are in use, more than {limit}",
+        detail=f"{seen.account}: {cell.used} {seen.unit} of {seen.budget} are in use, more than {limit}",
         binding=seen,
         requested=limit,
     )
@@ -246,7 +245,7 @@ def adjust(draft: Draft, request: Request, command: Adjust, now: int) -> Adjustm
         rest = cell.base + cell.carried + cell.raised - cell.lowered + command.amount
         if rest < 0:
             return invalid("amount", "would make the limit negative")
-        if cell.enforce and rest + cell.lapsing < in_use(cell):
+        if cell.enforce and rest + cell.lapsing < cell.used:
             if not command.force:
                 return below_use(draft, cell, rest + cell.lapsing)
             forced = True

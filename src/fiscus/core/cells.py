@@ -12,11 +12,6 @@ from fiscus.core.state import ENDED, LIVE, NEVER, Budget, Cell, Draft
 NOTHING_MOVED: Mapping[int, int] = {}
 
 
-def in_use(cell: Cell) -> int:
-    """P + H + Q + O."""
-    return cell.covered + cell.held + cell.quarantined + cell.uncovered
-
-
 def threshold_reached(cell: Cell, budget: Budget, counted: int) -> int:
     """The highest threshold (percent) that ``counted`` reaches in this window; 0 if none."""
     limit = cell.limit
@@ -44,7 +39,7 @@ def set_limit(draft: Draft, cell: Cell, limit_before: int) -> None:
     """After base or adjustments of a cell changed: work out what is free, and arm the thresholds anew if it rose."""
     budget = draft.budgets[cell.budget]
     limit = cell.limit
-    cell.free = limit - in_use(cell)
+    cell.free = limit - cell.used
     if limit > limit_before:
         cell.fired = min(cell.fired, threshold_reached(cell, budget, cell.covered + cell.quarantined + cell.uncovered))
     set_alert(cell, budget)
@@ -53,8 +48,8 @@ def set_limit(draft: Draft, cell: Cell, limit_before: int) -> None:
 def lapse(cell: Cell) -> None:
     """What ended adjustments still cover shrinks with the use above the rest of the limit, and never grows."""
     rest = max(0, cell.base + cell.carried + cell.raised - cell.lowered)
-    cell.lapsing = min(cell.lapsing, max(0, in_use(cell) - rest))
-    cell.free = rest + cell.lapsing - in_use(cell)
+    cell.lapsing = min(cell.lapsing, max(0, cell.used - rest))
+    cell.free = rest + cell.lapsing - cell.used
 
 
 def post(
@@ -88,7 +83,7 @@ def post(
 def show(draft: Draft, cell: Cell, moves: Mapping[int, int] = NOTHING_MOVED) -> None:
     """Bring the cells above an allocation in line with it (design.md §1, the three equations)."""
     if cell.phase != LIVE:
-        cell.cover = min(cell.cover, in_use(cell))
+        cell.cover = min(cell.cover, cell.used)
     spent = cell.covered + cell.uncovered
     shown_covered = min(cell.cover, spent)
     shown_held = cell.cover - shown_covered

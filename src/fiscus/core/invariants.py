@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from fiscus.core.cells import in_use
 from fiscus.core.state import ENDED, LIVE, Cell, Draft, Hold
 
 
@@ -25,8 +24,8 @@ def broken_cell(cell: Cell) -> Iterator[tuple[str, str]]:
         value = getattr(cell, field)
         if value < 0:
             yield "E1", f"{name}: {field} is {value}"
-    if cell.free != cell.limit - in_use(cell):
-        yield "E13", f"{name}: free is {cell.free}, not {cell.limit - in_use(cell)}"
+    if cell.free != cell.limit - cell.used:
+        yield "E13", f"{name}: free is {cell.free}, not {cell.limit - cell.used}"
     if cell.enforce and not cell.forced and cell.phase == LIVE:
         held = cell.covered + cell.held + cell.quarantined
         if held > cell.limit:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fiscus.core.answers import balance, no_room
-from fiscus.core.cells import in_use
 from fiscus.core.commands import CHAIN_LENGTH_MAX, ExhaustionPolicy
 from fiscus.core.events import AllocationPut, AllocationResumed, Private, WindowOpened
 from fiscus.core.outcomes import Refused
@@ -145,7 +144,7 @@ def lacking_room(draft: Draft, numbers: Iterable[int], amount: int) -> list[tupl
     if amount <= 0:
         return []
     cells = (draft.cells[number] for number in numbers)
-    return [(cell, amount) for cell in cells if cell.enforce and amount > cell.granted - in_use(cell)]
+    return [(cell, amount) for cell in cells if cell.enforce and amount > cell.granted - cell.used]
 
 
 def pins_above(
