@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -43,6 +43,11 @@ from fiscus.core.units import Amounts
 from fiscus.treasury.store import Store, StoredEntry, UsageRow
 
 FOLLOWER_WAIT = "the read models are behind; try again"
+REMEMBERED_MAX = 100_000
+"""Accounts and holds that a reader of the journal remembers; older ones are in the views by then."""
+
+K = TypeVar("K")
+V = TypeVar("V")
 NAME_FIELDS = ("account", "parent", "source", "target")
 
 _decoders: dict[Kind, msgspec.json.Decoder[Any]] = {
@@ -261,7 +266,7 @@ class AccountNames:
             data["private"] = private
         if kind == "account_opened":
             name = private.get("name") if private is not None else None
-            self._known[data["account"]] = (name, data.get("parent"))
+            _remember(self._known, data["account"], (name, data.get("parent")))
         numbers = {data[field] for field in NAME_FIELDS if isinstance(data.get(field), int)}
         numbers.update(number for number in data.get("also", ()) if isinstance(number, int))
         owner = self.owner(kind, data)
@@ -277,7 +282,7 @@ class AccountNames:
         """The account that an entry concerns, looked up through its hold, cell or budget where it is not named."""
         if isinstance(data.get("account"), int):
             if kind in ("held", "settled", "released"):
-                self._hold_accounts[data["id"]] = data["account"]
+                _remember(self._hold_accounts, data["id"], data["account"])
             return int(data["account"])
         views = self._store.views
         if kind in ("settled", "released", "extended", "expired", "quarantine_closed"):
@@ -313,8 +318,16 @@ class AccountNames:
             if body is None:
                 return None, None
             account: Account = _decoders["account"].decode(body)
-            known = self._known[number] = (account.name, account.parent)
+            known = (account.name, account.parent)
+            _remember(self._known, number, known)
         return known
+
+
+def _remember(table: dict[K, V], key: K, value: V) -> None:
+    """Keep something for later entries, and let go of the oldest beyond the bound."""
+    table[key] = value
+    if len(table) > REMEMBERED_MAX:
+        del table[next(iter(table))]
 
 
 __all__ = ["AccountNames", "list_view", "read_view", "view_draft"]
