@@ -197,6 +197,7 @@ class _Verification:
         draft = self.draft
         try:
             event = decode_event(entry.body, entry.private)
+            raised = list(raised_by(draft, event))
             draft.now = entry.at
             fold(draft, event, entry.at)
         except (UnknownFormat, KeyError) as error:
@@ -215,7 +216,7 @@ class _Verification:
                     self.found(invariant, detail)
             elif kind == "hold":
                 self._check_hold(draft.holds[key])
-        for invariant, detail in broken_admission(draft, raised_by(draft, event)):
+        for invariant, detail in broken_admission(draft, raised):
             self.found(invariant, detail)
         if isinstance(event, Transferred):
             self._check_transfer(event)
@@ -260,16 +261,23 @@ class _Verification:
 
 
 def raised_by(draft: Draft, event: AnyEvent) -> Iterator[int]:
-    """The cells whose use an admission raised."""
+    """The cells whose use an admission is about to raise; ``draft`` is the state before it.
+
+    A heartbeat raises nothing, nor does an allocation that shrinks, or that is opened parked to book usage in it.
+    """
     if isinstance(event, Held):
         for unit, numbers in event.cells.items():
             if event.amounts.get(unit, 0):
                 yield from numbers
     elif isinstance(event, Extended):
         hold = draft.holds[event.id]
-        for unit in event.to:
-            yield from (number for number in hold.cells.get(unit, ()) if draft.cells[number].held)
+        for unit, amount in event.to.items():
+            if amount > hold.reserved.get(unit, 0):
+                yield from hold.cells.get(unit, ())
     elif isinstance(event, AllocationPut):
-        yield from event.pins
+        if event.size and not event.parked:
+            yield from event.pins
     elif isinstance(event, AllocationResized):
-        yield from draft.cells[event.cell].pins
+        cell = draft.cells[event.cell]
+        if event.size > cell.base:
+            yield from cell.pins
