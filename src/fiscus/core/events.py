@@ -144,6 +144,7 @@ class Settled(Event, tag="settled"):
     account: int | None = None
     also: tuple[int, ...] = ()
     cells: CellsByUnit = {}
+    recorded: bool = False
     model: str | None = None
     provider: str | None = None
     tokens: Tokens | None = None

@@ -167,6 +167,7 @@ def _settled(draft: Draft, event: Settled, at: int) -> None:
                 post(draft, number, covered_rise, held, quarantined, uncovered_rise, moves)
     hold.booked = booked
     hold.covered = covered
+    hold.recorded = hold.recorded or event.recorded
     draft.bookings.append(Booking(len(draft.events), hold.id, hold.account, hold.also, added, added_uncovered))
     if final and exact:
         hold.state = "settled"
@@ -196,6 +197,7 @@ def _booked(draft: Draft, event: Settled, at: int) -> None:
             expires_at=at,
             state="settled",
             tombstone=True,
+            recorded=event.recorded,
             booked=event.total,
         ),
     )

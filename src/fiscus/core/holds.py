@@ -272,6 +272,8 @@ def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAns
     if request.scope is not None and not in_scope(draft, draft.accounts[hold.account], request.scope):
         return Refused(code="unknown_hold", detail=f"there is no hold {command.id!r}", field="id")
     total = reading(command, hold)
+    if not hold.open and not hold.estimated and not _is_news(hold, total, command.record):
+        return hold_answer(draft, hold)
     moves: dict[int, int] = {}
     for numbers in hold.cells.values():
         for number in numbers:
@@ -289,6 +291,7 @@ def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAns
             total=total,
             final=command.final,
             moves=moves,
+            recorded=record is not None,
             model=record.model if record is not None else None,
             provider=record.provider if record is not None else None,
             tokens=record.tokens if record is not None else None,
@@ -297,6 +300,13 @@ def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAns
         )
     )
     return hold_answer(draft, hold)
+
+
+def _is_news(hold: Hold, total: Amounts, record: CallRecord | None) -> bool:
+    """Whether a reading of a hold that has ended adds anything: a higher amount, or the first record."""
+    if record is not None and not hold.recorded:
+        return True
+    return any(amount > hold.booked.get(unit, 0) for unit, amount in total.items())
 
 
 def _private(record: CallRecord | None) -> Private | None:
@@ -355,6 +365,7 @@ def _book(draft: Draft, request: Request, command: Settle, now: int) -> HoldAnsw
             account=payer.number,
             also=tuple(account.number for account in also),
             cells=route.cells,
+            recorded=record is not None,
             model=record.model if record is not None else None,
             provider=record.provider if record is not None else None,
             tokens=record.tokens if record is not None else None,

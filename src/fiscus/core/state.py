@@ -190,6 +190,7 @@ class Hold(Entity, kw_only=True, omit_defaults=True):
     state: HoldState = "held"
     open: bool = False
     tombstone: bool = False
+    recorded: bool = False
     estimated: bool = False
     reserved: Amounts = {}
     booked: Amounts = {}

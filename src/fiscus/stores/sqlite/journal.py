@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from threading import Lock
 
@@ -16,18 +17,33 @@ from fiscus.stores.sqlite.queries import queries
 from fiscus.treasury.store import AnswerRow, Head, KeyTaken, Row, StoredAnswer, StoredEntry
 
 SQL = queries("journal.sql")
-ROWS_PER_STATEMENT = (256, 64, 16, 4, 1)
-"""Rows are appended by few statements of several rows each: each statement is one hand-over of the interpreter lock."""
+ROWS_PER_STATEMENT_MAX = 256
+"""Rows of one statement: each statement hands over the interpreter lock, and getting it back can take long."""
 
-APPENDS = {count: SQL["append"].rstrip() + ", (?, ?, ?, ?, ?, ?)" * (count - 1) for count in ROWS_PER_STATEMENT}
+CACHED_STATEMENTS = 512
+
+
+@cache
+def append_statement(count: int) -> str:
+    """The statement that appends ``count`` rows."""
+    return SQL["append"].rstrip() + ", (?, ?, ?, ?, ?, ?)" * (count - 1)
+
+
+def _append_rows(execute: Callable[[str, Sequence[object]], object], rows: Sequence[Row]) -> None:
+    values: list[object] = []
+    for row in rows:
+        values += (row.tenant, row.seq, row.at, row.key, row.body, row.hash)
+    execute(append_statement(len(rows)), values)
 
 
 def connect(path: str, *, writable: bool) -> sqlite3.Connection:
     """A connection for use from several threads under a lock of the caller's."""
     if writable:
-        return sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
+        return sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=CACHED_STATEMENTS)
     uri = f"file:{path.replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?mode=ro"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=64)
+    return sqlite3.connect(
+        uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=CACHED_STATEMENTS
+    )
 
 
 class SqliteJournal:
@@ -85,18 +101,16 @@ class SqliteJournal:
     ) -> None:
         """See ``Journal``."""
         execute = self._writer.execute
+        is_plain = len(rows) <= ROWS_PER_STATEMENT_MAX and not answers and not erased
         try:
+            if is_plain and rows and all(row.private is None for row in rows):
+                # One statement is one transaction by itself: begun, synced and committed in a single step.
+                _append_rows(execute, rows)
+                return
             execute("BEGIN IMMEDIATE")
             try:
-                start = 0
-                for count in ROWS_PER_STATEMENT:
-                    statement = APPENDS[count]
-                    while len(rows) - start >= count:
-                        values: list[object] = []
-                        for row in rows[start : start + count]:
-                            values += (row.tenant, row.seq, row.at, row.key, row.body, row.hash)
-                        execute(statement, values)
-                        start += count
+                for start in range(0, len(rows), ROWS_PER_STATEMENT_MAX):
+                    _append_rows(execute, rows[start : start + ROWS_PER_STATEMENT_MAX])
                 for row in rows:
                     sealed = row.private
                     if sealed is not None:
@@ -105,12 +119,12 @@ class SqliteJournal:
                     execute(SQL["put_answer"], (kept.tenant, kept.key, kept.at, kept.answer))
                 for account in erased:
                     execute(SQL["erase"], account)
-            except sqlite3.IntegrityError as error:
+            except sqlite3.IntegrityError:
                 execute("ROLLBACK")
-                if "journal.seq" in str(error):
-                    raise StoreUnavailable(f"sqlite: somebody else has written here: {error}") from error
-                raise KeyTaken(str(error)) from error
+                raise
             execute("COMMIT")
+        except sqlite3.IntegrityError as error:
+            raise KeyTaken(str(error)) from error
         except sqlite3.Error as error:
             raise StoreUnavailable(f"sqlite: {error}") from error
 
