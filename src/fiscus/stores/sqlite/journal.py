@@ -124,6 +124,8 @@ class SqliteJournal:
                 raise
             execute("COMMIT")
         except sqlite3.IntegrityError as error:
+            if "journal.seq" in str(error):
+                raise StoreUnavailable(f"sqlite: somebody else has written here: {error}") from error
             raise KeyTaken(str(error)) from error
         except sqlite3.Error as error:
             raise StoreUnavailable(f"sqlite: {error}") from error
