@@ -10,8 +10,9 @@ import msgspec
 
 from fiscus.cli.invocation import Invocation
 from fiscus.cli.logs import configure_logging
-from fiscus.contract.errors import ConfigurationInvalid, LedgerBusy, TreasuryError, refusal
-from fiscus.contract.queries import AnyQuery, View
+from fiscus.cli.output import progress
+from fiscus.contract.errors import BudgetUnavailable, ConfigurationInvalid, LedgerBusy, TreasuryError, refusal
+from fiscus.contract.queries import AccountsPage, AnyQuery, ListAccounts, ListTemplates, TemplatesView, View
 from fiscus.contract.treasury import Treasury
 from fiscus.core.commands import AnyCommand, Request
 from fiscus.core.outcomes import AnyOutcome, Refused
@@ -143,7 +144,9 @@ async def connected(invocation: Invocation, *, creates: bool = False) -> AsyncIt
                     raise
                 address = busy.address
             else:
-                yield Connection(local, settings, local=local)
+                connection = Connection(local, settings, local=local)
+                await _caught_up(connection)
+                yield connection
                 return
         if invocation.tenant not in {None, TENANT_OF_SERVICE}:
             raise ConfigurationInvalid(f"{address} serves one tenant; ask it without --tenant")
@@ -152,6 +155,26 @@ async def connected(invocation: Invocation, *, creates: bool = False) -> AsyncIt
         remote = RemoteTreasury(address, api_key(settings), timeout_s=TIMEOUT_S, attempts_max=ATTEMPTS_MAX)
         stack.push_async_callback(remote.close)
         yield Connection(remote, settings, address=address)
+
+
+async def _caught_up(connection: Connection) -> None:
+    """Wait for the views of a ledger that was just opened: they may be missing and have to be made again.
+
+    Raises:
+        TreasuryError: the ledger cannot be read.
+    """
+    head = (await connection.read(TemplatesView, ListTemplates(tenant=connection.tenant))).as_of_seq
+    with progress("bringing the views up to date") as tell:
+        while True:
+            try:
+                await connection.read(AccountsPage, ListAccounts(tenant=connection.tenant, limit=1, min_seq=head))
+            except BudgetUnavailable:
+                readiness = await connection.treasury.readiness()
+                if not readiness.ready:
+                    raise
+                tell(readiness.followers_seq, head)
+            else:
+                return
 
 
 def api_key(settings: Settings) -> str | None:

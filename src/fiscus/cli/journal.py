@@ -99,21 +99,21 @@ def export_ledger(invocation: Invocation, file: Path) -> None:
 def import_ledger(invocation: Invocation, file: Path) -> None:
     """Make a ledger from an exported journal, each entry verified; nothing is made if one is wrong."""
     from fiscus.app import ledger_path
-    from fiscus.stores import open_store
     from fiscus.stores.sqlite.store import SqliteStore
 
     settings = invocation.settings()
     ledger = ledger_path(settings.store_url)
     if ledger is None or invocation.url is not None:
         raise ConfigurationInvalid("import makes a ledger's file: name it with --store sqlite:///PATH")
-    with closing(open_store(settings.store_url)) as there:
-        heads = [there.journal.head(number) for number in there.journal.tenants().values()]
-        if any(head is not None for head in heads):
-            raise ConfigurationInvalid(f"{settings.store_url} is not empty; import makes a new ledger only")
-        with tempfile.TemporaryDirectory(prefix=".import-", dir=ledger.absolute().parent) as folder:
-            made = Path(folder) / ledger.name
-            with closing(SqliteStore(made)) as store, progress("importing") as tell:
-                imported = _append_all(store, file, tell)
+    if ledger.exists():
+        with _locked_and_empty(settings.store_url):
+            pass
+    ledger.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".import-", dir=ledger.absolute().parent) as folder:
+        made = Path(folder) / ledger.name
+        with closing(SqliteStore(made)) as store, progress("importing") as tell:
+            imported = _append_all(store, file, tell)
+        with _locked_and_empty(settings.store_url):
             # Under the lock of the empty ledger, whose own file and views go away with this.
             for suffix in ("-wal", "-shm", "-views", "-views-wal", "-views-shm"):
                 ledger.with_name(ledger.name + suffix).unlink(missing_ok=True)
@@ -121,6 +121,22 @@ def import_ledger(invocation: Invocation, file: Path) -> None:
     for answer in imported:
         text = f"{settings.store_url}: tenant {answer.tenant}, {answer.entries:,} entries verified and imported"
         invocation.output.answer(answer, text)
+
+
+@contextmanager
+def _locked_and_empty(url: str) -> Iterator[None]:
+    """Hold the lock of a ledger that has no entries.
+
+    Raises:
+        ConfigurationInvalid: it has some.
+        LedgerBusy: another process has it open.
+    """
+    from fiscus.stores import open_store
+
+    with closing(open_store(url)) as store:
+        if any(store.journal.head(number) is not None for number in store.journal.tenants().values()):
+            raise ConfigurationInvalid(f"{url} is not empty; import makes a new ledger only")
+        yield
 
 
 async def seal_ledger(invocation: Invocation) -> None:
