@@ -128,7 +128,9 @@ def _raise_alerts(draft: Draft, now: int) -> None:
         if cell.end <= now or budget.removed:
             continue
         while (counted := cell.covered + cell.quarantined + cell.uncovered) >= cell.alert_at:
-            percent = min(percent for percent in budget.thresholds if percent > cell.fired)
+            percent = min((percent for percent in budget.thresholds if percent > cell.fired), default=0)
+            if not percent:
+                break
             draft.emit(
                 ThresholdCrossed(
                     cell=number,

@@ -85,6 +85,8 @@ def reserve(draft: Draft, request: Request, command: Reserve, now: int) -> HoldA
         refused = _refusal(draft, route, amounts)
         if refused is not None:
             return refused
+        if any(cells[cell_number].free < -TOTAL_MAX for cell_number in route.order):
+            return _beyond("amounts")
         warned = _warned(draft, route, amounts)
     expires_at = now + command.lease_s * 1000
     draft.emit(
@@ -112,12 +114,18 @@ def reserve(draft: Draft, request: Request, command: Reserve, now: int) -> HoldA
     )
 
 
-def find_or_open_also(draft: Draft, name: str, request: Request, payer: Account, field: str) -> Account | Refused:
+def _beyond(field: str) -> Refused:
+    return invalid(field, "the balance would pass the largest number that is kept")
+
+
+def find_or_open_also(
+    draft: Draft, name: str, request: Request, payer: Account, field: str, *, after_the_fact: bool = False
+) -> Account | Refused:
     """An ``also`` account: in scope, or above the payer (then it is charged anyhow)."""
     number = draft.names.find(name)
     if number is not None and any(above.number == number for above in chain(draft, payer)):
         return draft.accounts[number]
-    account = find_or_open(draft, name, None, request)
+    account = find_or_open(draft, name, None, request, after_the_fact=after_the_fact)
     if isinstance(account, Refused):
         return msgspec.structs.replace(account, field=field)
     return account
@@ -224,10 +232,13 @@ def extend(draft: Draft, request: Request, command: Extend, now: int) -> HoldAns
             numbers = hold.cells.get(unit, ())
             close_ended_windows(draft, numbers, now)
             lacking += lacking_room(draft, numbers, rise)
+            if any(draft.cells[number].free < -TOTAL_MAX for number in numbers):
+                return _beyond("to")
         if lacking:
             order = [account.number for account in accounts]
             lacking.sort(key=lambda found: (order.index(found[0].account), found[0].budget))
-            return no_room(draft, lacking)
+            own = {unit: amount - hold.covered.get(unit, 0) for unit, amount in hold.reserved.items()}
+            return no_room(draft, lacking, own)
     expires_at = max(hold.expires_at, now + command.lease_s * 1000)
     if rises or expires_at > hold.expires_at:
         draft.emit(Extended(id=hold.id, to=to, expires_at=expires_at))
@@ -283,7 +294,7 @@ def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAns
                 close_ended_windows(draft, (number,), now)
                 _find_moves(draft, cell, now, moves)
             if cell.free < -TOTAL_MAX:
-                return invalid("total", "the balance would pass the largest number that is kept")
+                return _beyond("total")
     record = command.record
     draft.emit(
         Settled(
@@ -342,12 +353,12 @@ def _book(draft: Draft, request: Request, command: Settle, now: int) -> HoldAnsw
     if command.account is None:
         return Refused(code="unknown_hold", detail=f"there is no hold {command.id!r}", field="id")
     draft.isolate()
-    payer = find_or_open(draft, command.account, command.parent, request)
+    payer = find_or_open(draft, command.account, command.parent, request, after_the_fact=True)
     if isinstance(payer, Refused):
         return payer
     also: list[Account] = []
     for index, name in enumerate(command.also):
-        account = find_or_open_also(draft, name, request, payer, f"also[{index}]")
+        account = find_or_open_also(draft, name, request, payer, f"also[{index}]", after_the_fact=True)
         if isinstance(account, Refused):
             return account
         also.append(account)
@@ -355,7 +366,7 @@ def _book(draft: Draft, request: Request, command: Settle, now: int) -> HoldAnsw
     assert isinstance(route, Route), "usage after the fact is never refused"
     total = reading(command, None)
     if any(draft.cells[number].free < -TOTAL_MAX for number in route.order):
-        return invalid("total", "the balance would pass the largest number that is kept")
+        return _beyond("total")
     record = command.record
     draft.emit(
         Settled(
