@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import msgspec
 
@@ -22,7 +23,18 @@ class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def request_digest(request: Request) -> str:
-    """A hash of who asked for what, by which the same body is recognised."""
-    plain = msgspec.to_builtins((request.scope, request.command), str_keys=True)
-    body = msgspec.json.encode(plain, order="deterministic")
+    """A hash of who asked for what, by which the same body is recognised, whether its defaults were written or not."""
+    body = msgspec.json.encode(_plain((request.scope, request.command)), order="deterministic")
     return hashlib.sha256(body).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """With every field of every struct: an encoder leaves a default out or not by where the value came from."""
+    if isinstance(value, msgspec.Struct):
+        fields = {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
+        return {type(value).__name__: fields}
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value

@@ -102,12 +102,18 @@ class Ledger:
         draft, views, number = self.draft, self._store.views, self.number
         for table in self._tables():
             table.load = self._loader(table.kind)
-        draft.names.load = lambda name: views.load_name(number, name)
+        draft.names.load = self._load_name
         draft.carved_below = lambda account: views.carved_below(number, account)
         for key, body in views.all_of(number, "template"):
             draft.templates.setdefault(str(key), _decoders["template"].decode(body))  # type: ignore[arg-type]
         for key, body in views.all_of(number, "key"):
             draft.keys.setdefault(str(key), _decoders["key"].decode(body))  # type: ignore[arg-type]
+
+    def _load_name(self, name: str) -> int | None:
+        """The number of an account by its name; the views may not know yet that the name was erased."""
+        found = self._store.views.load_name(self.number, name)
+        account = self.draft.accounts.find(found) if found is not None else None
+        return found if account is not None and account.name == name else None
 
     def _loader(self, kind: Kind) -> Callable[[Any], Any]:
         views, number, decode = self._store.views, self.number, _decoders[kind].decode
