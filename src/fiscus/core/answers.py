@@ -47,13 +47,14 @@ def balance(draft: Draft, cell: Cell) -> Balance:
     )
 
 
-def no_room(draft: Draft, lacking: list[tuple[Cell, int]]) -> Refused:
+def no_room(draft: Draft, lacking: list[tuple[Cell, int]], own: Amounts | None = None) -> Refused:
     """The refusal for cells that lack room for an amount, given in cell order (leaf first).
 
     *Exceeded* if it would not fit even with no call in flight, and that outranks *busy*; then the first in order.
+    ``own`` is what the asking hold itself holds already: it does not go away.
     """
     for cell, amount in lacking:
-        if is_exceeded(cell, amount):
+        if is_exceeded(cell, amount + (own or {}).get(cell.unit, 0)):
             seen = balance(draft, cell)
             return Refused(
                 code="budget_exceeded",

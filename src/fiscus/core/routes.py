@@ -211,9 +211,15 @@ def booking_cell(draft: Draft, budget: Budget, now: int) -> Cell:
         carved = allocation_cell(draft, budget, now)
         if isinstance(carved, Cell):
             return carved
-    above = pins_above(draft, account, budget.unit, now, after_the_fact=True)
+    return carve_parked(draft, account, budget.unit, budget.limit, now, budget)
+
+
+def carve_parked(draft: Draft, account: Account, unit: Unit, size: int, now: int, budget: Budget | None = None) -> Cell:
+    """An allocation in the running windows that covers nothing yet: it is resumed when there is room."""
+    above = pins_above(draft, account, unit, now, after_the_fact=True)
     assert not isinstance(above, Refused), "booking after the fact is never refused"
-    return _put(draft, budget, account, budget.unit, budget.limit, now, above, budget.valid_until, parked=True)
+    valid_until = budget.valid_until if budget is not None else None
+    return _put(draft, budget, account, unit, size, now, above, valid_until, parked=True)
 
 
 def carve(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fiscus.core.commands import CHAIN_LENGTH_MAX, Request
 from fiscus.core.events import AccountOpened, BudgetPut, Private
 from fiscus.core.outcomes import Refused
-from fiscus.core.routes import carve, chain, inactive
+from fiscus.core.routes import carve, carve_parked, chain, inactive
 from fiscus.core.state import Account, Draft, Template
 from fiscus.core.units import Amounts
 
@@ -41,8 +41,13 @@ def find_account(draft: Draft, name: str, scope: str | None, field: str = "accou
     return account
 
 
-def find_or_open(draft: Draft, name: str, parent: str | None, request: Request) -> Account | Refused:
-    """The account with this name, opened now from the template that matches best if there is none."""
+def find_or_open(
+    draft: Draft, name: str, parent: str | None, request: Request, *, after_the_fact: bool = False
+) -> Account | Refused:
+    """The account with this name, opened now from the template that matches best if there is none.
+
+    ``after_the_fact``: there is something to book, so neither status nor bounds nor room keep it from being opened.
+    """
     number = draft.names.find(name)
     if number is not None:
         account = draft.accounts[number]
@@ -54,7 +59,7 @@ def find_or_open(draft: Draft, name: str, parent: str | None, request: Request) 
         return unknown(name) if request.scope is None else forbidden(name)
     if not request.may_open:
         return forbidden(name)
-    return open_by_template(draft, name, parent, template, request, depth_left=CHAIN_LENGTH_MAX)
+    return open_by_template(draft, name, parent, template, request, CHAIN_LENGTH_MAX, after_the_fact=after_the_fact)
 
 
 def template_for(draft: Draft, name: str) -> Template | None:
@@ -69,7 +74,14 @@ def template_for(draft: Draft, name: str) -> Template | None:
 
 
 def open_by_template(
-    draft: Draft, name: str, parent_name: str | None, template: Template, request: Request, depth_left: int
+    draft: Draft,
+    name: str,
+    parent_name: str | None,
+    template: Template,
+    request: Request,
+    depth_left: int,
+    *,
+    after_the_fact: bool = False,
 ) -> Account | Refused:
     """Open an account with the template's budgets and allocations, its parent first if that is missing too."""
     parent: Account | None = None
@@ -81,7 +93,9 @@ def open_by_template(
             above = template_for(draft, parent_name)
             if above is None or depth_left <= 1 or parent_name == name:
                 return Refused(code="unknown_account", detail=f"there is no account {parent_name!r}", field="parent")
-            opened = open_by_template(draft, parent_name, None, above, request, depth_left - 1)
+            opened = open_by_template(
+                draft, parent_name, None, above, request, depth_left - 1, after_the_fact=after_the_fact
+            )
             if isinstance(opened, Refused):
                 return opened
             parent = opened
@@ -89,7 +103,7 @@ def open_by_template(
         parent = draft.accounts[template.parent]
     if request.scope is not None and (parent is None or not in_scope(draft, parent, request.scope)):
         return forbidden(name)
-    if parent is not None and parent.open_children >= template.max_children:
+    if parent is not None and parent.open_children >= template.max_children and not after_the_fact:
         return Refused(
             code="too_many_accounts",
             detail=f"{parent.display_name} has {parent.open_children} open accounts below it, as many as "
@@ -97,14 +111,21 @@ def open_by_template(
             retry_after_s=60,
         )
     minute = draft.now // MINUTE_MS
-    if template.minute == minute and template.opened_in_minute >= template.max_new_per_minute:
+    if template.minute == minute and template.opened_in_minute >= template.max_new_per_minute and not after_the_fact:
         return Refused(
             code="too_many_accounts",
             detail=f"{template.pattern} has opened {template.opened_in_minute} accounts this minute, as many as it may",
             retry_after_s=60 - (draft.now % MINUTE_MS) // 1000,
         )
     account = open_account(
-        draft, name, parent, priority=template.priority, min_reserve={}, labels={}, template=template.pattern
+        draft,
+        name,
+        parent,
+        priority=template.priority,
+        min_reserve={},
+        labels={},
+        template=template.pattern,
+        after_the_fact=after_the_fact,
     )
     if isinstance(account, Refused):
         return account
@@ -132,7 +153,9 @@ def open_by_template(
     for unit, size in template.allocations.items():
         carved = carve(draft, None, account, unit, size, draft.now)
         if isinstance(carved, Refused):
-            return carved
+            if not after_the_fact:
+                return carved
+            carve_parked(draft, account, unit, size, draft.now)
     return account
 
 
@@ -145,11 +168,12 @@ def open_account(
     min_reserve: Amounts,
     labels: dict[str, str],
     template: str | None = None,
+    after_the_fact: bool = False,
 ) -> Account | Refused:
     """Open an account below an active parent, within the bound on chains."""
     if parent is not None:
         refused = inactive(draft, chain(draft, parent))
-        if refused is not None:
+        if refused is not None and not after_the_fact:
             return refused
         if parent.depth >= CHAIN_LENGTH_MAX:
             return Refused(
