@@ -90,7 +90,7 @@ def snapshot(
     seq: int,
     entities: Sequence[EntityRow] = (),
     usage: Sequence[UsageRow] = (),
-    erased: Sequence[int] = (),
+    erased: Sequence[tuple[int, int]] = (),
 ) -> Snapshot:
     """A snapshot as of entry ``seq``."""
     mark = Watermark(seq, b"hash %d" % seq, AT_MS + seq, 3, 2, 1)

@@ -56,9 +56,9 @@ def test_tenants_share_no_row(store):
 
 def test_a_name_that_was_erased_belongs_to_nobody_and_can_be_given_again(store):
     store.views.write([snapshot(1, 1, [account(1, "bob")], [usage(1, 1)])], NOW_MS)
-    store.views.write([snapshot(1, 2, [account(1, None)], erased=[1])], NOW_MS)
+    store.views.write([snapshot(1, 2, [account(1, None)], [usage(5, 1)], erased=[(1, 2)])], NOW_MS)
     assert store.views.load_name(1, "bob") is None
-    assert store.views.usage(1, 0, 10, None, None, None)[0].record is None
+    assert [row.record for row in store.views.usage(1, 0, 10, None, None, None)] == [None, b"{}"]
     store.views.write([snapshot(1, 3, [account(2, "bob")], [usage(3, 2)])], NOW_MS)
     assert store.views.load_name(1, "bob") == 2
     assert store.views.usage(1, 1, 10, None, None, None)[0].record is not None

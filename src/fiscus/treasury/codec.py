@@ -44,8 +44,14 @@ def commitment(salt: bytes, body: bytes) -> str:
     return hmac.new(salt, body, hashlib.sha256).hexdigest()
 
 
-def encode_event(event: AnyEvent, salt: Callable[[], bytes]) -> tuple[bytes, SealedPrivate | None]:
-    """An event's body for the journal, and its private part with a new key, if it has one."""
+def encode_event(event: AnyEvent, account: int, salt: Callable[[], bytes]) -> tuple[bytes, SealedPrivate | None]:
+    """An event's body for the journal, and its private part with a new key, if it has one.
+
+    Args:
+        event: what happened.
+        account: with whose name the private part is erased.
+        salt: makes the key of the commitment.
+    """
     private: Private | None = getattr(event, "private", None)
     if private is None:
         return _encoder.encode(event), None
@@ -53,7 +59,7 @@ def encode_event(event: AnyEvent, salt: Callable[[], bytes]) -> tuple[bytes, Sea
     private_body = _encoder.encode(private)
     body = _encoder.encode(msgspec.structs.replace(event, private=None))
     body = body[:-1] + b',"commitment":"' + commitment(key, private_body).encode() + b'"}'
-    return body, SealedPrivate(getattr(event, "account", None) or 0, key, private_body)
+    return body, SealedPrivate(account, key, private_body)
 
 
 def decode_event(body: bytes, private: bytes | None) -> AnyEvent:

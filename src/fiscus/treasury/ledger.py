@@ -9,7 +9,7 @@ import msgspec
 
 from fiscus.contract.errors import LedgerCorrupt
 from fiscus.core.decide import is_valid, new_draft
-from fiscus.core.events import AnyEvent, Held, NameErased, Released, Settled
+from fiscus.core.events import AnyEvent, Held, NameErased, Released, Settled, Transferred
 from fiscus.core.fold import fold
 from fiscus.core.records import CallRecord
 from fiscus.core.state import ENTITY_TYPES, HEAP_SLACK, Booking, Draft, Kind, Rules, Table
@@ -48,7 +48,7 @@ class Ledger:
         self.snapshot_seq = 0
         self._dirty: set[tuple[Kind, int | str]] = set()
         self._usage: list[UsageRow] = []
-        self._erased: list[int] = []
+        self._erased: list[tuple[int, int]] = []
         self._mark = self.draft.mark()
         self._sweep_at = HEAP_SLACK
         self._load()
@@ -158,7 +158,7 @@ class Ledger:
             self._usage.append(usage_row(seq, at, event, booking))
         draft.bookings.clear()
         if isinstance(event, NameErased):
-            self._erased.append(event.account)
+            self._erased.append((event.account, seq))
 
     def begin(self) -> None:
         """A batch begins: what it changes can be discarded."""
@@ -181,10 +181,18 @@ class Ledger:
         tenant, seq, before = self.number, self.head.seq, self.head.hash
         for event in self.draft.events:
             seq += 1
-            body, sealed = encode_event(event, salt)
+            body, sealed = encode_event(event, self._concerned(event), salt)
             before = link(before, seq, at, body)
             rows.append(Row(tenant, seq, at, journal_key(event), body, before, sealed))
         return rows
+
+    def _concerned(self, event: AnyEvent) -> int:
+        """The account with which the private part of an event is erased; 0: none."""
+        if isinstance(event, Settled) and event.account is None:
+            return self.draft.holds[event.id].account
+        if isinstance(event, Transferred):
+            return event.source
+        return getattr(event, "account", None) or 0
 
     def committed(self, rows: list[Row]) -> list[AnyEvent]:
         """The rows are durable: the draft becomes the state. Returns the events."""
@@ -195,7 +203,7 @@ class Ledger:
         for booking in draft.bookings:
             index = booking.index
             self._usage.append(usage_row(first + index, rows[index].at, events[index], booking))
-        self._erased += self.erasing()
+        self._erased += [(account, first + index) for account, index in self._erasures()]
         if rows:
             last = rows[-1]
             self.head = Head(last.seq, last.hash)
@@ -205,7 +213,13 @@ class Ledger:
 
     def erasing(self) -> list[int]:
         """Accounts whose name the draft erases."""
-        return [event.account for event in self.draft.events if isinstance(event, NameErased)]
+        return [account for account, _ in self._erasures()]
+
+    def _erasures(self) -> list[tuple[int, int]]:
+        """Accounts whose name the draft erases, and the indices of the events that do."""
+        return [
+            (event.account, index) for index, event in enumerate(self.draft.events) if isinstance(event, NameErased)
+        ]
 
     def is_idle(self, number: int) -> bool:
         """Whether nothing has touched an account's windows since the last snapshot, and nothing pins them."""

@@ -161,13 +161,16 @@ class Watermark(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """All that changed in a tenant since the last one, as of ``watermark``; written in one transaction."""
+    """All that changed in a tenant since the last one, as of ``watermark``; written in one transaction.
+
+    ``erased``: (account, sequence): the account's records up to there are forgotten.
+    """
 
     tenant: int
     watermark: Watermark
     entities: list[EntityRow]
     usage: list[UsageRow]
-    erased: list[int] = []
+    erased: list[tuple[int, int]] = []
 
 
 class Views(Protocol):

@@ -126,7 +126,7 @@ class SqliteViews:
                 tenant = snapshot.tenant
                 writer.executemany(SQL["put_entity"], _entity_values(snapshot, now))
                 writer.executemany(SQL["put_usage"], _usage_values(snapshot))
-                writer.executemany(SQL["erase_usage"], ((tenant, account) for account in snapshot.erased))
+                writer.executemany(SQL["erase_usage"], ((tenant, *erasure) for erasure in snapshot.erased))
                 mark = snapshot.watermark
                 values = (tenant, mark.seq, mark.hash, mark.at, mark.accounts, mark.budgets, mark.cells)
                 writer.execute(SQL["set_watermark"], values)

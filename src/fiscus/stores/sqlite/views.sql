@@ -147,7 +147,7 @@ INSERT OR REPLACE INTO usage
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: erase_usage
-UPDATE usage SET record = NULL WHERE tenant = ? AND account = ?;
+UPDATE usage SET record = NULL WHERE tenant = ? AND account = ? AND seq <= ?;
 
 -- name: prune_holds
 -- Holds that have ended and whose answers are not kept any more; their ids stay in the journal.
