@@ -1,0 +1,1 @@
+"""Benchmarks. Each module measures one thing and can be run by itself; ``treasury`` runs all of them."""
