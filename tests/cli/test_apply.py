@@ -417,3 +417,10 @@ def test_steps_insist_on_the_versions_that_the_plan_has_seen(tmp_path):
     versions = [step.command.if_version for step in steps if isinstance(step.command, PutBudget | Allocate)]
     assert versions == [0, 0, 0, 0, 0]
     assert not [step for step in steps if isinstance(step.command, Deallocate)]
+
+
+def test_the_example_of_the_guide_is_a_declaration(tmp_path):
+    guide = Path(__file__).resolve().parent.parent.parent / "docs" / "guides" / "command-line.md"
+    example = guide.read_text(encoding="utf-8").partition("```toml\n")[2].partition("```")[0]
+    steps = make_plan(read_declaration(tmp_path / written(tmp_path, example)), Known(accounts={}, templates={}))
+    assert [step.subject for step in steps].count("account") == 3

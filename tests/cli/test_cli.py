@@ -6,14 +6,18 @@ import signal
 import subprocess
 import sys
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
+from fiscus.cli import app
 from fiscus.cli.output import amount_text, printable, read_amount, read_pairs
 from fiscus.contract.errors import ConfigurationInvalid
 from tests.cli.processes import WAIT_S, answer, answers, environment, fiscus, service
 
 slow = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 HEAVY = ("aiohttp", "uvicorn", "starlette", "pydantic_settings", "sqlite3", "yaml", "prometheus_client", "structlog")
 SECRET = "the first secret of this ledger"
@@ -368,3 +372,17 @@ def test_times_are_in_utc_whatever_the_zone_of_the_machine(tmp_path):
     arguments = ["budgets", "allocate", "a", "tokens", "10", "--until", "2999-06-01T12:00:00Z"]
     balance = answer(tmp_path, *arguments, TZ="America/New_York")["balance"]
     assert datetime.fromisoformat(balance["window_end"]).isoformat() == "2999-06-01T12:00:00+00:00"
+
+
+def names_of(app, before=""):
+    """All commands of the command line."""
+    for registered in app.registered_commands:
+        yield f"{before}{registered.name}"
+    for group in app.registered_groups:
+        yield from names_of(group.typer_instance, f"{before}{group.name} ")
+
+
+def test_every_command_is_in_the_guide():
+    guide = (ROOT / "docs" / "guides" / "command-line.md").read_text(encoding="utf-8")
+    missing = [name for name in names_of(app) if f"`fiscus {name}" not in guide]
+    assert missing == []
