@@ -22,7 +22,7 @@ def main() -> int:
 
     demo = importlib.import_module("fiscus.cli.demo")  # the package has a command of the same name
     demo.console = recording  # type: ignore[attr-defined]
-    code = demo.run_demo(None, wait=False, port=PORT)
+    code: int = demo.run_demo(None, wait=False, port=PORT)
     svg = recorded.export_svg(title="make demo")
     svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL).replace("Fira Code", "ui-monospace")
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL).replace(str(PORT), "8091")
