@@ -171,6 +171,21 @@ def test_room_that_one_step_frees_is_there_for_the_next(tmp_path):
 
 
 @pytest.mark.slow
+def test_what_is_carved_from_an_allocation_shrinks_before_it_and_grows_after_it(tmp_path):
+    def declared(outer: int, inner: int) -> str:
+        rows = [
+            {"account": "pool", "budgets": [{"unit": "tokens", "limit": 1_000}]},
+            {"account": "outer", "parent": "pool", "allocations": {"tokens": outer}},
+            {"account": "inner", "parent": "outer", "allocations": {"tokens": inner}},
+        ]
+        return written(tmp_path, json.dumps({"accounts": rows}), "nested.yaml")
+
+    for outer, inner in ((800, 700), (200, 100), (900, 850)):
+        fiscus(tmp_path, "apply", declared(outer, inner))
+    assert answer(tmp_path, "accounts", "show", "inner")["budgets"][0]["limit"] == 850
+
+
+@pytest.mark.slow
 def test_a_step_that_is_refused_is_named_by_file_line_and_field_and_nothing_is_done(tmp_path):
     text = TOML.replace("1_000_000", "300_000")
     fiscus(tmp_path, "accounts", "put", "global")
