@@ -8,6 +8,7 @@ import pytest
 import fiscus
 from fiscus.api import create_app
 from fiscus.client import RemoteTreasury
+from fiscus.client.backoff import Backoff
 from fiscus.sdk import Treasury
 from fiscus.sdk.spool import Spool
 from fiscus.treasury.local import LocalTreasury
@@ -52,7 +53,7 @@ async def distant(proxy: Proxy, tmp_path: Path) -> AsyncIterator[Treasury]:
         yield treasury
 
 
-def patient(url: str, directory: Path) -> Treasury:
+def patient(url: str, directory: Path, redelivery: Backoff = QUICKLY) -> Treasury:
     """A remote treasury that gives up after three attempts, and asks again for what it has spooled soon."""
     remote = RemoteTreasury(url, timeout_s=2, attempt_s_max=0.5, attempts_max=3, backoff=QUICKLY)
-    return Treasury(remote, Spool(directory, "service"), redelivery=QUICKLY)
+    return Treasury(remote, Spool(directory, "service"), redelivery=redelivery)

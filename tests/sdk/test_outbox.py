@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from fiscus.client.backoff import Backoff
 from fiscus.contract import PutAccount, PutBudget, Refused, Request, Reserve
 from fiscus.contract.errors import Conflict, SpoolUnavailable, Unknown
 from fiscus.contract.queries import ListUsage, ReadAccount, ReadHold
@@ -73,14 +74,23 @@ async def test_what_cannot_be_delivered_waits_and_is_booked_in_order_when_the_se
     assert await booked(books) == [*((f"h{n}", n + 1) for n in range(5)), ("after the fact", 100)]
 
 
-async def test_what_is_new_waits_behind_what_waits_already(books, proxy, distant):
+async def test_what_is_new_waits_behind_what_waits_already(books, proxy, tmp_path):
+    proxy.is_down = True
+    treasury = patient(proxy.url, tmp_path, redelivery=Backoff(first_s=60, delay_s_max=60))
+    assert await treasury.settle("h0", {"tokens": 1}) is None
+    proxy.is_down = False
+    assert await treasury.settle("h1", {"tokens": 2}) is None
+    assert treasury.spooled == 2
+    await treasury.close()
+    assert await booked(books) == [("h0", 1), ("h1", 2)]
+
+
+async def test_once_all_is_delivered_settlements_go_straight_to_the_ledger_again(books, proxy, distant):
     proxy.is_down = True
     proxy.cut()
-    assert await distant.settle("h0", {"tokens": 1}) is None
+    await distant.settle("h0", {"tokens": 1})
     proxy.is_down = False
-    await distant.settle("h1", {"tokens": 2})
     await emptied(distant)
-    assert await booked(books) == [("h0", 1), ("h1", 2)]
     assert (await distant.settle("h2", {"tokens": 3})).state == "settled"
 
 

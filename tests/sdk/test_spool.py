@@ -200,7 +200,7 @@ def test_an_error_of_the_disk_takes_nothing_and_what_comes_after_it_is_whole(dir
     spool.append(settlements(1))
     failing = True
     with pytest.raises(SpoolUnavailable, match="No space left"):
-        spool.append(settlements(2))
+        spool.append(settlements(2, 4))
     assert waiting(spool) == settlements(1)
     failing = False
     spool.append(settlements(3))

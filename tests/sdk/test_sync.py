@@ -197,3 +197,29 @@ treasury.close()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[(0, 0)]\n", "")
+
+
+def test_interrupting_the_waiting_ends_the_work_that_was_waited_for(tmp_path):
+    """Ctrl-C while a service does not answer: the request is given up, not left running."""
+    script = f"""
+import os, signal, socket, threading, fiscus
+listener = socket.create_server(("127.0.0.1", 0))
+def serve():
+    connection, _ = listener.accept()
+    connection.recv(65_536)
+    os.kill(os.getpid(), signal.SIGINT)
+    connection.settimeout(5)
+    print("given up" if connection.recv(1) == b"" else "?")
+    connection.close()
+server = threading.Thread(target=serve)
+server.start()
+treasury = fiscus.connect_sync(f"http://127.0.0.1:{{listener.getsockname()[1]}}", "", spool_directory={str(tmp_path)!r})
+try:
+    treasury.account("agent:x")
+except KeyboardInterrupt:
+    server.join()
+treasury.close()
+listener.close()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "given up\n", "")

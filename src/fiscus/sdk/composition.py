@@ -55,7 +55,7 @@ def connect(
 
     Args:
         url: ``http://host:8091``.
-        api_key: default: the setting ``api_key`` (``FISCUS_API_KEY``).
+        api_key: the secret of a key; empty: none; default: the setting ``api_key`` (``FISCUS_API_KEY``).
         timeout_s: how long one call may take, repeats included, in seconds.
         spool_directory: where settlements wait while the service is away; default: the user's state directory.
     """
