@@ -5,11 +5,11 @@ from __future__ import annotations
 from fiscus.core.answers import allocation_answer, balance, no_room
 from fiscus.core.checks import check, invalid, to_ms
 from fiscus.core.commands import Allocate, Deallocate, Request, Transfer
-from fiscus.core.events import AllocationEnded, AllocationResized, Private, Transferred
+from fiscus.core.events import AllocationEnded, AllocationResized, AllocationResumed, Private, Transferred
 from fiscus.core.outcomes import AllocationAnswer, Refused, TransferAnswer
 from fiscus.core.routes import allocation_cell, carve, chain, close_ended_windows, inactive, lacking_room
 from fiscus.core.scopes import find_account
-from fiscus.core.state import ENDED, LIVE, NEVER, Account, Cell, Draft
+from fiscus.core.state import ENDED, LIVE, NEVER, PARKED, Account, Budget, Cell, Draft
 from fiscus.core.units import Unit
 
 
@@ -99,9 +99,7 @@ def allocate(draft: Draft, request: Request, command: Allocate, now: int) -> All
     if budget is not None and budget.for_good and draft.cells[budget.cell].phase != ENDED:
         end_allocation(draft, draft.cells[budget.cell], now, for_good=True)
     if budget is not None and draft.cells[budget.cell].phase != ENDED:
-        cell = allocation_cell(draft, budget, now)
-        if isinstance(cell, Refused):
-            return cell
+        cell = draft.cells[budget.cell]
         return _resize(draft, request, command, account, cell, valid_until, now)
     cell = carve(
         draft,
@@ -130,13 +128,13 @@ def _resize(
     now: int,
 ) -> AllocationAnswer | Refused:
     """Another size, and other terms: a new end shortens what was carved from it too."""
-    rise = command.to - cell.base
+    rise = command.to - (cell.base if cell.phase == LIVE else cell.cover)
     if rise > 0:
         close_ended_windows(draft, cell.pins, now)
         lacking = lacking_room(draft, cell.pins, rise)
         if lacking:
             return no_room(draft, lacking)
-    elif command.to < cell.used and rise < 0:
+    if command.to < cell.used and command.to < cell.base:
         seen = balance(draft, cell)
         return Refused(
             code="below_use",
@@ -146,7 +144,7 @@ def _resize(
         )
     budget = draft.budgets[cell.budget]
     same_terms = budget.valid_until == valid_until and budget.on_exhaustion == command.on_exhaustion
-    if rise or not same_terms:
+    if command.to != cell.base or not same_terms:
         ends = [draft.cells[pin].end for pin in cell.pins]
         end = min([*ends, valid_until if valid_until is not None else NEVER])
         shortened = [below.number for below in carved_from(draft, cell) if below.end > end]
@@ -163,6 +161,8 @@ def _resize(
                 private=Private(reason=command.reason) if command.reason else None,
             )
         )
+    if draft.cells[cell.number].phase == PARKED:
+        draft.emit(AllocationResumed(cell=cell.number))
     return allocation_answer(draft, account, command.unit, draft.cells[cell.number])
 
 
@@ -222,16 +222,16 @@ def transfer(draft: Draft, request: Request, command: Transfer, now: int) -> Tra
             f"{target.priority}",
             field="target",
         )
-    source_cells = _path_cells(draft, source, common, unit, now)
-    if isinstance(source_cells, Refused):
-        return source_cells
-    target_cells = _path_cells(draft, target, common, unit, now)
-    if isinstance(target_cells, Refused):
-        return target_cells
-    donor = source_cells[0]
     below_common = {account.number for account in (*source_chain, *target_chain)} - {
         account.number for account in chain(draft, common)
     }
+    source_cells = _path_cells(draft, source, below_common, unit, now)
+    if isinstance(source_cells, Refused):
+        return source_cells
+    target_cells = _path_cells(draft, target, below_common, unit, now)
+    if isinstance(target_cells, Refused):
+        return target_cells
+    donor = source_cells[0]
     if _pins_above(draft, source_cells[-1], below_common) != _pins_above(draft, target_cells[-1], below_common):
         return Refused(
             code="other_windows",
@@ -273,22 +273,25 @@ def transfer(draft: Draft, request: Request, command: Transfer, now: int) -> Tra
     )
 
 
-def _path_cells(draft: Draft, account: Account, common: Account, unit: Unit, now: int) -> list[Cell] | Refused:
-    """The live allocation cells from an account up to, not including, the common ancestor; its own first."""
+def _path_cells(draft: Draft, account: Account, below_common: set[int], unit: Unit, now: int) -> list[Cell] | Refused:
+    """The live allocation of an account and what it is carved from, as far as that is below the common ancestor.
+
+    The pins say what it is carved from, not the tree: an account between may have become allocated later.
+    """
     if unit not in account.allocations:
         return _unknown_allocation(account, unit)
     cells: list[Cell] = []
-    for above in chain(draft, account):
-        if above.number == common.number:
-            break
-        number = above.allocations.get(unit)
-        if number is None:
-            continue
-        cell = allocation_cell(draft, draft.budgets[number], now)
+    budget: Budget | None = draft.budgets[account.allocations[unit]]
+    while budget is not None:
+        cell = allocation_cell(draft, budget, now)
         if isinstance(cell, Refused):
             return cell
         assert cell.phase == LIVE, "an allocation cell that is handed out is live"
         cells.append(cell)
+        above = (draft.cells[pin] for pin in cell.pins)
+        budget = next(
+            (draft.budgets[pin.budget] for pin in above if pin.allocated and pin.account in below_common), None
+        )
     return cells
 
 
