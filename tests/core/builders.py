@@ -24,15 +24,7 @@ from fiscus.core.commands import (
     Transfer,
 )
 from fiscus.core.decide import bring_due, decide, new_draft
-from fiscus.core.events import (
-    AllocationPut,
-    AllocationResized,
-    AllocationResumed,
-    Extended,
-    Held,
-    StatusChanged,
-    Transferred,
-)
+from fiscus.core.events import StatusChanged
 from fiscus.core.fold import fold
 from fiscus.core.invariants import broken, broken_admission
 from fiscus.core.outcomes import Refused
@@ -52,6 +44,7 @@ DUE = {
     "WindowOpened",
     "ThresholdCrossed",
 }
+USE = ("covered", "held", "quarantined", "uncovered")
 BY_POLICY = {"StatusChanged", "AllocationParked", "AllocationEnded", "WindowOpened"}
 
 
@@ -121,16 +114,16 @@ class Ledger:
         """Decide one command, and look at every invariant."""
         before = self.before = rows(self.draft)
         outcome = decide(self.draft, Request(command=command, **context), self.now)
-        events = self._keep()
+        events = self._keep(command)
         if isinstance(outcome, Refused) and not isinstance(command, Compound):
             self._check_nothing_changed(events, before)
         return outcome
 
-    def _keep(self) -> list[Any]:
+    def _keep(self, command: Any = None) -> list[Any]:
         self.last = list(self.draft.events)
         self.journal += [(event, self.now) for event in self.last]
         self.draft.commit()
-        wrong = [*broken(self.draft), *broken_admission(self.draft, self._raised(self.last))]
+        wrong = [*broken(self.draft), *broken_admission(self.draft, self._raised(command))]
         assert not wrong, wrong
         return self.last
 
@@ -142,29 +135,16 @@ class Ledger:
         if not events:
             assert rows(self.draft) == before, "a refusal changed the state without an event"
 
-    def _raised(self, events: list[Any]) -> set[int]:
+    def _raised(self, command: Any) -> list[int]:
         """The cells whose use an admission has raised (E2)."""
-        cells: set[int] = set()
-        for event in events:
-            if isinstance(event, Held):
-                for unit, numbers in event.cells.items():
-                    if event.amounts.get(unit, 0):
-                        cells.update(numbers)
-            elif isinstance(event, Extended):
-                reserved = self.before["holds"][event.id]["reserved"]
-                for unit, numbers in self.draft.holds[event.id].cells.items():
-                    if event.to.get(unit, 0) > reserved.get(unit, 0):
-                        cells.update(numbers)
-            elif isinstance(event, AllocationPut) and not event.parked and event.size:
-                cells.update(event.pins)
-            elif isinstance(event, AllocationResumed):
-                cells.update(self.draft.cells[event.cell].pins)
-            elif isinstance(event, Transferred):
-                for number, _ in event.sizes:
-                    cells.add(number)
-            elif isinstance(event, AllocationResized) and self.draft.cells[event.cell].phase == LIVE:
-                cells.add(event.cell)
-        return cells
+        if not isinstance(command, Reserve | Extend | Allocate | Transfer):
+            return []
+        before = self.before["cells"]
+        return [
+            number
+            for number, cell in self.draft.cells.items()
+            if (cell.used > sum(before[number][part] for part in USE) if number in before else cell.held > 0)
+        ]
 
     def do(self, command: Any, refused: str | None = None, **context: Any) -> Any:
         """Decide; the outcome must be an answer, or a refusal with this code."""

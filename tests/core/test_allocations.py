@@ -446,15 +446,29 @@ def test_every_target_cell_below_the_common_ancestor_needs_room(ledger):
 
 
 # covers E8
-def test_between_allocations_held_on_different_windows_it_is_refused(ledger):
+def test_a_path_is_what_the_source_is_carved_from_and_not_the_tree(ledger):
     ledger.tree("root", "root/team", "root/other", "team/x")
     ledger.budget("root", 1_000)
     ledger.allocate("x", 100)
     ledger.allocate("team", 50)  # x stays held on root's window, not on the team's
     ledger.allocate("other", 200)
-    ledger.transfer("x", "other", 10, refused="other_windows")
-    ledger.transfer("other", "x", 10, refused="other_windows")
-    assert sizes(ledger, "x", "team", "other") == [100, 50, 200]
+    ledger.transfer("x", "other", 10)
+    assert sizes(ledger, "x", "team", "other") == [90, 50, 210]
+    ledger.transfer("other", "x", 20)
+    assert sizes(ledger, "x", "team", "other") == [110, 50, 190]
+    assert ledger.cell("root") == (1_000, 0, 350, 0, 0)
+
+
+# covers E8
+def test_between_allocations_held_on_different_windows_it_is_refused(ledger):
+    ledger.tree("root", "root/mid", "mid/team", "mid/x", "team/y")
+    ledger.budget("root", 1_000)
+    ledger.allocate("y", 100)  # held on root
+    ledger.allocate("mid", 300)  # from now on, what is carved below is held on it
+    ledger.allocate("x", 100)
+    ledger.transfer("x", "y", 10, refused="other_windows")
+    ledger.transfer("y", "x", 10, refused="other_windows")
+    assert sizes(ledger, "x", "mid", "y") == [100, 300, 100]
 
 
 @pytest.mark.parametrize(("source", "target"), [("team", "x"), ("x", "team"), ("root", "x"), ("x", "x")])
