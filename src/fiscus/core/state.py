@@ -41,8 +41,11 @@ LIVE, PARKED, ENDED = 0, 1, 2
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(msgspec.field,))
-class Entity(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """``stamp`` is the draft's mark of the last change; it is not part of the state."""
+class Entity(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
+    """``stamp`` is the draft's mark of the last change; it is not part of the state.
+
+    Entities never form cycles, so the garbage collector need not visit each of them again and again (``gc=False``).
+    """
 
     stamp: int = 0
 
@@ -306,7 +309,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     quarantine: QuarantinePolicy = "charge"
 
 
-class Route(msgspec.Struct, frozen=True, kw_only=True):
+class Route(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Where a call of an account is charged: cells by unit, in order, until ``valid_until`` (ms).
 
     ``blocked``: cells of allocations that have ended and cannot be carved again now, and why.
@@ -319,7 +322,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     blocked: tuple[tuple[int, Refused], ...] = ()
 
 
-class Booking(msgspec.Struct, frozen=True):
+class Booking(msgspec.Struct, frozen=True, gc=False):
     """What the transaction's event at ``index`` added to what is booked; negative where an estimate was too high."""
 
     index: int

@@ -17,7 +17,7 @@ _events: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
 _private: msgspec.json.Decoder[Private] = msgspec.json.Decoder(Private)
 
 
-class SealedPrivate(msgspec.Struct, frozen=True):
+class SealedPrivate(msgspec.Struct, frozen=True, gc=False):
     """The erasable part of an event: its account, the key of its commitment, and its bytes."""
 
     account: int

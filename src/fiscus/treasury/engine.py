@@ -19,8 +19,9 @@ from threading import Lock, Thread
 from typing import Any, Protocol
 
 import msgspec
+import structlog
 
-from fiscus.contract.errors import BudgetUnavailable, LedgerCorrupt, StoreUnavailable, TreasuryError
+from fiscus.contract.errors import BudgetUnavailable, StoreUnavailable, TreasuryError
 from fiscus.contract.queries import AnyQuery, View
 from fiscus.contract.treasury import Readiness
 from fiscus.core.checks import check_id
@@ -38,6 +39,8 @@ from fiscus.treasury.store import AnswerRow, KeyTaken, Row, Snapshot, Store
 
 HAVE_IDS = frozenset({Reserve, Extend, Settle, Release})
 """Commands that carry an id or are absolute readings: they need no idempotency key."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 BATCH_MAX = 256
 """Submissions that are decided before a commit."""
@@ -75,7 +78,7 @@ class Port(Protocol):
         ...
 
 
-class Submission(msgspec.Struct, frozen=True):
+class Submission(msgspec.Struct, frozen=True, gc=False):
     """A command or a query that waits for its turn; ``token`` is the port's own."""
 
     port: Port
@@ -318,7 +321,9 @@ class Engine:
                 errand.run()
             try:
                 self.after_batch()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next batch starts from the journal again
+            except Exception as error:
+                # Whatever it is, the next batch starts from the journal again.
+                log.exception("follower_defect")
                 self._down = f"{type(error).__name__}: {error}"
                 self.statistics.defects += 1
                 self._forget()
@@ -346,8 +351,9 @@ class Engine:
             self._down = str(error)
             self._forget()
             self._refuse_rest(batch, answers, error)
-        except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError, LedgerCorrupt) as error:
-            # A defect: nothing of the batch was written. The state is made again from the journal.
+        except Exception as error:
+            # A defect before the commit: nothing of the batch was written. The state is made again from the journal.
+            log.exception("engine_defect", batch_size=len(batch))
             self.statistics.defects += 1
             self._forget()
             if len(batch) <= 1:
@@ -440,8 +446,15 @@ class Engine:
             if not rows:
                 continue
             self.statistics.entries += len(rows)
-            for observe in self.observers:
-                observe(Committed(tenant, first_seq, now, events))
+            self._tell(Committed(tenant, first_seq, now, events))
+
+    def _tell(self, committed: Committed) -> None:
+        """Observers learn what is durable; one that fails changes nothing about that."""
+        for observe in self.observers:
+            try:
+                observe(committed)
+            except Exception:
+                log.exception("observer_defect", tenant=committed.tenant, first_seq=committed.first_seq)
 
     def _append(
         self,

@@ -12,7 +12,7 @@ from fiscus.core.state import Deadline, Kind
 from fiscus.treasury.codec import SealedPrivate
 
 
-class Row(msgspec.Struct, frozen=True):
+class Row(msgspec.Struct, frozen=True, gc=False):
     """One entry as it is appended. ``key``: id of a hold, or of usage that was booked without one."""
 
     tenant: int
@@ -24,7 +24,7 @@ class Row(msgspec.Struct, frozen=True):
     private: SealedPrivate | None = None
 
 
-class AnswerRow(msgspec.Struct, frozen=True):
+class AnswerRow(msgspec.Struct, frozen=True, gc=False):
     """The answer of a command with an idempotency key, as it is kept beside the journal."""
 
     tenant: int
@@ -33,7 +33,7 @@ class AnswerRow(msgspec.Struct, frozen=True):
     answer: bytes
 
 
-class StoredEntry(msgspec.Struct, frozen=True):
+class StoredEntry(msgspec.Struct, frozen=True, gc=False):
     """One entry as it is read; ``salt`` and ``private`` are None when there is none or it was erased."""
 
     seq: int
@@ -118,7 +118,7 @@ class Journal(Protocol):
         ...
 
 
-class EntityRow(msgspec.Struct, frozen=True):
+class EntityRow(msgspec.Struct, frozen=True, gc=False):
     """An entity as the views keep it."""
 
     kind: Kind
@@ -133,7 +133,7 @@ class EntityRow(msgspec.Struct, frozen=True):
     due_depth: int = 0
 
 
-class UsageRow(msgspec.Struct, frozen=True):
+class UsageRow(msgspec.Struct, frozen=True, gc=False):
     """What one settlement added to the books."""
 
     seq: int
@@ -160,7 +160,7 @@ class Watermark(msgspec.Struct, frozen=True):
     cells: int
 
 
-class Snapshot(msgspec.Struct, frozen=True):
+class Snapshot(msgspec.Struct, frozen=True, gc=False):
     """All that changed in a tenant since the last one, as of ``watermark``; written in one transaction.
 
     ``erased``: (account, sequence): the account's records up to there are forgotten.
