@@ -372,7 +372,7 @@ def test_holds_are_no_debt_only_what_was_spent_without_one_is():
 )
 def test_skipped_windows_in_closed_form_are_the_windows_one_by_one(limit, amount, skipped, carries, carry_max):
     budget = Budget(
-        number=1, account=1, name="x", unit="tokens", limit=limit, carry_max=carry_max,
+        number=1, account=1, name="x", unit="tokens", period="day", zone="UTC", limit=limit, carry_max=carry_max,
         carry_over="unused" if carries else "none", carry_debt=True,
     )  # fmt: skip
     if amount > 0:

@@ -1,0 +1,299 @@
+"""What is wrong with a command is said before anything is decided, by naming the field (design.md §7)."""
+
+from datetime import UTC, datetime
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fiscus.core import checks
+from fiscus.core.checks import CHECKS, check, check_id, check_name, to_datetime, to_ms
+from fiscus.core.commands import (
+    Adjust,
+    Allocate,
+    AnyCommand,
+    Compound,
+    Deallocate,
+    EndAdjustment,
+    EraseName,
+    Extend,
+    PutAccount,
+    PutBudget,
+    PutKey,
+    PutTemplate,
+    Release,
+    RemoveBudget,
+    RemoveTemplate,
+    Reserve,
+    RevokeKey,
+    SetStatus,
+    Settle,
+    TemplateBudget,
+    Transfer,
+)
+from fiscus.core.records import CallRecord, Provenance, Tokens
+from fiscus.core.units import AMOUNT_MAX
+from tests.core.builders import Ledger, rows
+
+LONG = "x" * 129
+AWARE = datetime(2030, 1, 1, tzinfo=UTC)
+NAIVE = datetime(2030, 1, 1)  # noqa: DTZ001  what is checked is that it has no zone
+FAR = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+def reserve(**fields):
+    return Reserve(**{"id": "h", "account": "a", "amounts": {"tokens": 1}, **fields})
+
+
+def settle(**fields):
+    return Settle(**{"id": "h", "account": "a", "total": {"tokens": 1}, **fields})
+
+
+def budget(**fields):
+    return PutBudget(**{"account": "a", "unit": "tokens", "limit": 1, **fields})
+
+
+def allocate(**fields):
+    return Allocate(**{"account": "a", "unit": "tokens", "to": 1, **fields})
+
+
+def transfer(**fields):
+    return Transfer(**{"source": "a", "target": "b", "unit": "tokens", "amount": 1, **fields})
+
+
+def adjust(**fields):
+    return Adjust(**{"id": "x", "account": "a", "budget": "t", "amount": 1, "reason": "why", **fields})
+
+
+def template(**fields):
+    return PutTemplate(**{"pattern": "t:*", **fields})
+
+
+def key(**fields):
+    return PutKey(**{"key": "k", "digest": "d", "role": "admin", **fields})
+
+
+def record(**fields):
+    return settle(record=CallRecord(**fields))
+
+
+WRONG = [
+    (reserve(id=""), "id"),
+    (reserve(id=LONG), "id"),
+    (reserve(id="a\nb"), "id"),
+    (reserve(id="a\x00"), "id"),
+    (reserve(id="\ud800"), "id"),
+    (reserve(id="x" * 10_000), "id"),
+    (reserve(account=""), "account"),
+    (reserve(account="a/b"), "account"),
+    (reserve(account=" a"), "account"),
+    (reserve(account="a "), "account"),
+    (reserve(amounts={"tokens": 0}), "amounts.tokens"),
+    (reserve(amounts={"tokens": -1}), "amounts.tokens"),
+    (reserve(amounts={"tokens": AMOUNT_MAX + 1}), "amounts.tokens"),
+    (reserve(amounts={"tokens": 2**63}), "amounts.tokens"),
+    (reserve(amounts={"tokens": 1.0}), "amounts.tokens"),
+    (reserve(amounts={"tokens": True}), "amounts.tokens"),
+    (reserve(amounts={"tokens": float("nan")}), "amounts.tokens"),
+    (reserve(amounts={"tokens": float("inf")}), "amounts.tokens"),
+    (reserve(amounts={"tokens": "1"}), "amounts.tokens"),
+    (reserve(amounts={"euros": 1}), "amounts"),
+    (reserve(lease_s=0), "lease_s"),
+    (reserve(lease_s=86_401), "lease_s"),
+    (reserve(lease_s=1.5), "lease_s"),
+    (reserve(also=("b", "b")), "also"),
+    (reserve(also=tuple("bcdefghij")), "also"),
+    (reserve(also=("b", "")), "also[1]"),
+    (reserve(attributes={"": "x"}), "attributes"),
+    (reserve(attributes={"model": "x" * 513}), "attributes.model"),
+    (reserve(attributes={"model": "a\x00"}), "attributes.model"),
+    (reserve(attributes={f"k{n}": "x" for n in range(33)}), "attributes"),
+    (reserve(parent="a/b"), "parent"),
+    (Extend(id=""), "id"),
+    (Extend(id="h", to={"tokens": -1}), "to.tokens"),
+    (Extend(id="h", lease_s=0), "lease_s"),
+    (settle(id=""), "id"),
+    (settle(total={"tokens": -50}), "total.tokens"),
+    (settle(total={"tokens": 0.8}), "total.tokens"),
+    (settle(account="a/b"), "account"),
+    (settle(also=("b", "b")), "also"),
+    (settle(attributes={"": "x"}), "attributes"),
+    (settle(parent=""), "parent"),
+    (record(tokens=Tokens(input=-1)), "record.tokens.input"),
+    (record(tokens=Tokens(tool_results=AMOUNT_MAX + 1)), "record.tokens.tool_results"),
+    (record(cost_nanousd=-1), "record.cost_nanousd"),
+    (record(duration_ms=-1), "record.duration_ms"),
+    (record(value=float("nan")), "record.value"),
+    (record(value=float("inf")), "record.value"),
+    (record(confidence=1.01), "record.confidence"),
+    (record(confidence=float("nan")), "record.confidence"),
+    (record(model="x" * 513), "record.model"),
+    (record(error_message="\ud800"), "record.error_message"),
+    (record(tools=tuple("x" for _ in range(65))), "record.tools"),
+    (record(tools=("x" * 513,)), "record.tools"),
+    (record(metadata={f"k{n}": "x" for n in range(65)}), "record.metadata"),
+    (record(provenance=Provenance(depth=-1)), "record.provenance.depth"),
+    (record(provenance=Provenance(input_hash="x" * 513)), "record.provenance.input_hash"),
+    (Release(id=""), "id"),
+    (Release(id="h", account=""), "account"),
+    (PutAccount(account=""), "account"),
+    (PutAccount(account="a", parent="a"), "parent"),
+    (PutAccount(account="a", parent="a/b"), "parent"),
+    (PutAccount(account="a", priority=0), "priority"),
+    (PutAccount(account="a", priority=1.5), "priority"),
+    (PutAccount(account="a", min_reserve={"tokens": -1}), "min_reserve.tokens"),
+    (PutAccount(account="a", labels={"k": "x" * 513}), "labels.k"),
+    (PutAccount(account="a", labels={f"k{n}": "x" for n in range(65)}), "labels"),
+    (SetStatus(account="a", status="asleep"), "status"),
+    (SetStatus(account="", status="active"), "account"),
+    (SetStatus(account="a", status="active", reason="x" * 2_001), "reason"),
+    (budget(account=""), "account"),
+    (budget(unit="euros"), "unit"),
+    (budget(limit=-1), "limit"),
+    (budget(limit=AMOUNT_MAX + 1), "limit"),
+    (budget(limit=10.0), "limit"),
+    (budget(budget="a/b"), "budget"),
+    (budget(period="fortnight"), "period"),
+    (budget(period="every:0"), "period"),
+    (budget(zone="Mars/Olympus"), "zone"),
+    (budget(thresholds={0: "info"}), "thresholds"),
+    (budget(thresholds={1_001: "info"}), "thresholds"),
+    (budget(thresholds={0.8: "info"}), "thresholds"),
+    (budget(thresholds=dict.fromkeys(range(1, 18), "info")), "thresholds"),
+    (budget(match={"": "x"}), "match"),
+    (budget(carry_max=-1), "carry_max"),
+    (budget(if_version=-1), "if_version"),
+    (RemoveBudget(account="", budget="t"), "account"),
+    (RemoveBudget(account="a", budget=""), "budget"),
+    (allocate(account=""), "account"),
+    (allocate(unit="euros"), "unit"),
+    (allocate(to=-1), "to"),
+    (allocate(valid_until=NAIVE), "valid_until"),
+    (allocate(valid_until=FAR), "valid_until"),
+    (allocate(reason="x" * 2_001), "reason"),
+    (allocate(if_version=-1), "if_version"),
+    (Deallocate(account="", unit="tokens"), "account"),
+    (Deallocate(account="a", unit="euros"), "unit"),
+    (transfer(source=""), "source"),
+    (transfer(target=""), "target"),
+    (transfer(target="a"), "target"),
+    (transfer(unit="euros"), "unit"),
+    (transfer(amount=0), "amount"),
+    (transfer(reason="x" * 2_001), "reason"),
+    (adjust(id=""), "id"),
+    (adjust(amount=0), "amount"),
+    (adjust(amount=1.5), "amount"),
+    (adjust(amount=-(2**53)), "amount"),
+    (adjust(reason=""), "reason"),
+    (adjust(reason="x" * 2_001), "reason"),
+    (adjust(valid_until=NAIVE), "valid_until"),
+    (EndAdjustment(id="", account="a"), "id"),
+    (EndAdjustment(id="x", account=""), "account"),
+    (template(pattern="*"), "pattern"),
+    (template(pattern="t"), "pattern"),
+    (template(pattern="t*x*"), "pattern"),
+    (template(pattern="t*x"), "pattern"),
+    (template(parent=""), "parent"),
+    (template(allocations={"tokens": -1}), "allocations.tokens"),
+    (template(priority=0), "priority"),
+    (template(max_children=0), "max_children"),
+    (template(max_new_per_minute=0), "max_new_per_minute"),
+    (template(idle_close_s=0), "idle_close_s"),
+    (template(budgets=(TemplateBudget(unit="tokens", limit=1),) * 2), "budgets"),
+    (template(budgets=tuple(TemplateBudget(unit="tokens", limit=1, budget=f"b{n}") for n in range(33))), "budgets"),
+    (template(budgets=(TemplateBudget(unit="tokens", limit=-1),)), "budgets[0].limit"),
+    (RemoveTemplate(pattern="t"), "pattern"),
+    (key(key=""), "key"),
+    (key(digest=""), "digest"),
+    (key(role="king"), "role"),
+    (key(role="account"), "account"),
+    (key(role="admin", account="a"), "account"),
+    (key(label="x" * 513), "label"),
+    (key(expires_at=NAIVE), "expires_at"),
+    (key(requests_per_minute=0), "requests_per_minute"),
+    (RevokeKey(key=""), "key"),
+    (EraseName(account=""), "account"),
+    (Compound(commands=()), "commands"),
+    (Compound(commands=(Release(id="h"), reserve(lease_s=0))), "commands[1].lease_s"),
+]
+
+
+# covers T2, X4
+@pytest.mark.parametrize(("command", "field"), WRONG, ids=lambda value: str(value)[:60])
+def test_what_is_wrong_is_named_and_changes_nothing(command, field):
+    ledger = Ledger()
+    ledger.tree("a", "a/b")
+    before = rows(ledger.draft)
+    refused = ledger.do(command, "invalid")
+    assert refused.field == field
+    assert field in refused.detail or refused.field.startswith("commands[")
+    assert rows(ledger.draft) == before
+    assert ledger.last == []
+
+
+RIGHT = [
+    reserve(id="x" * 128, lease_s=1, also=tuple("bcdefghi")),
+    reserve(amounts={"tokens": AMOUNT_MAX, "cost": 0}, lease_s=86_400),
+    reserve(amounts={}),
+    reserve(attributes={f"k{n}": "x" * 512 for n in range(32)}),
+    reserve(account="user:b o b ✓"),
+    settle(total={}, account=None),
+    settle(total={"tokens": 0}),
+    record(value=-3.5, confidence=0, tools=("a,b",) * 64),
+    record(confidence=1, metadata={"k": "x" * 512}),
+    PutAccount(account="a", priority=1_000_000, min_reserve={"tokens": 0}),
+    budget(limit=0, thresholds={}),
+    budget(limit=AMOUNT_MAX, thresholds={1: "info", 1_000: "final"}, carry_max=0),
+    budget(period="every:1", if_version=0),
+    allocate(to=0, valid_until=AWARE),
+    adjust(amount=-AMOUNT_MAX, reason="x" * 2_000),
+    template(pattern="t*", budgets=(TemplateBudget(unit="tokens", limit=1), TemplateBudget(unit="cost", limit=1))),
+    key(role="account", account="a", requests_per_minute=1),
+]
+
+
+@pytest.mark.parametrize("command", RIGHT, ids=lambda value: str(value)[:60])
+def test_what_stands_at_a_bound_is_right(command):
+    assert check(command) is None
+
+
+def test_every_command_is_checked():
+    commands = set(get_args(AnyCommand)) | {Compound}
+    assert set(CHECKS) == commands
+    assert {type(command) for command, _ in WRONG} == commands, "and each has an example above"
+
+
+# covers R33
+def test_known_faults_r14_t4_n7_a_negative_amount_never_refunds():
+    ledger = Ledger()
+    ledger.account("root")
+    ledger.budget("root", 100)
+    ledger.use("root", 60)
+    assert ledger.settle("h", -50, account="root", refused="invalid").field == "total.tokens"
+    assert ledger.cell("root") == (100, 0, 0, 0, 60)
+
+
+def test_instants_are_milliseconds_rounded_down():
+    assert to_ms(datetime(1970, 1, 1, 0, 0, 1, 999_999, tzinfo=UTC)) == 1_999
+    assert to_datetime(1_999) == datetime(1970, 1, 1, 0, 0, 1, 999_000, tzinfo=UTC)
+
+
+@given(st.integers(0, 253_000_000_000_000))
+def test_an_instant_survives_the_way_to_a_date_and_back(at_ms):
+    assert to_ms(to_datetime(at_ms)) == at_ms
+
+
+@given(st.text(max_size=140))
+def test_an_id_is_1_to_128_printable_characters(text):
+    assert (check_id("id", text) is None) == (0 < len(text) <= 128 and text.isprintable())
+
+
+@given(st.text(max_size=140))
+def test_a_name_is_an_id_that_fits_a_path(text):
+    right = 0 < len(text) <= 128 and text.isprintable() and "/" not in text and text == text.strip()
+    assert (check_name("account", text) is None) == right
+
+
+def test_the_epoch_is_in_utc():
+    assert checks.EPOCH.isoformat() == "1970-01-01T00:00:00+00:00"
