@@ -21,14 +21,6 @@ def cell(**fields):
 def budget(*percents):
     thresholds = dict.fromkeys(percents, "info")
     return Budget(number=1, account=1, name="x", unit="tokens", period="lifetime", zone="UTC", thresholds=thresholds)
-        number=1,
-        account=1,
-        name="x",
-        unit="tokens",
-        period="lifetime",
-        zone="UTC",
-        thresholds=dict.fromkeys(percents, "info"),
-    )
 
 
 @pytest.mark.parametrize(

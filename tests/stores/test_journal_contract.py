@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from fiscus.contract.errors import StoreUnavailable
-from fiscus.treasury.store import AnswerRow, Head, KeyTaken, StoredAnswer
+from fiscus.treasury.store import AnswerRow, Erasure, Head, KeyTaken, StoredAnswer
 from tests.stores.places import AT_MS, entries, with_private
 
 
@@ -142,7 +142,7 @@ def test_erasing_an_account_takes_the_private_parts_and_their_keys_and_leaves_th
     private = [with_private(row, account, b'{"name":"bob"}') for row, account in zip(rows, (7, 8, 7), strict=True)]
     store.journal.append(private)
     store.journal.append([with_private(entries(other, "other", 1)[0], 7, b'{"name":"ann"}')])
-    store.journal.append(entries(number, "default", 1, after=store.journal.head(number)), erased=[(number, 7)])
+    store.journal.append(entries(number, "default", 1, after=store.journal.head(number)), erased=[Erasure(number, 7)])
     assert [(entry.salt, entry.private) for entry in store.journal.entries(number, 0, 10)] == [
         (None, None),
         (b"salt-of-16-bytes", b'{"name":"bob"}'),
@@ -159,7 +159,7 @@ def test_an_erasure_that_comes_with_a_taken_id_erases_nothing(store):
     store.journal.append([row])
     batch = entries(number, "default", 1, after=store.journal.head(number), keys=["a"])
     with pytest.raises(KeyTaken):
-        store.journal.append(batch, erased=[(number, 7)])
+        store.journal.append(batch, erased=[Erasure(number, 7)])
     assert store.journal.entries(number, 0, 1)[0].private == b'{"name":"bob"}'
 
 

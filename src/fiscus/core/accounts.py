@@ -146,7 +146,8 @@ def erase_name(draft: Draft, request: Request, command: EraseName, now: int) -> 
         return Refused(
             code="conflict", detail=f"account: {account.name} is {account.status}; close it first", field="account"
         )
-    draft.emit(NameErased(account=account.number, actor=request.actor))
+    private = Private(name=account.name)  # erased with the rest, in the commit of this event
+    draft.emit(NameErased(account=account.number, actor=request.actor, private=private))
     return ErasedAnswer(number=account.number)
 
 

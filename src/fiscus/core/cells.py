@@ -70,6 +70,8 @@ def post(
     cell.quarantined += quarantined
     cell.uncovered += uncovered
     cell.free -= covered + held + quarantined + uncovered
+    if cell.uncovered < 0:
+        _take_back_debt(draft, cell)
     if cell.lapsing:
         lapse(cell)
         set_alert(cell, draft.budgets[cell.budget])
@@ -78,6 +80,18 @@ def post(
         draft.alerts.append(number)
     if cell.allocated:
         show(draft, cell, moves)
+
+
+def _take_back_debt(draft: Draft, cell: Cell) -> None:
+    """What was carried on as debt and turns out not to be one leaves the window that it was carried to."""
+    too_much = -cell.uncovered
+    cell.uncovered = 0
+    cell.free -= too_much
+    heir = draft.edit(draft.cells, cell.heir)
+    back = min(too_much, heir.debt)
+    heir.debt -= back
+    if back:
+        post(draft, heir.number, 0, 0, 0, -back)
 
 
 def show(draft: Draft, cell: Cell, moves: Mapping[int, int] = NOTHING_MOVED) -> None:

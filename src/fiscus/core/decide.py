@@ -192,7 +192,7 @@ def bring_due(draft: Draft, now: int) -> int:
 
 def is_valid(draft: Draft, deadline: Deadline) -> bool:
     """Whether a remembered deadline still stands: holds are extended, allocations resized, things end early."""
-    at, rank, _, kind, key = deadline
+    at, rank, depth, kind, key = deadline
     if kind == "hold":
         hold = draft.holds.find(str(key))
         if hold is None:
@@ -204,7 +204,13 @@ def is_valid(draft: Draft, deadline: Deadline) -> bool:
         adjustment = draft.adjustments.find(str(key))
         return adjustment is not None and adjustment.active and adjustment.ends_at == at
     cell = draft.cells.find(int(key))
-    return cell is not None and cell.phase != ENDED and cell.end == at
+    return (
+        cell is not None
+        and cell.phase != ENDED
+        and cell.end == at
+        and draft.accounts[cell.account].depth == -depth
+        and draft.budgets[cell.budget].allocated
+    )
 
 
 def _do_due(draft: Draft, deadline: Deadline, now: int) -> None:

@@ -308,8 +308,11 @@ class KeyRevoked(Event, tag="key_revoked"):
 
 
 class NameErased(Event, tag="name_erased"):
+    """The name is told to the commit of this event only, which forgets it with all else."""
+
     account: int
     actor: str = ""
+    private: Private | None = None
 
 
 class Checkpoint(Event, tag="checkpoint"):

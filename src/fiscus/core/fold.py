@@ -52,6 +52,7 @@ from fiscus.core.events import (
 from fiscus.core.state import (
     ENDED,
     LIVE,
+    NEVER,
     PARKED,
     Account,
     Adjustment,
@@ -346,7 +347,14 @@ def _budget_put(draft: Draft, event: BudgetPut, at: int) -> None:
     if budget is None:
         account = draft.edit(draft.accounts, event.account)
         account.budgets = (*account.budgets, event.budget)
-        budget = Budget(number=event.budget, account=event.account, name=event.name, unit=event.unit)
+        budget = Budget(
+            number=event.budget,
+            account=event.account,
+            name=event.name,
+            unit=event.unit,
+            period=event.period,
+            zone=event.zone,
+        )
         draft.add(draft.budgets, event.budget, budget)
     else:
         budget = draft.edit(draft.budgets, event.budget)
@@ -380,6 +388,8 @@ def _budget_put(draft: Draft, event: BudgetPut, at: int) -> None:
 def _budget_removed(draft: Draft, event: BudgetRemoved, at: int) -> None:
     budget = draft.edit(draft.budgets, event.budget)
     budget.removed = True
+    if budget.cell:
+        draft.edit(draft.cells, budget.cell).enforce = False
     account = draft.edit(draft.accounts, budget.account)
     account.budgets = tuple(number for number in account.budgets if number != event.budget)
     draft.routes.clear()
@@ -392,6 +402,7 @@ def _window_opened(draft: Draft, event: WindowOpened, at: int) -> None:
         previous = draft.edit(draft.cells, event.previous)
         previous.carried -= event.carried_out
         previous.uncovered -= event.debt_out
+        previous.heir = event.cell
         previous.free = previous.limit - previous.used
     if event.period == budget.next_period and event.zone == budget.next_zone:
         budget.period, budget.zone, budget.anchor = event.period, event.zone, event.start
@@ -405,9 +416,11 @@ def _window_opened(draft: Draft, event: WindowOpened, at: int) -> None:
         start=event.start,
         end=event.end,
         base=event.base,
+        alert_at=NEVER,
         enforce=budget.mode == "enforce",
         carried=event.carried,
         uncovered=event.debt,
+        debt=event.debt,
     )
     cell.free = cell.limit - cell.used
     set_alert(cell, budget)
@@ -479,6 +492,8 @@ def _allocation_put(draft: Draft, event: AllocationPut, at: int) -> None:
             account=event.account,
             name=f"allocation-{event.unit}",
             unit=event.unit,
+            period="lifetime",
+            zone="UTC",
             allocated=True,
             thresholds=ALLOCATION_THRESHOLDS,
         )
@@ -504,6 +519,7 @@ def _allocation_put(draft: Draft, event: AllocationPut, at: int) -> None:
         start=event.start,
         end=event.end,
         base=event.size,
+        alert_at=NEVER,
         free=event.size,
         cover=0 if event.parked else event.size,
         phase=PARKED if event.parked else LIVE,

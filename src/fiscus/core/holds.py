@@ -331,12 +331,19 @@ def _private(record: CallRecord | None) -> Private | None:
 EMPTY_RECORD = CallRecord()
 
 
+def has_ended_window(draft: Draft, cell: Cell, now: int) -> bool:
+    """Whether a window has ended, or for an allocation: one that it is held on, through what it is carved from."""
+    if not cell.allocated:
+        return cell.end <= now
+    return any(has_ended_window(draft, draft.cells[pin], now) for pin in cell.pins)
+
+
 def _find_moves(draft: Draft, cell: Cell, now: int, moves: dict[int, int]) -> None:
     """Where a rise goes whose window is gone (ended, and nothing pins it): the running window of the same budget.
 
     Of an allocation that was given up, the windows above it are looked at one by one.
     """
-    if cell.end > now or cell.open:
+    if cell.open or not has_ended_window(draft, cell, now):
         return
     budget = draft.budgets[cell.budget]
     if budget.removed:

@@ -93,5 +93,5 @@ def broken_admission(draft: Draft, numbers: Iterable[int]) -> Iterator[tuple[str
     """E2 right after a reserve, extend, allocate or transfer: no cell whose use it raised is overdrawn."""
     for number in numbers:
         cell = draft.cells[number]
-        if cell.enforce and cell.free < 0:
+        if cell.enforce and cell.free < 0 and not draft.budgets[cell.budget].removed:
             yield "E2", f"cell {number}: overdrawn by {-cell.free} after an admission"

@@ -140,11 +140,20 @@ def close_ended_windows(draft: Draft, numbers: Iterable[int], now: int, *, ended
 
 
 def lacking_room(draft: Draft, numbers: Iterable[int], amount: int) -> list[tuple[Cell, int]]:
-    """The enforcing cells among ``numbers`` that lack room for ``amount``; nothing needs no room."""
+    """The enforcing cells among ``numbers`` that lack room for ``amount``; nothing needs no room.
+
+    A budget that was removed limits nothing; an allocation that was given up still grants no more than it covers.
+    """
     if amount <= 0:
         return []
     cells = (draft.cells[number] for number in numbers)
-    return [(cell, amount) for cell in cells if cell.enforce and amount > cell.granted - cell.used]
+    return [
+        (cell, amount)
+        for cell in cells
+        if cell.enforce
+        and amount > cell.granted - cell.used
+        and (cell.allocated or not draft.budgets[cell.budget].removed)
+    ]
 
 
 def pins_above(
@@ -183,7 +192,7 @@ def allocation_cell(draft: Draft, budget: Budget, now: int) -> Cell | Refused:
     cell = draft.cells[budget.cell]
     if cell.phase == LIVE and now < cell.end:
         return cell
-    if budget.for_good:
+    if budget.for_good or (budget.valid_until is not None and budget.valid_until <= now):
         seen = balance(draft, cell)
         return Refused(
             code="budget_exceeded", detail=f"the allocation of {seen.account} in {seen.unit} has ended", binding=seen
@@ -381,10 +390,10 @@ def resolve(
                     continue
                 cell: Cell | Refused
                 if budget.allocated:
-                    cell = booking_cell(draft, budget, now) if after_the_fact else allocation_cell(draft, budget, now)
-                    if isinstance(cell, Refused):
-                        blocked.append((budget.cell, cell))
-                        cell = draft.cells[budget.cell]
+                    live = allocation_cell(draft, budget, now) if not after_the_fact else None
+                    cell = live if isinstance(live, Cell) else booking_cell(draft, budget, now)
+                    if isinstance(live, Refused):
+                        blocked.append((cell.number, live))
                 else:
                     cell = running_cell(draft, budget, now)
                 cells.setdefault(budget.unit, []).append(cell.number)

@@ -151,7 +151,7 @@ def open_by_template(
             )
         )
     for unit, size in template.allocations.items():
-        carved = carve(draft, None, account, unit, size, draft.now)
+        carved = inactive(draft, chain(draft, account)) or carve(draft, None, account, unit, size, draft.now)
         if isinstance(carved, Refused):
             if not after_the_fact:
                 return carved

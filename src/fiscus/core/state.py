@@ -80,10 +80,10 @@ class Budget(Entity, kw_only=True, omit_defaults=True):
     account: int
     name: str
     unit: Unit
+    period: str
+    zone: str
     version: int = 1
     limit: int = 0
-    period: str = "lifetime"
-    zone: str = "UTC"
     anchor: int = 0
     next_period: str | None = None
     next_zone: str | None = None
@@ -113,6 +113,7 @@ class Cell(Entity, kw_only=True, omit_defaults=True):
         raised, lowered: sums of the active adjustments.
         lapsing: what ended adjustments still cover because it is in use.
         standing: the part of ``held`` that live allocations hold.
+        debt, heir: what of ``uncovered`` was carried here, and the window that what was left or owed was carried to.
         open: holds, quarantines and allocations that pin this cell.
         fired: the highest threshold that fired; ``alert_at``: the use at which the next one does.
         allocated, pins, cover, phase: of an allocation: that it is one, the cells above,
@@ -128,6 +129,7 @@ class Cell(Entity, kw_only=True, omit_defaults=True):
     start: int
     end: int
     base: int
+    alert_at: int
     enforce: bool = True
     carried: int = 0
     raised: int = 0
@@ -139,9 +141,10 @@ class Cell(Entity, kw_only=True, omit_defaults=True):
     uncovered: int = 0
     standing: int = 0
     free: int = 0
+    debt: int = 0
+    heir: int = 0
     open: int = 0
     fired: int = 0
-    alert_at: int = NEVER
     allocated: bool = False
     pins: tuple[int, ...] = ()
     phase: int = LIVE

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from fiscus.contract.errors import BudgetUnavailable, StoreUnavailable, TreasuryError
+from fiscus.contract.errors import BudgetUnavailable, LedgerCorrupt, StoreUnavailable, TreasuryError, UnknownFormat
 from fiscus.contract.queries import AnyQuery, View
 from fiscus.contract.treasury import Readiness
 from fiscus.core.checks import check_id
@@ -35,7 +35,7 @@ from fiscus.treasury.idempotency import EXPIRED, IDEMPOTENCY_MS, IN_USE, KeptAns
 from fiscus.treasury.ledger import Ledger
 from fiscus.treasury.reading import read_view
 from fiscus.treasury.sealing import CHECKPOINT_CHUNK, StateDigest
-from fiscus.treasury.store import AnswerRow, KeyTaken, Row, Snapshot, Store
+from fiscus.treasury.store import AnswerRow, Erasure, KeyTaken, Row, Snapshot, Store
 
 HAVE_IDS = frozenset({Reserve, Extend, Settle, Release})
 """Commands that carry an id or are absolute readings: they need no idempotency key."""
@@ -151,6 +151,7 @@ class Engine:
         self._ledgers: dict[str, Ledger] = {}
         self._tenants: dict[str, int] = store.journal.tenants()
         self._down: str | None = None
+        self._appended = False
         self._draining = False
         self._stopping = Flag()
         self._thread: Thread | None = None
@@ -158,10 +159,13 @@ class Engine:
         self._snapshots: SimpleQueue[list[Snapshot] | None] = SimpleQueue()
         self._written: SimpleQueue[tuple[list[Snapshot], StoreUnavailable | None]] = SimpleQueue()
         self._following = False
-        self._views_error: str | None = None
+        self._unloaded = list(self._tenants)
+        self._changed_at: int | None = None
+        self._handed_over_at: int | None = None
         self._snapshot_at = 0
         self._idle_checked_at = 0
         self._start_lock = Lock()
+        self._entry = Lock()
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -176,8 +180,9 @@ class Engine:
 
     def close(self) -> None:
         """Decide what was accepted, write the views, release the ledger. Later submissions are refused."""
-        self._draining = True
-        self._stopping.set()
+        with self._entry:
+            self._draining = True
+            self._stopping.set()
         if self._thread is not None:
             self._queue.put(Errand(lambda: None))
             self._thread.join()
@@ -198,17 +203,20 @@ class Engine:
         """
         if self._queue.qsize() >= self._queue_max:
             raise BudgetUnavailable(f"{self._queue_max} calls wait already", RETRY_AFTER_S)
-        if self._draining:
-            raise BudgetUnavailable("the treasury is closing", RETRY_AFTER_S)
-        self._queue.put(Submission(port, token, wish))
+        self._enter(Submission(port, token, wish))
+
+    def _enter(self, item: Submission | Errand) -> None:
+        """Queue it; what was queued before the engine closes is done before it ends."""
+        with self._entry:
+            if self._draining:
+                raise BudgetUnavailable("the treasury is closing", RETRY_AFTER_S)
+            self._queue.put(item)
 
     def errand(self, run: Callable[[], None]) -> None:
         """Run something between two batches, in the engine's thread, and wait for it."""
         if self._thread is None:
             run()
             return
-        if self._draining:
-            raise BudgetUnavailable("the treasury is closing", RETRY_AFTER_S)
         done = Flag()
         failures: list[BaseException] = []
 
@@ -220,7 +228,7 @@ class Engine:
             finally:
                 done.set()
 
-        self._queue.put(Errand(wrapped))
+        self._enter(Errand(wrapped))
         done.wait()
         if failures:
             raise failures[0]
@@ -234,17 +242,14 @@ class Engine:
             reasons.append("clock_stepped")
         if self._draining:
             reasons.append("draining")
-        ledgers = list(self._ledgers.values())
-        lag = 0
-        if any(ledger.head.seq > ledger.snapshot_seq for ledger in ledgers):
-            lag = max(0, self._clock.monotonic_ms() - self._snapshot_at)
+        waiting = [at for at in (self._changed_at, self._handed_over_at) if at is not None]
         default = self._ledgers.get("default")
         return Readiness(
             ready=not reasons,
             reasons=tuple(reasons),
             head_seq=default.head.seq if default is not None else 0,
             followers_seq=default.snapshot_seq if default is not None else 0,
-            followers_lag_ms=lag,
+            followers_lag_ms=max(0, self._clock.monotonic_ms() - min(waiting)) if waiting else 0,
             queue_depth=self._queue.qsize(),
         )
 
@@ -261,6 +266,8 @@ class Engine:
                 number = self._tenants[tenant] = self.store.journal.add_tenant(tenant)
             ledger = self._ledgers[tenant] = Ledger(tenant, number, self.store, self._rules)
             self._time.at_least(ledger.head_at)
+            if ledger.unwritten:
+                self._note_change()
         return ledger
 
     def checkpoint(self, tenant: str = "default") -> int:
@@ -269,11 +276,20 @@ class Engine:
         Runs in the caller's thread on one consistent view of the tables; calls go on meanwhile.
 
         Returns:
-            The sequence as of which the state is sealed.
+            The sequence as of which the state is sealed; 0: there is nothing to seal yet.
         """
         number: list[int] = []
-        self.errand(lambda: number.append(self.ledger(tenant).number))
-        self.errand(self._write_views_now)
+        head: list[int] = []
+
+        def look() -> None:
+            ledger = self.ledger(tenant)
+            number.append(ledger.number)
+            head.append(ledger.head.seq)
+            self._write_views_now()
+
+        self.errand(look)
+        if not head[0]:
+            return 0
         journal = self.store.journal
         with self.store.views.sealed(number[0]) as (watermark, rows):
             digest = StateDigest()
@@ -295,7 +311,12 @@ class Engine:
         ledger.begin()
         ledger.draft.now = now
         ledger.draft.emit(event)
-        self._commit({tenant: ledger}, now, {})
+        try:
+            self._commit({tenant: ledger}, now, {})
+        except Exception as error:
+            self._down = f"{type(error).__name__}: {error}"
+            self._forget()
+            raise
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -319,14 +340,7 @@ class Engine:
             self.run_batch(batch)
             if errand is not None:
                 errand.run()
-            try:
-                self.after_batch()
-            except Exception as error:
-                # Whatever it is, the next batch starts from the journal again.
-                log.exception("follower_defect")
-                self._down = f"{type(error).__name__}: {error}"
-                self.statistics.defects += 1
-                self._forget()
+            self.after_batch()
             if self._stopping.is_set() and queue.empty():
                 return
 
@@ -336,6 +350,7 @@ class Engine:
         self.statistics.submissions += len(batch)
         self.statistics.last_batch_size = len(batch)
         answers: list[tuple[Submission, AnyResult]] = []
+        self._appended = False
         try:
             if self._down is not None:
                 self._recover()
@@ -351,21 +366,30 @@ class Engine:
             self._down = str(error)
             self._forget()
             self._refuse_rest(batch, answers, error)
+        except KeyTaken:
+            if len(batch) <= 1:
+                answers += [(submission, EXPIRED) for submission in batch]
+            else:
+                self._one_by_one(batch, answers)
+                return
         except Exception as error:
-            # A defect before the commit: nothing of the batch was written. The state is made again from the journal.
             log.exception("engine_defect", batch_size=len(batch))
             self.statistics.defects += 1
             self._forget()
-            if len(batch) <= 1:
+            if len(batch) <= 1 or self._appended:
                 self._refuse_rest(batch, answers, TreasuryError(f"internal error: {type(error).__name__}: {error}"))
             else:
-                self._deliver(answers)
-                answered = {id(submission) for submission, _ in answers}
-                for submission in batch:
-                    if id(submission) not in answered:
-                        self.run_batch([submission])
+                self._one_by_one(batch, answers)
                 return
         self._deliver(answers)
+
+    def _one_by_one(self, batch: Sequence[Submission], answers: list[tuple[Submission, AnyResult]]) -> None:
+        """After an attempt that wrote nothing: each by itself, so that one of them cannot spoil the others."""
+        self._deliver(answers)
+        answered = {id(submission) for submission, _ in answers}
+        for submission in batch:
+            if id(submission) not in answered:
+                self.run_batch([submission])
 
     @staticmethod
     def _refuse_rest(
@@ -374,8 +398,7 @@ class Engine:
         answered = {id(submission) for submission, _ in answers}
         answers += [(submission, error) for submission in batch if id(submission) not in answered]
 
-    @staticmethod
-    def _deliver(answers: list[tuple[Submission, AnyResult]]) -> None:
+    def _deliver(self, answers: list[tuple[Submission, AnyResult]]) -> None:
         by_port: dict[int, tuple[Port, list[tuple[Any, AnyResult]]]] = {}
         for submission, result in answers:
             port = submission.port
@@ -384,12 +407,19 @@ class Engine:
                 entry = by_port[id(port)] = (port, [])
             entry[1].append((submission.token, result))
         for port, own in by_port.values():
-            port.deliver(own)
+            try:
+                port.deliver(own)
+            except Exception:
+                # A port that fails keeps nobody else from their answers.
+                log.exception("port_defect")
+                self.statistics.defects += 1
 
     def _recover(self) -> None:
         """After the store was away: open it again; everything is loaded anew when it is needed."""
         self.store.journal.reopen()
+        self.store.views.reopen()
         self._tenants = self.store.journal.tenants()
+        self._forget()
         self._down = None
 
     def _forget(self) -> None:
@@ -397,6 +427,7 @@ class Engine:
         while self._following:
             self._take_written(block=True)
         self._ledgers.clear()
+        self._unloaded = list(self._tenants)
 
     def _read(self, query: AnyQuery, now: int) -> AnyResult:
         ledger = self.ledger(query.tenant)
@@ -407,8 +438,12 @@ class Engine:
     # -- deciding -------------------------------------------------------------------------------------------------
 
     def _decide_and_commit(self, commands: Sequence[Submission], now: int) -> list[tuple[Submission, AnyResult]]:
-        """Decide all, append what happened in one commit; the answers may go out when this returns."""
-        ledgers = self._prepare(commands, now)
+        """Decide all, append what happened in one commit; the answers may go out when this returns.
+
+        Raises:
+            KeyTaken: an id stands in the journal already; nothing was written, and the drafts are as before.
+        """
+        ledgers, now = self._prepare(commands, now)
         decided: list[tuple[Submission, AnyResult]] = []
         pending: Pending = {}
         for submission in commands:
@@ -424,9 +459,7 @@ class Engine:
         except KeyTaken:
             for ledger in ledgers.values():
                 ledger.discard()
-            if len(commands) == 1:
-                return [(commands[0], EXPIRED)]
-            return [answer for one in commands for answer in self._decide_and_commit([one], now)]
+            raise
         return decided
 
     def _commit(self, ledgers: dict[str, Ledger], now: int, kept: Pending) -> None:
@@ -437,8 +470,9 @@ class Engine:
             for (tenant, key), answer in kept.items()
         ]
         if rows_of or answers:
-            erased = [(ledgers[tenant].number, account) for tenant in rows_of for account in ledgers[tenant].erasing()]
+            erased = [erasure for tenant in rows_of for erasure in ledgers[tenant].erasing()]
             self._append(rows_of, ledgers, answers, erased)
+            self._appended = True
         for tenant, ledger in ledgers.items():
             rows = rows_of.get(tenant)
             first_seq = ledger.head.seq + 1
@@ -446,7 +480,13 @@ class Engine:
             if not rows:
                 continue
             self.statistics.entries += len(rows)
+            self._note_change()
             self._tell(Committed(tenant, first_seq, now, events))
+
+    def _note_change(self) -> None:
+        """The views lack something from now on."""
+        if self._changed_at is None:
+            self._changed_at = self._clock.monotonic_ms()
 
     def _tell(self, committed: Committed) -> None:
         """Observers learn what is durable; one that fails changes nothing about that."""
@@ -461,7 +501,7 @@ class Engine:
         rows_of: dict[str, list[Row]],
         ledgers: dict[str, Ledger],
         answers: list[AnswerRow],
-        erased: list[tuple[int, int]],
+        erased: list[Erasure],
     ) -> None:
         """One durable commit. After an error its outcome is unknown, so the journal is asked whether it is there.
 
@@ -483,8 +523,8 @@ class Engine:
             if not rows_of and not all(journal.find_answers(answer.tenant, [answer.key]) for answer in answers):
                 raise
 
-    def _prepare(self, commands: Sequence[Submission], now: int) -> dict[str, Ledger]:
-        """The ledgers of a batch, in order, with what it needs loaded and what is due done."""
+    def _prepare(self, commands: Sequence[Submission], now: int) -> tuple[dict[str, Ledger], int]:
+        """The ledgers of a batch, in order, with what it needs loaded and what is due done; and the batch's time."""
         ids: dict[str, list[str]] = {}
         for submission in commands:
             request = submission.wish
@@ -501,13 +541,13 @@ class Engine:
             deadline = ledger.draft.next_deadline()
             if deadline is not None and deadline[0] <= now and tenant not in ids:
                 ids[tenant] = []
-        ledgers: dict[str, Ledger] = {}
-        for tenant in sorted(ids):
-            ledger = ledgers[tenant] = self.ledger(tenant)
+        ledgers = {tenant: self.ledger(tenant) for tenant in sorted(ids)}
+        now = max(now, *(ledger.head_at for ledger in ledgers.values())) if ledgers else now
+        for tenant, ledger in ledgers.items():
             ledger.begin()
             ledger.prefetch_holds(ids[tenant])
             bring_due(ledger.draft, now)
-        return ledgers
+        return ledgers, now
 
     def _decide_once(self, ledger: Ledger, request: Request, now: int, pending: Pending) -> AnyOutcome:
         """A command with an idempotency key: the kept answer if it was decided before, else decide and keep it."""
@@ -535,6 +575,19 @@ class Engine:
 
     def after_batch(self) -> None:
         """Between batches: take note of written views, hand over the next snapshot, close idle accounts."""
+        try:
+            self._after_batch()
+        except StoreUnavailable as error:
+            self._down = str(error)
+            self._forget()
+        except Exception as error:
+            # Whatever it is, the next batch starts from the journal again.
+            log.exception("follower_defect")
+            self._down = f"{type(error).__name__}: {error}"
+            self.statistics.defects += 1
+            self._forget()
+
+    def _after_batch(self) -> None:
         self._take_written(block=False)
         now = self._clock.monotonic_ms()
         unwritten = sum(ledger.unwritten for ledger in self._ledgers.values())
@@ -543,15 +596,24 @@ class Engine:
         if unwritten and not self._following and (now - self._snapshot_at >= SNAPSHOT_MS or unwritten >= SNAPSHOT_ROWS):
             self._snapshot_at = now
             self._following = True
+            self._handed_over_at, self._changed_at = self._changed_at, None
             self._snapshots.put([ledger.snapshot() for ledger in self._ledgers.values() if ledger.unwritten])
-        if now - self._idle_checked_at >= IDLE_CHECK_MS and self._down is None:
-            self._idle_checked_at = now
-            try:
-                self.store.journal.forget_answers(self._clock.wall_ms() - IDEMPOTENCY_MS)
-                self._close_idle()
-            except StoreUnavailable as error:
-                self._down = str(error)
-                self._forget()
+        if self._down is None:
+            self._load_next()
+            if now - self._idle_checked_at >= IDLE_CHECK_MS:
+                self._idle_checked_at = now
+                self.store.journal.forget_answers(self._time.now() - IDEMPOTENCY_MS)
+                if not self._time.stepped:
+                    self._close_idle()
+
+    def _load_next(self) -> None:
+        """Load a tenant that nobody has asked for yet, so that what is due happens without being asked."""
+        while self._unloaded:
+            tenant = self._unloaded.pop()
+            if tenant not in self._ledgers:
+                with contextlib.suppress(LedgerCorrupt, UnknownFormat):  # who asks for it is told
+                    self.ledger(tenant)
+                return
 
     def _take_written(self, *, block: bool) -> None:
         try:
@@ -559,7 +621,11 @@ class Engine:
         except Empty:
             return
         self._following = False
-        self._views_error = str(error) if error is not None else None
+        if error is not None and self._handed_over_at is not None:
+            self._changed_at = self._handed_over_at
+        self._handed_over_at = None
+        if error is not None and self.store.views.damaged:
+            self._down = str(error)
         by_number = {ledger.number: ledger for ledger in self._ledgers.values()}
         for snapshot in snapshots:
             ledger = by_number.get(snapshot.tenant)
@@ -600,19 +666,21 @@ class Engine:
                 for ledger in self._ledgers.values():
                     if ledger.number == snapshot.tenant:
                         ledger.snapshot_written(snapshot)
+        self._changed_at = None
 
     def _close_idle(self) -> None:
         """Close accounts that a template opened and that nobody has used for its ``idle_close_s``."""
         wall = self._clock.wall_ms()
         closings: list[Submission] = []
         for ledger in self._ledgers.values():
+            touched = ledger.touched_accounts()
             for template in ledger.draft.templates.values():
                 if template.idle_close_s is None or template.removed:
                     continue
                 before = wall - template.idle_close_s * 1000
                 found = self.store.views.idle_accounts(ledger.number, template.pattern, before, IDLE_CLOSE_MAX)
                 for number in found:
-                    if ledger.is_idle(number):
+                    if number not in touched and ledger.is_idle(number):
                         command = SetStatus(account=ledger.draft.accounts[number].display_name, status="closed")
                         wish = Request(tenant=ledger.name, command=command, actor=LEDGER_ACTOR)
                         closings.append(Submission(NOWHERE, None, wish))

@@ -15,7 +15,7 @@ from fiscus.core.records import CallRecord
 from fiscus.core.state import ENTITY_TYPES, HEAP_SLACK, Booking, Draft, Kind, Rules, Table
 from fiscus.treasury.codec import decode_event, encode_event, genesis, link
 from fiscus.treasury.rows import entity_row
-from fiscus.treasury.store import EntityRow, Head, Row, Snapshot, Store, UsageRow, Watermark
+from fiscus.treasury.store import EntityRow, Erasure, Head, Row, Snapshot, Store, UsageRow, Watermark
 
 LOAD_ENTRIES_MAX = 5_000
 """Entries that are read at once while the tail of the journal is folded."""
@@ -211,9 +211,13 @@ class Ledger:
         self._settle_touched()
         return events
 
-    def erasing(self) -> list[int]:
-        """Accounts whose name the draft erases."""
-        return [account for account, _ in self._erasures()]
+    def erasing(self) -> list[Erasure]:
+        """What the draft erases."""
+        return [
+            Erasure(self.number, event.account, event.private.name if event.private is not None else None)
+            for event in self.draft.events
+            if isinstance(event, NameErased)
+        ]
 
     def _erasures(self) -> list[tuple[int, int]]:
         """Accounts whose name the draft erases, and the indices of the events that do."""
@@ -221,14 +225,28 @@ class Ledger:
             (event.account, index) for index, event in enumerate(self.draft.events) if isinstance(event, NameErased)
         ]
 
+    def touched_accounts(self) -> set[int]:
+        """Accounts of which something has changed that the views do not know yet."""
+        draft = self.draft
+        touched: set[int] = set()
+        for kind, key in self._dirty:
+            if kind == "account":
+                touched.add(int(key))
+            elif kind == "hold":
+                hold = draft.holds[str(key)]
+                touched.update((hold.account, *hold.also))
+            elif kind == "cell":
+                touched.add(draft.cells[int(key)].account)
+        return touched
+
     def is_idle(self, number: int) -> bool:
-        """Whether nothing has touched an account's windows since the last snapshot, and nothing pins them."""
+        """Whether an account is open and nothing below it is, and nothing pins its windows."""
         draft = self.draft
         account = draft.accounts[number]
         if account.status != "active" or account.open_children:
             return False
         cells = [draft.cells[cell] for budget in account.budgets if (cell := draft.budgets[budget].cell)]
-        return all(cell.open == 0 and ("cell", cell.number) not in self._dirty for cell in cells)
+        return all(cell.open == 0 for cell in cells)
 
     def _settle_touched(self) -> None:
         dirty = self._dirty

@@ -33,6 +33,14 @@ class AnswerRow(msgspec.Struct, frozen=True, gc=False):
     answer: bytes
 
 
+class Erasure(msgspec.Struct, frozen=True):
+    """An account whose name, labels, reasons and records are forgotten."""
+
+    tenant: int
+    account: int
+    name: str | None = None
+
+
 class StoredEntry(msgspec.Struct, frozen=True, gc=False):
     """One entry as it is read; ``salt`` and ``private`` are None when there is none or it was erased."""
 
@@ -73,15 +81,14 @@ class Journal(Protocol):
         """The last entry, or None if there is none."""
         ...
 
-    def append(
-        self, rows: Sequence[Row], answers: Sequence[AnswerRow] = (), erased: Sequence[tuple[int, int]] = ()
-    ) -> None:
+    def append(self, rows: Sequence[Row], answers: Sequence[AnswerRow] = (), erased: Sequence[Erasure] = ()) -> None:
         """Append rows of one or several tenants in one durable commit.
 
         Args:
             rows: in the order of each tenant's sequence.
             answers: of commands with an idempotency key, kept in the same commit.
-            erased: (tenant, account) whose private parts are forgotten in the same commit, with their keys.
+            erased: accounts whose private parts are forgotten in the same commit, with the keys of their
+                commitments and the kept answers that name them.
 
         Raises:
             KeyTaken: an id or an idempotency key stands there already; nothing was written.
@@ -221,7 +228,7 @@ class Views(Protocol):
         ...
 
     def idle_accounts(self, tenant: int, template: str, before: int, limit: int) -> list[int]:
-        """Open accounts of a template that nothing has touched since an instant (ms)."""
+        """Open accounts of a template that nothing has touched since an instant (ms), and that have no open hold."""
         ...
 
     def write(self, snapshots: Sequence[Snapshot], now: int) -> None:
@@ -230,6 +237,15 @@ class Views(Protocol):
 
     def prune_holds(self, before: int, limit: int) -> int:
         """Drop ended holds that nothing has touched since ``before`` (ms), at most ``limit``; returns how many."""
+        ...
+
+    @property
+    def damaged(self) -> bool:
+        """Whether an error said that what is stored cannot be read; ``reopen`` drops it."""
+        ...
+
+    def reopen(self) -> None:
+        """After an error: if the views are damaged, drop them and start with none."""
         ...
 
     def clear(self, tenant: int) -> None:

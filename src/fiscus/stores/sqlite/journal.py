@@ -14,7 +14,7 @@ import msgspec
 from fiscus.contract.errors import StoreUnavailable, UnknownFormat
 from fiscus.core.events import FORMAT
 from fiscus.stores.sqlite.queries import queries
-from fiscus.treasury.store import AnswerRow, Head, KeyTaken, Row, StoredAnswer, StoredEntry
+from fiscus.treasury.store import AnswerRow, Erasure, Head, KeyTaken, Row, StoredAnswer, StoredEntry
 
 SQL = queries("journal.sql")
 ROWS_PER_STATEMENT_MAX = 256
@@ -96,9 +96,7 @@ class SqliteJournal:
         rows = self._read(SQL["head"], (tenant,))
         return Head(*rows[0]) if rows else None
 
-    def append(
-        self, rows: Sequence[Row], answers: Sequence[AnswerRow] = (), erased: Sequence[tuple[int, int]] = ()
-    ) -> None:
+    def append(self, rows: Sequence[Row], answers: Sequence[AnswerRow] = (), erased: Sequence[Erasure] = ()) -> None:
         """See ``Journal``."""
         execute = self._writer.execute
         is_plain = len(rows) <= ROWS_PER_STATEMENT_MAX and not answers and not erased
@@ -117,8 +115,11 @@ class SqliteJournal:
                         execute(SQL["put_private"], (row.tenant, row.seq, sealed.account, sealed.salt, sealed.body))
                 for kept in answers:
                     execute(SQL["put_answer"], (kept.tenant, kept.key, kept.at, kept.answer))
-                for account in erased:
-                    execute(SQL["erase"], account)
+                for erasure in erased:
+                    execute(SQL["erase"], (erasure.tenant, erasure.account))
+                    if erasure.name is not None:
+                        quoted = msgspec.json.encode(erasure.name).decode()
+                        execute(SQL["erase_answers"], (erasure.tenant, quoted))
             except sqlite3.IntegrityError:
                 execute("ROLLBACK")
                 raise
@@ -155,6 +156,8 @@ class SqliteJournal:
             self._writer.executemany(SQL["put_checkpoint"], ((tenant, seq, *row) for row in rows))
             execute("COMMIT")
         except sqlite3.Error as error:
+            if self._writer.in_transaction:
+                execute("ROLLBACK")
             raise StoreUnavailable(f"sqlite: {error}") from error
 
     def checkpoint(self, tenant: int) -> tuple[int, list[tuple[int, str | int, bytes]]] | None:

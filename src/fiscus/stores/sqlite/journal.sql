@@ -85,6 +85,10 @@ UPDATE answers SET answer = NULL WHERE at < ? AND answer IS NOT NULL;
 -- name: erase
 DELETE FROM private WHERE tenant = ? AND account = ?;
 
+-- name: erase_answers
+-- Kept answers that name the account, by its name as JSON writes it.
+UPDATE answers SET answer = NULL WHERE tenant = ? AND instr(CAST(answer AS TEXT), ?) > 0;
+
 -- name: forget_checkpoints
 DELETE FROM checkpoints WHERE tenant = ? AND seq <> ?;
 

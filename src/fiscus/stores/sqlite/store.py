@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -31,7 +30,7 @@ class SqliteStore:
         self._lock = LedgerLock(self.path, address)
         try:
             self.journal = SqliteJournal(self.path)
-            self.views = _open_views(self.path.with_name(self.path.name + "-views"))
+            self.views = SqliteViews(self.path.with_name(self.path.name + "-views"))
         except BaseException:
             self._lock.release()
             raise
@@ -52,15 +51,3 @@ class SqliteStore:
         self._lock.release()
         if self._temporary:
             shutil.rmtree(self.path.parent, ignore_errors=True)
-
-
-def _open_views(path: Path) -> SqliteViews:
-    """Open the views; files that are damaged are dropped, they are made again from the journal."""
-    try:
-        views = SqliteViews(path)
-        views.watermark(0)
-        return views
-    except (StoreUnavailable, sqlite3.Error):
-        for suffix in ("", "-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return SqliteViews(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,19 @@ class SqliteViews:
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
+        self.damaged = False
+        self._loading = Lock()
+        self._writing = Lock()
+        self._listing = Lock()
+        try:
+            self._open()
+            self.watermark(0)
+        except StoreUnavailable:
+            if not self.damaged:
+                raise
+            self.reopen()
+
+    def _open(self) -> None:
         try:
             self._writer = connect(self._path, writable=True)
             self._writer.execute("PRAGMA journal_mode = WAL")
@@ -35,10 +49,28 @@ class SqliteViews:
             self._loader = connect(self._path, writable=False)
             self._lister = connect(self._path, writable=False)
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"sqlite: {error}") from error
-        self._loading = Lock()
-        self._writing = Lock()
-        self._listing = Lock()
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: sqlite3.Error) -> StoreUnavailable:
+        """The error to raise; takes note if the file is damaged."""
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            self.damaged = True
+        return StoreUnavailable(f"sqlite views: {error}")
+
+    def reopen(self) -> None:
+        """See ``Views``. Files that are damaged are dropped; they are made again from the journal."""
+        if not self.damaged:
+            return
+        with self._writing, self._loading, self._listing:
+            for name in ("_loader", "_lister", "_writer"):
+                connection = getattr(self, name, None)
+                if connection is not None:
+                    with contextlib.suppress(sqlite3.Error):
+                        connection.close()
+            for suffix in ("", "-wal", "-shm"):
+                Path(self._path + suffix).unlink(missing_ok=True)
+            self.damaged = False
+            self._open()
 
     def close(self) -> None:
         """Close all connections."""
@@ -89,7 +121,7 @@ class SqliteViews:
             mark = Watermark(*reader.execute(SQL["watermark"], (tenant,)).fetchone())
             yield mark, iter(reader.execute(SQL["scan"], (tenant,)))
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"sqlite views: {error}") from error
+            raise self._unavailable(error) from error
         finally:
             reader.close()
 
@@ -134,15 +166,21 @@ class SqliteViews:
         except sqlite3.Error as error:
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
-            raise StoreUnavailable(f"sqlite views: {error}") from error
+            raise self._unavailable(error) from error
 
     def clear(self, tenant: int) -> None:
         """See ``Views``."""
-        with self._writing:
-            self._writer.execute("BEGIN IMMEDIATE")
-            for name in ("clear_entities", "clear_usage", "clear_watermark"):
-                self._writer.execute(SQL[name], (tenant,))
-            self._writer.execute("COMMIT")
+        writer = self._writer
+        try:
+            with self._writing:
+                writer.execute("BEGIN IMMEDIATE")
+                for name in ("clear_entities", "clear_usage", "clear_watermark"):
+                    writer.execute(SQL[name], (tenant,))
+                writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
+            raise self._unavailable(error) from error
 
     def prune_holds(self, before: int, limit: int) -> int:
         """See ``Views``."""
@@ -150,21 +188,21 @@ class SqliteViews:
             with self._writing:
                 return self._writer.execute(SQL["prune_holds"], (before, limit)).rowcount
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"sqlite views: {error}") from error
+            raise self._unavailable(error) from error
 
     def _load(self, statement: str, values: tuple[object, ...]) -> list[tuple]:  # type: ignore[type-arg]
         try:
             with self._loading:
                 return self._loader.execute(statement, values).fetchall()
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"sqlite views: {error}") from error
+            raise self._unavailable(error) from error
 
     def _list(self, statement: str, values: tuple[object, ...]) -> list[tuple]:  # type: ignore[type-arg]
         try:
             with self._listing:
                 return self._lister.execute(statement, values).fetchall()
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"sqlite views: {error}") from error
+            raise self._unavailable(error) from error
 
 
 def _entity_values(snapshot: Snapshot, now: int) -> Iterable[tuple[object, ...]]:

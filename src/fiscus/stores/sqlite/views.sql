@@ -126,13 +126,14 @@ AND (?5 IS NULL OR at >= ?5) AND (?6 IS NULL OR at < ?6)
 ORDER BY seq LIMIT ?3;
 
 -- name: idle_accounts
--- Accounts that a template opened and whose windows and holds nothing has touched since.
+-- Accounts that a template opened, without calls in flight, whose windows and holds nothing has touched since.
 SELECT account.key FROM entities AS account
 WHERE account.tenant = ?1 AND account.kind = 0 AND account.live = 1 AND account.touched_at < ?3
 AND json_extract(account.body, '$.template') = ?2
 AND NOT EXISTS (
-    SELECT 1 FROM entities AS touched
-    WHERE touched.tenant = ?1 AND touched.kind IN (2, 3) AND touched.owner = account.key AND touched.touched_at >= ?3
+    SELECT 1 FROM entities AS used
+    WHERE used.tenant = ?1 AND used.kind IN (2, 3) AND used.owner = account.key
+    AND (used.touched_at >= ?3 OR used.kind = 3 AND used.due_at IS NOT NULL)
 )
 LIMIT ?4;
 
