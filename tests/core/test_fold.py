@@ -1,0 +1,200 @@
+"""State = fold(journal) (design.md §2 E3, E13): any journal replayed gives the same state, whole or in parts."""
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fiscus.core.commands import (
+    Adjust,
+    Allocate,
+    Compound,
+    Deallocate,
+    EndAdjustment,
+    EraseName,
+    Extend,
+    PutAccount,
+    PutBudget,
+    PutKey,
+    PutTemplate,
+    Release,
+    RemoveBudget,
+    RemoveTemplate,
+    Request,
+    Reserve,
+    RevokeKey,
+    SetStatus,
+    Settle,
+    TemplateBudget,
+    Transfer,
+)
+from fiscus.core.decide import decide, new_draft
+from fiscus.core.events import AnyEvent, Checkpoint, Event
+from fiscus.core.fold import FOLDS, fold
+from tests.core.builders import HOUR, MINUTE, Ledger, folded, moment, rows
+
+NAMES = ("root", "a", "b", "leaf", "t:1")
+names = st.sampled_from(NAMES)
+ids = st.sampled_from(["h1", "h2", "h3"])
+sizes = st.integers(0, 60)
+tokens = st.fixed_dictionaries({"tokens": st.integers(1, 60)})
+commands = st.one_of(
+    st.builds(Reserve, id=ids, account=names, amounts=tokens, lease_s=st.sampled_from([60, 5_000])),
+    st.builds(Reserve, id=ids, account=names, amounts=tokens, also=st.tuples(names)),
+    st.builds(Extend, id=ids, to=tokens),
+    st.builds(Settle, id=ids, total=tokens, final=st.booleans()),
+    st.builds(Settle, id=ids, total=tokens, account=names),
+    st.builds(Release, id=ids, account=st.none() | names),
+    st.builds(Allocate, account=names, unit=st.just("tokens"), to=sizes),
+    st.builds(Deallocate, account=names, unit=st.just("tokens")),
+    st.builds(Transfer, source=names, target=names, unit=st.just("tokens"), amount=st.integers(1, 30)),
+    st.builds(
+        Adjust,
+        id=st.sampled_from(["x", "y"]),
+        account=names,
+        budget=st.just("tokens-hour"),
+        amount=st.integers(-30, 60),
+        reason=st.just("r"),
+        valid_until=st.none() | st.just(moment(90 * MINUTE)),
+    ),
+    st.builds(EndAdjustment, id=st.sampled_from(["x", "y"]), account=names),
+    st.builds(
+        PutBudget,
+        account=names,
+        unit=st.just("tokens"),
+        limit=st.integers(0, 200),
+        period=st.just("hour"),
+        carry_over=st.sampled_from(["none", "unused"]),
+        carry_debt=st.booleans(),
+        on_exhaustion=st.sampled_from(["deny", "suspend"]),
+        force=st.booleans(),
+    ),
+    st.builds(RemoveBudget, account=names, budget=st.just("tokens-hour")),
+    st.builds(SetStatus, account=names, status=st.sampled_from(["active", "suspended", "closed"])),
+    st.builds(PutAccount, account=names, priority=st.integers(1, 3)),
+)
+
+
+# covers E1-E5, E13
+@settings(max_examples=150, deadline=None)
+@given(steps=st.lists(st.tuples(commands, st.sampled_from([0, 0, MINUTE, HOUR, 3 * HOUR])), max_size=14))
+def test_whatever_is_decided_the_invariants_hold_and_the_journal_gives_the_same_state(steps):
+    ledger = Ledger(quarantine_ms=HOUR)
+    ledger.tree("root", "root/a", "root/b", "a/leaf")
+    ledger.budget("root", 100, period="hour", carry_over="unused")
+    ledger.template("t:*", parent="a", budgets=(TemplateBudget(unit="calls", limit=2),))
+    for command, step in steps:
+        ledger.wait(step).decide(command)
+    ledger.check_replay()
+
+
+@pytest.fixture
+def long(ledger):
+    """A journal with every kind of event in it."""
+    ledger.tree("root", "root/a", "root/b", "a/leaf")
+    ledger.budget("root", 200, period="hour", carry_over="unused", carry_debt=True)
+    ledger.account("a", priority=2, labels={"k": "v"})
+    ledger.allocate("a", 60)
+    ledger.allocate("b", 40)
+    ledger.allocate("leaf", 20)
+    ledger.allocate("leaf", 25)
+    ledger.budget("root", 500, period="day", budget="late")
+    ledger.transfer("b", "a", 5)
+    ledger.reserve("h1", "leaf", 10)
+    ledger.extend("h1", 20, lease_s=900)
+    ledger.running("h1", 22)
+    ledger.settle("h1", 25)
+    ledger.reserve("h2", "b", 5, lease_s=60)
+    ledger.release("h3", account="b")
+    ledger.adjust("x", "root", 30, budget="tokens-hour", valid_until=moment(MINUTE))
+    ledger.status("a", "suspended")
+    ledger.status("a", "active")
+    ledger.template("t:*", parent="root", budgets=(TemplateBudget(unit="calls", limit=2),))
+    ledger.reserve("h4", "t:1", 5)
+    ledger.do(RemoveTemplate(pattern="t:*"))
+    ledger.do(PutKey(key="k", digest="d", role="viewer"))
+    ledger.do(RevokeKey(key="k"))
+    ledger.use("t:1", 300)
+    ledger.wait(30 * HOUR).due()
+    ledger.spend("root", 1)
+    ledger.remove_budget("root", "late")
+    ledger.deallocate("b")
+    ledger.status("leaf", "closed")
+    ledger.do(EraseName(account="leaf"))
+    return ledger
+
+
+def test_every_kind_of_event_has_a_fold_and_folding_it_gives_the_state(long):
+    happened = {type(event) for event, _ in long.journal}
+    assert set(FOLDS) == set(AnyEvent.__args__)
+    assert set(FOLDS) - happened == {Checkpoint}, "the journal above has every other kind in it"
+    assert rows(folded(long.journal, long.rules)) == rows(long.draft)
+
+
+# covers E3
+def test_a_journal_may_be_folded_in_parts_and_through_its_wire_form(long):
+    fresh = new_draft(long.rules)
+    for number, (event, at) in enumerate(long.journal):
+        read = msgspec.json.decode(msgspec.json.encode(event), type=AnyEvent)
+        assert read == event
+        fold(fresh, read, at)
+        if number % 3 == 0:
+            fresh.commit()
+    assert rows(fresh) == rows(long.draft)
+
+
+# covers E3
+def test_a_replica_that_folds_decides_like_the_node_that_wrote(long):
+    replica = folded(long.journal, long.rules)
+    replica.commit()
+    now = long.now + 3 * HOUR
+    for command in (
+        Reserve(id="n1", account="a", amounts={"tokens": 70}),
+        Reserve(id="n2", account="b", amounts={"tokens": 500}),
+        Settle(id="h2", total={"tokens": 9}),
+        Compound(commands=(PutAccount(account="c", parent="a"), Allocate(account="c", unit="tokens", to=3))),
+        PutTemplate(pattern="t:*", max_children=1),
+    ):
+        long.now = now
+        mine = long.decide(command)
+        assert decide(replica, Request(command=command), now) == mine
+        assert replica.events == long.last
+        replica.commit()
+
+
+def test_a_checkpoint_changes_nothing(pool):
+    before = rows(pool.draft)
+    fold(pool.draft, Checkpoint(state_seq=1, chain_hash="", state_digest=""), pool.now)
+    assert rows(pool.draft) == before
+
+
+# covers T5
+def test_facts_cannot_be_changed(long):
+    assert all(isinstance(event, Event) for event, _ in long.journal)
+    with pytest.raises(AttributeError):
+        long.journal[0][0].account = 7
+
+
+# covers E5
+def test_what_was_booked_is_handed_on_once_and_adds_up(pool):
+    """The read models are fed by ``Draft.bookings``: their sum is what stands on the books."""
+    sums = {"tokens": 0}
+    original = pool.draft.commit
+
+    def commit():
+        for booking in pool.draft.bookings:
+            sums["tokens"] += booking.amounts.get("tokens", 0)
+        return original()
+
+    pool.draft.commit = commit
+    pool.reserve("h", "a", 40, lease_s=60)
+    pool.running("h", 10)
+    pool.running("h", 8)
+    pool.wait(48 * HOUR).due()
+    assert sums["tokens"] == 40, "closed as a charge"
+    pool.settle("h", 25)
+    pool.settle("h", 27)
+    pool.use("b", 5)
+    pool.compound(Settle(id="z", account="b", total={"tokens": 2}), Release(id="unknown"), refused="unknown_hold")
+    assert sums["tokens"] == 34
+    assert pool.cell("root") == (100, 25, 0, 0, 9)
