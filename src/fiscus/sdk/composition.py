@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import sys
 import tempfile
-from importlib import import_module
 from pathlib import Path
 
 import uuid_utils
@@ -83,8 +82,10 @@ def connect_sync(
 
 
 def _setting_api_key() -> str | None:
-    """The setting, which only ``fiscus.settings`` may read; it stands above this layer, so it is looked up by name."""
-    key = import_module("fiscus.settings").load_settings().api_key
+    """The setting; reading settings is left out of the start of programs that do not need it."""
+    from fiscus.settings import load_settings
+
+    key = load_settings().api_key
     return None if key is None else str(key.get_secret_value())
 
 

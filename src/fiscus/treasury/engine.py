@@ -153,6 +153,7 @@ class Engine:
         self._down: str | None = None
         self._appended = False
         self._draining = False
+        self._closed = False
         self._stopping = Flag()
         self._thread: Thread | None = None
         self._follower: Thread | None = None
@@ -180,6 +181,9 @@ class Engine:
 
     def close(self) -> None:
         """Decide what was accepted, write the views, release the ledger. Later submissions are refused."""
+        if self._closed:
+            return
+        self._closed = True
         with self._entry:
             self._draining = True
             self._stopping.set()
@@ -590,6 +594,14 @@ class Engine:
     def _after_batch(self) -> None:
         self._take_written(block=False)
         now = self._clock.monotonic_ms()
+        if self._down is None:
+            self._load_next()
+            # Only while nothing is on its way to the views is it known which accounts have been used lately.
+            if now - self._idle_checked_at >= IDLE_CHECK_MS and not self._following:
+                self._idle_checked_at = now
+                self.store.journal.forget_answers(self._time.now() - IDEMPOTENCY_MS)
+                if not self._time.stepped:
+                    self._close_idle()
         unwritten = sum(ledger.unwritten for ledger in self._ledgers.values())
         while unwritten > BACKLOG_ROWS_MAX and self._following:
             self._take_written(block=True)
@@ -598,13 +610,6 @@ class Engine:
             self._following = True
             self._handed_over_at, self._changed_at = self._changed_at, None
             self._snapshots.put([ledger.snapshot() for ledger in self._ledgers.values() if ledger.unwritten])
-        if self._down is None:
-            self._load_next()
-            if now - self._idle_checked_at >= IDLE_CHECK_MS:
-                self._idle_checked_at = now
-                self.store.journal.forget_answers(self._time.now() - IDEMPOTENCY_MS)
-                if not self._time.stepped:
-                    self._close_idle()
 
     def _load_next(self) -> None:
         """Load a tenant that nobody has asked for yet, so that what is due happens without being asked."""

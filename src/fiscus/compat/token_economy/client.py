@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from importlib import import_module
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
@@ -181,8 +180,10 @@ class TokenEconomyClient:
 
 
 def _setting_api_key() -> str | None:
-    """The key in the settings, whose only reader stands above this layer."""
-    key = import_module("fiscus.settings").load_settings().api_key
+    """The key in the settings."""
+    from fiscus.settings import load_settings
+
+    key = load_settings().api_key
     return key.get_secret_value() if key is not None else None
 
 
