@@ -165,14 +165,16 @@ async def _caught_up(connection: Connection) -> None:
     """
     head = (await connection.read(TemplatesView, ListTemplates(tenant=connection.tenant))).as_of_seq
     with progress("bringing the views up to date") as tell:
+        reached = -1
         while True:
             try:
                 await connection.read(AccountsPage, ListAccounts(tenant=connection.tenant, limit=1, min_seq=head))
             except BudgetUnavailable:
                 readiness = await connection.treasury.readiness()
-                if not readiness.ready:
+                if not readiness.ready or readiness.followers_seq == reached:
                     raise
-                tell(readiness.followers_seq, head)
+                reached = readiness.followers_seq
+                tell(reached, head)
             else:
                 return
 
