@@ -273,8 +273,8 @@ class Ledger:
 
     @property
     def unwritten(self) -> int:
-        """How many rows the views lack."""
-        return len(self._dirty) + len(self._usage)
+        """How many rows the views lack; 1 when they lack none and are behind all the same, as after a checkpoint."""
+        return len(self._dirty) + len(self._usage) or int(self.head.seq > self.snapshot_seq)
 
     def snapshot(self) -> Snapshot:
         """Everything that changed since the last snapshot, as of the head; call it between batches only."""
