@@ -104,7 +104,7 @@ def test_commit_tells_what_was_touched_and_ends_the_transaction():
     ledger.account("root")
     draft = ledger.draft
     draft.edit(draft.accounts, 1).priority = 3
-    assert [(table.kind, key) for table, key in draft.commit()] == [("account", 1)]
+    assert [(table.kind, key) for table, key, _ in draft.commit()] == [("account", 1)]
     draft.rollback(draft.mark())
     assert draft.accounts[1].priority == 3
 

@@ -8,7 +8,6 @@ tuples) are replaced, never changed in place.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from copy import copy
 from heapq import heapify, heappop, heappush
 from typing import Any, Generic, Literal, TypeVar, dataclass_transform
 
@@ -264,13 +263,17 @@ V = TypeVar("V", Account, Budget, Cell, Hold, Adjustment, Template, Key)
 
 
 class Table(dict[K, V], Generic[K, V]):
-    """Entities of one kind by number or id. What is not in memory is asked of ``load``, once, when it is needed."""
+    """Entities of one kind by number or id. What is not in memory is asked of ``load``, once, when it is needed.
+
+    ``changed`` is whoever's who keeps a copy: the keys of what the copy lacks.
+    """
 
     def __init__(self, kind: Kind) -> None:
         super().__init__()
         self.kind = kind
         self.load: Callable[[K], V | None] | None = None
         self.absent: set[K] = set()
+        self.changed: set[K] = set()
 
     def find(self, key: K) -> V | None:
         """The entity, or None if there is none at all; ``absent`` are keys that were looked for just now in vain."""
@@ -338,6 +341,9 @@ class Booking(msgspec.Struct, frozen=True, gc=False):
 
 
 Mark = tuple[int, int, int, int, int, int]
+Undo = tuple[dict[Any, Any], Any, Any]
+"""(table, key, what was there; None: nothing)."""
+
 Deadline = tuple[int, int, int, Kind, int | str]
 """(at, rank, −depth, kind, key): what is due, in the order of design.md §3."""
 
@@ -371,7 +377,7 @@ class Draft:
         self.events: list[AnyEvent] = []
         self.bookings: list[Booking] = []
         self.now = 0
-        self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
+        self._undo: list[Undo] = []
         self._popped: list[Deadline] = []
         self.stamp = 1
         self._fold: Callable[[Draft, AnyEvent, int], None] | None = None
@@ -382,7 +388,7 @@ class Draft:
         """The entity, ready to be changed."""
         entity = table[key]
         if entity.stamp != self.stamp:
-            self._undo.append((table, key, copy(entity)))
+            self._undo.append((table, key, entity.__copy__()))  # type: ignore[attr-defined]  # what copy.copy calls
             entity.stamp = self.stamp
         return entity
 
@@ -460,10 +466,9 @@ class Draft:
         self.alerts.clear()
         self.stamp += 1
 
-    def commit(self) -> list[tuple[dict[Any, Any], Any]]:
-        """End the transaction for good; returns (table, key) of everything it touched, with repetitions."""
-        touched = [(table, key) for table, key, _ in self._undo]
-        self._undo.clear()
+    def commit(self) -> list[Undo]:
+        """End the transaction for good; returns all that it touched, with repetitions."""
+        touched, self._undo = self._undo, []
         self._popped.clear()
         self.events = []
         self.bookings = []

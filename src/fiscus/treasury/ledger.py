@@ -43,10 +43,19 @@ class Ledger:
         self._store = store
         self._rules = rules
         self.draft: Draft = new_draft(rules)
+        draft = self.draft
+        self._tables: tuple[Table[Any, Any], ...] = (
+            draft.accounts,
+            draft.budgets,
+            draft.cells,
+            draft.holds,
+            draft.adjustments,
+            draft.templates,
+            draft.keys,
+        )
         self.head = Head(0, genesis(name))
         self.head_at = 0
         self.snapshot_seq = 0
-        self._dirty: set[tuple[Kind, int | str]] = set()
         self._usage: list[UsageRow] = []
         self._erased: list[tuple[int, int]] = []
         self._mark = self.draft.mark()
@@ -100,7 +109,7 @@ class Ledger:
     def _use_views(self) -> None:
         """Let the state load from the views what it does not have."""
         draft, views, number = self.draft, self._store.views, self.number
-        for table in self._tables():
+        for table in self._tables:
             table.load = self._loader(table.kind)
         draft.names.load = self._load_name
         draft.carved_below = lambda account: views.carved_below(number, account)
@@ -123,18 +132,6 @@ class Ledger:
             return decode(body) if body is not None else None
 
         return load
-
-    def _tables(self) -> tuple[Table[Any, Any], ...]:
-        draft = self.draft
-        return (
-            draft.accounts,
-            draft.budgets,
-            draft.cells,
-            draft.holds,
-            draft.adjustments,
-            draft.templates,
-            draft.keys,
-        )
 
     def prefetch_holds(self, ids: list[str]) -> None:
         """Load those of the holds that the views know, in one query, and remember which do not exist."""
@@ -228,15 +225,11 @@ class Ledger:
     def touched_accounts(self) -> set[int]:
         """Accounts of which something has changed that the views do not know yet."""
         draft = self.draft
-        touched: set[int] = set()
-        for kind, key in self._dirty:
-            if kind == "account":
-                touched.add(int(key))
-            elif kind == "hold":
-                hold = draft.holds[str(key)]
-                touched.update((hold.account, *hold.also))
-            elif kind == "cell":
-                touched.add(draft.cells[int(key)].account)
+        touched = set(draft.accounts.changed)
+        touched.update(draft.cells[number].account for number in draft.cells.changed)
+        for id in draft.holds.changed:
+            hold = draft.holds[id]
+            touched.update((hold.account, *hold.also))
         return touched
 
     def is_idle(self, number: int) -> bool:
@@ -249,11 +242,10 @@ class Ledger:
         return all(cell.open == 0 for cell in cells)
 
     def _settle_touched(self) -> None:
-        dirty = self._dirty
-        for table, key in self.draft.commit():
-            kind = getattr(table, "kind", None)
-            if kind is not None:
-                dirty.add((kind, key))
+        names = self.draft.names
+        for table, key, _ in self.draft.commit():
+            if table is not names:
+                table.changed.add(key)  # type: ignore[attr-defined]
         if len(self.draft.deadlines) > self._sweep_at:
             self._sweep()
 
@@ -274,18 +266,19 @@ class Ledger:
     @property
     def unwritten(self) -> int:
         """How many rows the views lack; 1 when they lack none and are behind all the same, as after a checkpoint."""
-        return len(self._dirty) + len(self._usage) or int(self.head.seq > self.snapshot_seq)
+        changed = sum(len(table.changed) for table in self._tables)
+        return changed + len(self._usage) or int(self.head.seq > self.snapshot_seq)
 
     def snapshot(self) -> Snapshot:
         """Everything that changed since the last snapshot, as of the head; call it between batches only."""
         draft = self.draft
-        tables = {table.kind: table for table in self._tables()}
         entities: list[EntityRow] = []
-        for kind, key in self._dirty:
-            entity = tables[kind].get(key)
-            if entity is not None:
-                entity.stamp = 0
-                entities.append(entity_row(draft, kind, key, entity))
+        for table in self._tables:
+            changed, table.changed = table.changed, set()
+            for key in changed:
+                entity = table.get(key)
+                if entity is not None:
+                    entities.append(entity_row(draft, table.kind, key, entity))
         snapshot = Snapshot(
             self.number,
             Watermark(
@@ -300,7 +293,7 @@ class Ledger:
             self._usage,
             self._erased,
         )
-        self._dirty, self._usage, self._erased = set(), [], []
+        self._usage, self._erased = [], []
         return snapshot
 
     def snapshot_written(self, snapshot: Snapshot) -> None:
@@ -308,24 +301,26 @@ class Ledger:
         self.snapshot_seq = snapshot.watermark.seq
         if self.draft.holds.load is None:
             self._use_views()
-        if sum(len(table) for table in self._tables()) > ENTITIES_MAX:
+        if sum(len(table) for table in self._tables) > ENTITIES_MAX:
             self._evict()
 
     def snapshot_failed(self, snapshot: Snapshot) -> None:
         """The views could not be written: all of it is still to be written."""
-        self._dirty |= {(row.kind, row.key) for row in snapshot.entities}
+        changed = {table.kind: table.changed for table in self._tables}
+        for row in snapshot.entities:
+            changed[row.kind].add(row.key)
         self._usage = snapshot.usage + self._usage
         self._erased = snapshot.erased + self._erased
 
     def _evict(self) -> None:
         """Drop everything that the views have and that has not changed since; templates and keys stay."""
-        draft, dirty = self.draft, self._dirty
+        draft = self.draft
         self._sweep()
         keep_names: set[int] = set()
-        for table in self._tables():
+        for table in self._tables:
             if table.kind in ("template", "key"):
                 continue
-            kept = {key: entity for key, entity in table.items() if (table.kind, key) in dirty}
+            kept = {key: table[key] for key in table.changed & table.keys()}
             table.clear()
             table.update(kept)
             if table.kind == "account":

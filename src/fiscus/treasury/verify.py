@@ -208,7 +208,7 @@ class _Verification:
             if event.id in self._ids:
                 self.found("E7", f"hold {event.id} was held twice")
             self._ids.add(event.id)
-        for table, key in draft.commit():
+        for table, key, _ in draft.commit():
             kind = getattr(table, "kind", None)
             if kind == "cell":
                 cell: Cell = draft.cells[key]
