@@ -338,8 +338,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="entities newer than the views are evicted",
         file="treasury/ledger.py",
-        old="if (table.kind, key) in dirty}",
-        new="if (table.kind, key) in ()}",
+        old="kept = {key: table[key] for key in table.changed & table.keys()}",
+        new="kept = {}",
     ),
     Fault(
         name="the journal is not synchronous",
@@ -578,8 +578,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="what views could not write is forgotten",
         file="treasury/ledger.py",
-        old="        self._dirty |= {(row.kind, row.key) for row in snapshot.entities}\n",
-        new="",
+        old="            changed[row.kind].add(row.key)\n",
+        new="            pass\n",
     ),
     Fault(
         name="another body under a kept key gets the kept answer",
