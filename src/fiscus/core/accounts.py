@@ -18,7 +18,6 @@ from fiscus.core.commands import (
 from fiscus.core.events import (
     AccountChanged,
     AllocationParked,
-    AllocationResumed,
     KeyPut,
     KeyRevoked,
     NameErased,
@@ -28,7 +27,7 @@ from fiscus.core.events import (
     TemplateRemoved,
 )
 from fiscus.core.outcomes import AccountAnswer, ErasedAnswer, KeyAnswer, Refused, TemplateAnswer
-from fiscus.core.routes import chain, close_ended_windows, inactive, lacking_room
+from fiscus.core.routes import allocation_cell, chain, close_ended_windows, inactive
 from fiscus.core.scopes import find_account, forbidden, in_scope, open_account
 from fiscus.core.state import LIVE, PARKED, Account, Draft
 
@@ -130,8 +129,7 @@ def _resume_allocations(draft: Draft, account: Account, now: int) -> None:
         if cell.phase != PARKED or inactive(draft, chain(draft, draft.accounts[cell.account])) is not None:
             continue
         close_ended_windows(draft, cell.pins, now)
-        if not lacking_room(draft, cell.pins, cell.base - cell.cover):
-            draft.emit(AllocationResumed(cell=cell.number))
+        allocation_cell(draft, draft.budgets[cell.budget], now)
 
 
 def erase_name(draft: Draft, request: Request, command: EraseName, now: int) -> ErasedAnswer | Refused:

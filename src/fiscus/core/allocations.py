@@ -239,7 +239,7 @@ def transfer(draft: Draft, request: Request, command: Transfer, now: int) -> Tra
             field="target",
         )
     kept = source.min_reserve.get(unit, 0)
-    lacking = [(cell, command.amount) for cell in source_cells if command.amount > cell.free]
+    lacking = [(cell, command.amount) for cell in source_cells[1:] if cell.free < 0]
     if command.amount + kept > donor.free or lacking:
         return no_room(draft, lacking or [(donor, command.amount + kept)])
     changed = {cell.number for cell in target_cells}

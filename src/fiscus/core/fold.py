@@ -117,12 +117,19 @@ def _held(draft: Draft, event: Held, at: int) -> None:
 
 
 def _extended(draft: Draft, event: Extended, at: int) -> None:
+    """The bound rises; what was booked beyond the old one is covered by the new one as far as it goes."""
     hold = draft.edit(draft.holds, event.id)
-    for unit, numbers in hold.cells.items():
-        rise = event.to.get(unit, 0) - hold.reserved.get(unit, 0)
-        if rise > 0:
-            for number in numbers:
-                post(draft, number, 0, rise, 0, 0)
+    covered = dict(hold.covered)
+    for unit, bound in event.to.items():
+        rise = bound - hold.reserved.get(unit, 0)
+        if rise <= 0:
+            continue
+        covered_before = covered.get(unit, 0)
+        covered[unit] = min(bound, max(covered_before, hold.booked.get(unit, 0)))
+        newly_covered = covered[unit] - covered_before
+        for number in hold.cells.get(unit, ()):
+            post(draft, number, newly_covered, rise - newly_covered, 0, -newly_covered)
+    hold.covered = covered
     hold.reserved = event.to
     hold.expires_at = event.expires_at
     draft.due(event.expires_at, RANK_EXPIRY, 0, "hold", event.id)
