@@ -21,7 +21,7 @@ from fiscus.core.events import (
 from fiscus.core.fold import fold
 from fiscus.core.invariants import broken, broken_admission, broken_cell, broken_hold
 from fiscus.core.outcomes import HoldState
-from fiscus.core.state import ENTITY_TYPES, KINDS, Cell, Draft, Hold, Kind
+from fiscus.core.state import ENTITY_TYPES, KINDS, Account, Cell, Draft, Hold, Kind
 from fiscus.treasury.codec import commitment_holds, decode_event, genesis, link
 from fiscus.treasury.sealing import StateDigest
 from fiscus.treasury.store import Store, StoredEntry, Watermark
@@ -252,12 +252,19 @@ class _Verification:
                 expected.discard((number, key))
                 if entity is not None:
                     entity.stamp = 0
-                if msgspec.json.decode(body, type=ENTITY_TYPES[kind]) != entity:
+                if not _says_the_same(msgspec.json.decode(body, type=ENTITY_TYPES[kind]), entity):
                     self.found("E12", f"the views say otherwise of {kind} {key}")
         for number, missing in expected:
             if KINDS[number] == "hold" and not self.draft.holds[str(missing)].open:
                 continue  # ended holds are dropped when their answers are not kept any more
             self.found("E12", f"the views lack {KINDS[number]} {missing}")
+
+
+def _says_the_same(viewed: Any, entity: Any) -> bool:
+    """Whether the views say of an entity what the journal says; a name that was erased since may still stand there."""
+    if isinstance(entity, Account) and entity.name is None and isinstance(viewed, Account):
+        viewed.name, viewed.labels = None, entity.labels
+    return bool(viewed == entity)
 
 
 def raised_by(draft: Draft, event: AnyEvent) -> Iterator[int]:
