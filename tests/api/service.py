@@ -141,7 +141,9 @@ async def serving(app: Any) -> AsyncIterator[str]:
     """Serve an application on a free port; its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = _Server(
-        uvicorn.Config(app, log_config=None, http="httptools", lifespan="off", timeout_graceful_shutdown=5)
+        uvicorn.Config(
+            app, log_config=None, http="httptools", lifespan="off", interface="asgi3", timeout_graceful_shutdown=5
+        )
     )
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:

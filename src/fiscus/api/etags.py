@@ -27,32 +27,31 @@ def matching_version(if_match: bytes | None, if_none_match: bytes | None, curren
     Returns:
         A version; 0: it must not exist; None: no condition is left; or a problem, when they do not hold already.
     """
-    version: int | None = None
-    if if_match is not None:
-        tags = _tags(if_match, "If-Match", weak=False)
+    wanted = None if if_match is None else _tags(if_match, "If-Match", weak=False)
+    unwanted = None if if_none_match is None else _tags(if_none_match, "If-None-Match", weak=True)
+    for tags in (wanted, unwanted):
         if isinstance(tags, Problem):
             return tags
-        if current is None or (tags is not None and str(current) not in tags):
+    version: int | None = None
+    if isinstance(wanted, frozenset):
+        if current is None or not wanted & {"*", str(current)}:
             return _failed("If-Match", current)
         version = current
-    if if_none_match is not None:
-        tags = _tags(if_none_match, "If-None-Match", weak=True)
-        if isinstance(tags, Problem):
-            return tags
-        if current is not None and (tags is None or str(current) in tags):
+    if isinstance(unwanted, frozenset):
+        if current is not None and unwanted & {"*", str(current)}:
             return _failed("If-None-Match", current)
         version = current or 0
     return version
 
 
-def _tags(header: bytes, name: str, *, weak: bool) -> frozenset[str] | Problem | None:
-    """The tags in a header, weak ones if they count here; None for ``*``."""
+def _tags(header: bytes, name: str, *, weak: bool) -> frozenset[str] | Problem:
+    """The tags in a header, weak ones if they count here; or ``*`` alone."""
     text = header.decode("latin-1").strip()
     if text == "*":
-        return None
+        return frozenset("*")
     if len(text) > HEADER_LENGTH_MAX or not _LIST.fullmatch(text):
         return problem("invalid", f'{name}: must be * or versions in quotes, like "3"', field=name)
-    return frozenset(tag for mark, tag in _TAG.findall(text) if weak or not mark)
+    return frozenset(tag for mark, tag in _TAG.findall(text) if (weak or not mark) and tag != "*")
 
 
 def _failed(name: str, current: int | None) -> Problem:

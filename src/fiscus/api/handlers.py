@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -31,6 +32,7 @@ from fiscus.contract.queries import (
     AccountsPage,
     AccountView,
     AnyQuery,
+    EntriesPage,
     KeysView,
     ListAccounts,
     ListEntries,
@@ -44,6 +46,7 @@ from fiscus.contract.queries import (
     View,
 )
 from fiscus.contract.treasury import Readiness
+from fiscus.core.checks import check_id, check_name
 from fiscus.core.commands import (
     Adjust,
     Allocate,
@@ -234,8 +237,11 @@ async def _if_version(call: Call) -> int | Problem | None:
     given = call.headers.get(b"if-match"), call.headers.get(b"if-none-match")
     if given == (None, None):
         return None
-    found = await _read(call, ReadAccount(account=call.path[0]))
-    budget = _budget_in(found, call.path[1]) if isinstance(found, AccountView) else None
+    found = check_name("budget", call.path[1]) or await _read(call, ReadAccount(account=call.path[0]))
+    if isinstance(found, Refused):
+        return refusal_problem(found)
+    assert isinstance(found, AccountView)
+    budget = _budget_in(found, call.path[1])
     return matching_version(*given, current=None if budget is None else budget.version)
 
 
@@ -248,14 +254,15 @@ def _budget_in(view: AccountView, name: str) -> BudgetView | None:
 
 async def _read(call: Call, query: AnyQuery) -> View | Refused:
     """Ask for the caller: within its scope, and not before its own write."""
-    return await call.service.treasury.read(
-        msgspec.structs.replace(
-            query,
-            tenant=call.service.options.tenant,
-            scope=call.caller.scope,
-            min_seq=getattr(call.parameters, "min_seq", 0),
-        )
-    )
+    treasury, tenant = call.service.treasury, call.service.options.tenant
+    min_seq = getattr(call.parameters, "min_seq", 0)
+    if min_seq:
+        journal = await treasury.read(ListEntries(tenant=tenant, limit=1))
+        if isinstance(journal, EntriesPage) and journal.as_of_seq < min_seq:
+            # Nobody can have been told of it. What is in the journal but not here yet is worth waiting for.
+            detail = f"min_seq: the journal ends at {journal.as_of_seq}"
+            return Refused(code="invalid", detail=detail, field="min_seq")
+    return await treasury.read(msgspec.structs.replace(query, tenant=tenant, scope=call.caller.scope, min_seq=min_seq))
 
 
 def reading(query_of: Callable[[Call], AnyQuery]) -> Handler:
@@ -448,6 +455,10 @@ async def revoke_key(call: Call) -> Reply | Problem:
 async def run_batch(call: Call) -> Reply | Problem:
     """Many commands: each by itself, or all or none."""
     operations: tuple[SingleCommand, ...] = call.body.operations
+    key = _idempotency_key(call)
+    wrong = None if key is None else check_id("Idempotency-Key", key)
+    if wrong is not None:
+        return refusal_problem(wrong)
     refusals = [denied(call.caller, command) for command in operations]
     if call.body.atomic:
         first = next((index for index, refused in enumerate(refusals) if refused is not None), None)
@@ -457,7 +468,7 @@ async def run_batch(call: Call) -> Reply | Problem:
     decided = iter(
         await call.service.treasury.execute_many(
             [
-                _batch_request(call, index, command)
+                _batch_request(call, key, index, command)
                 for index, (command, refused) in enumerate(zip(operations, refusals, strict=True))
                 if refused is None
             ]
@@ -479,12 +490,12 @@ async def _run_compound(call: Call, operations: tuple[SingleCommand, ...]) -> Re
     return _batch_reply(call, operations, list(outcome.answers))
 
 
-def _batch_request(call: Call, index: int, command: SingleCommand) -> Request:
-    key = _idempotency_key(call)
+def _batch_request(call: Call, key: str | None, index: int, command: SingleCommand) -> Request:
+    """One command of a batch. Its idempotency key follows from the batch's and its place, and is short enough."""
     return Request(
         command=command,
         tenant=call.service.options.tenant,
-        idempotency_key=None if key is None else f"{key}:{index}",
+        idempotency_key=None if key is None else sha256(f"{index}:{key}".encode()).hexdigest(),
         actor=call.caller.actor,
         scope=call.caller.scope,
         may_open=call.caller.may_open,

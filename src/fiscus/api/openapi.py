@@ -13,7 +13,7 @@ import msgspec
 from fiscus.api.answers import KeyIssued
 from fiscus.api.calls import Route
 from fiscus.api.problems import CONTENT_TYPE, STATUSES, Problem
-from fiscus.api.schemas import ID, NAME, REFERENCE, SHARED, bounded, unbounded
+from fiscus.api.schemas import ETAGS, HEADER_ID, ID, NAME, PATTERN, REFERENCE, SHARED, bounded, unbounded
 from fiscus.core.outcomes import AccountAnswer, AdjustmentAnswer, BudgetAnswer, HoldAnswer, TemplateAnswer
 from fiscus.core.units import UNITS
 
@@ -22,15 +22,18 @@ PATH_SCHEMAS: dict[str, dict[str, Any]] = {
     "budget": NAME,
     "id": ID,
     "key": ID,
-    "pattern": {**NAME, "examples": ["thread:*"]},
+    "pattern": PATTERN,
     "unit": {"enum": list(UNITS)},
 }
 
 HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "Idempotency-Key": ("Makes a repeat of the request answer the same, without a second effect.", ID),
-    "If-Match": ("Do it only at this version (an ETag), or `*`: only if there is one.", {"type": "string"}),
-    "If-None-Match": ("`*`: do it only if there is none yet.", {"type": "string"}),
-    "Last-Event-ID": ("The id of the last event seen; the next one follows it.", {"type": "string"}),
+    "Idempotency-Key": ("Makes a repeat of the request answer the same, without a second effect.", HEADER_ID),
+    "If-Match": ("Do it only at this version (an ETag), or `*`: only if there is one.", ETAGS),
+    "If-None-Match": ("`*`: do it only if there is none yet.", ETAGS),
+    "Last-Event-ID": (
+        "The id of the last event seen; the next one follows it.",
+        {"type": "string", "pattern": "^[0-9]{1,16}$"},
+    ),
 }
 
 LINKS: dict[Any, tuple[str, dict[str, str]]] = {

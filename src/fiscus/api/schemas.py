@@ -34,6 +34,26 @@ SHARED: dict[str, dict[str, Any]] = {
         "pattern": rf"^{_PRINTABLE}(?:(?: |{_PRINTABLE})*{_PRINTABLE})?$",
         "description": "Printable characters without a slash, no space at the ends.",
     },
+    "Pattern": {
+        "type": "string",
+        "minLength": 2,
+        "maxLength": ID_LENGTH_MAX,
+        "pattern": r"^[^\p{C}\p{Z}/*](?: |[^\p{C}\p{Z}/*])*\*$",
+        "description": "The beginning of a name, and one star: `thread:*`.",
+    },
+    "HeaderId": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": ID_LENGTH_MAX,
+        "pattern": r"^[^\p{C}\p{Z}](?:(?: |[^\p{C}\p{Z}])*[^\p{C}\p{Z}])?$",
+        "description": "Printable characters, no space at the ends, which a header does not keep.",
+    },
+    "ETags": {
+        "type": "string",
+        "maxLength": 1024,
+        "pattern": r'^(\*|(W/)?"[^"\p{C}]*"(, ?(W/)?"[^"\p{C}]*")*)$',
+        "description": "`*`, or versions in quotes.",
+    },
     "Amount": {"type": "integer", "minimum": 0, "maximum": AMOUNT_MAX, "description": "In the unit it is for."},
     "Amounts": {
         "type": "object",
@@ -45,12 +65,17 @@ SHARED: dict[str, dict[str, Any]] = {
 """Schemas that stand once in the document."""
 
 ID: dict[str, Any] = {"$ref": REFERENCE.format(name="Id")}
+HEADER_ID: dict[str, Any] = {"$ref": REFERENCE.format(name="HeaderId")}
+ETAGS: dict[str, Any] = {"$ref": REFERENCE.format(name="ETags")}
 NAME: dict[str, Any] = {"$ref": REFERENCE.format(name="Name")}
+PATTERN: dict[str, Any] = {"$ref": REFERENCE.format(name="Pattern")}
 AMOUNT: dict[str, Any] = {"$ref": REFERENCE.format(name="Amount")}
 AMOUNTS: dict[str, Any] = {"$ref": REFERENCE.format(name="Amounts")}
+EVENT_ID: dict[str, Any] = {"type": "string", "pattern": "^[0-9]{1,16}$"}
 POSITIVE: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": AMOUNT_MAX}
-TEXT: dict[str, Any] = {"type": "string", "maxLength": TEXT_LENGTH_MAX}
-REASON: dict[str, Any] = {"type": "string", "maxLength": REASON_LENGTH_MAX}
+_NO_NUL = r"^[^\u0000]*$"
+TEXT: dict[str, Any] = {"type": "string", "maxLength": TEXT_LENGTH_MAX, "pattern": _NO_NUL}
+REASON: dict[str, Any] = {"type": "string", "maxLength": REASON_LENGTH_MAX, "pattern": _NO_NUL}
 PERIOD: dict[str, Any] = {
     "type": "string",
     "pattern": "^(hour|day|week|month|quarter|year|lifetime|every:[1-9][0-9]{0,7}|every [1-9][0-9]{0,7} seconds)$",
@@ -73,7 +98,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "source": NAME,
     "target": NAME,
     "budget": NAME,
-    "pattern": NAME,
+    "pattern": PATTERN,
     "also": {"type": "array", "items": NAME, "maxItems": ALSO_LENGTH_MAX, "uniqueItems": True},
     "lease_s": {"type": "integer", "minimum": 1, "maximum": LEASE_S_MAX},
     "attributes": _texts(ATTRIBUTES_MAX),
