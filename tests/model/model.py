@@ -119,6 +119,7 @@ class Window:
     ended: bool = False
     successor: int | None = None
     fired: set[int] = field(default_factory=set)
+    alarmed: bool = False
     level: int = 0
     limit_seen: int = 0
 
@@ -444,9 +445,8 @@ class Model:
             if hold.quarantine_open and hold.expires_at + QUARANTINE_MS <= instant:
                 hold.quarantine_open = False
                 for line in hold.lines + hold.own:
-                    if self.quarantine == "charge":
-                        line.covered += line.remaining
-                    line.remaining = 0
+                    estimate = line.covered + line.remaining if self.quarantine == "charge" else 0
+                    book(line, max(estimate, line.booked), final=True)
         self._tidy()
 
     def _end_adjustments(self, instant: int) -> None:
@@ -548,6 +548,7 @@ class Model:
         """After each single step: what only shrinks with use shrinks, debt follows, thresholds fire (Q17)."""
         self._tidy_covers()
         self._tidy_debts()
+        self._watch_thresholds()
         if alerts:
             self._fire_thresholds()
         self._forget_empty_cells()
@@ -572,11 +573,8 @@ class Model:
                     cell.debt_out -= short
                     self.cells[cell.successor].debt_in -= short
 
-    def _fire_thresholds(self) -> None:
-        """On a rise of P+Q+O in a running window, in order, once per window; a raised limit re-arms.
-
-        What came to pass in a window that has ended when it is looked at raises no alert any more.
-        """
+    def _watch_thresholds(self) -> None:
+        """After each single step: notice what rises in a running window to a threshold that has not fired yet."""
         for budget in self.budgets.values():
             window = self.cells[budget.window]
             if budget.removed:
@@ -587,11 +585,28 @@ class Model:
                 window.fired = {p for p in window.fired if p * figures.limit <= 100 * level}
             window.limit_seen = figures.limit
             if level > window.level and (window.end is None or self.looked_at < window.end):
-                for percent in sorted(budget.thresholds):
-                    if percent * figures.limit <= 100 * level and percent not in window.fired:
-                        window.fired.add(percent)
-                        self.crossed.append((budget.number, percent))
+                window.alarmed |= any(self._reached(budget, window.key))
             window.level = level
+
+    def _fire_thresholds(self) -> None:
+        """After a command, or what is due at an instant: in order, once per window.
+
+        What came to pass in a window that has ended when it is looked at raises no alert any more (Q15).
+        """
+        for budget in self.budgets.values():
+            window = self.cells[budget.window]
+            if window.alarmed:
+                for percent in self._reached(budget, window.key):
+                    window.fired.add(percent)
+                    self.crossed.append((budget.number, percent))
+                window.alarmed = False
+
+    def _reached(self, budget: Budget, key: int) -> list[int]:
+        """The thresholds that P+Q+O has reached and that have not fired in this window."""
+        figures = self.figures(key)
+        level = figures.covered + figures.quarantined + figures.uncovered
+        fired = self.cells[key].fired
+        return [p for p in sorted(budget.thresholds) if p not in fired and p * figures.limit <= 100 * level]
 
     def _forget_empty_cells(self) -> None:
         """Ended cells that nothing points to; only to keep the model small."""
@@ -656,13 +671,19 @@ class Model:
         """The account and all below it, in the order of creation (parents before children)."""
         return [a for a in self.accounts.values() if name in [b.name for b in self.chain(a.name)]]
 
-    def _known(self, name: str) -> Account:
+    def _known(self, name: str, scope: str | None = None) -> Account:
+        """An account; what a scope does not cover is forbidden, whether it exists or not."""
+        if scope is not None and (name not in self.accounts or not self._covers(scope, name)):
+            raise Refuse("forbidden")
         if name not in self.accounts:
             raise Refuse("unknown_account")
         return self.accounts[name]
 
+    def _covers(self, scope: str | None, name: str) -> bool:
+        return scope is None or scope in [a.name for a in self.chain(name)]
+
     def _in_scope(self, name: str, scope: str | None) -> None:
-        if scope is not None and scope not in [a.name for a in self.chain(name)]:
+        if not self._covers(scope, name):
             raise Refuse("forbidden")
 
     def _must_be_active(self, names: Iterable[str]) -> None:
@@ -757,15 +778,16 @@ class Model:
     def _reserve(self, command: commands.Reserve, scope: str | None, may_open: bool) -> Answer:
         known = self.holds.get(command.id)
         if known is not None:
+            if not self._covers(scope, known.account):
+                raise Refuse("conflict")
             if known.body is None:
                 raise Refuse("already_settled")
             if known.body != command:
                 raise Refuse("conflict")
             return known.answer  # Q5
         self._open(command.account, command.parent, may_open, scope)
-        for name in command.also:
-            self._open(name, None, may_open, scope)
         self._in_scope(command.account, scope)
+        self._open_also(command.also, command.account, may_open, scope)
         self._must_be_active([command.account, *command.also])
         if not all(self._shared(name, command.account) for name in command.also):
             raise Refuse("also_not_shared")
@@ -813,6 +835,7 @@ class Model:
             self._room([(line.cell, rises.get(line.unit, 0)) for line in hold.lines], own)
             for line in hold.lines + hold.own:
                 line.remaining += rises.get(line.unit, 0)
+                book(line, line.booked, final=False)  # Q24: it covers what was overrun
             for unit, rise in rises.items():
                 hold.reserved[unit] = hold.reserved.get(unit, 0) + rise
         hold.expires_at = max(hold.expires_at, self.now + command.lease_s * 1000)
@@ -840,7 +863,7 @@ class Model:
             self._rise(hold, total)
         elif hold.state == "held" or hold.quarantine_open:
             self._read(hold, total, command.final)
-        elif command.final:
+        elif command.final and self.quarantine == "charge":
             self._replace_estimate(hold, total)
         else:
             self._rise(hold, total)
@@ -855,8 +878,7 @@ class Model:
             self._fill_in(hold, reading, total)
         hold.reading = reading
         for line in hold.lines + hold.own:
-            if final or line.unit in total:
-                book(line, reading.get(line.unit, 0), final)
+            book(line, reading.get(line.unit, 0), final)
         if final:
             hold.state = "settled"
             hold.quarantine_open = False
@@ -928,11 +950,10 @@ class Model:
     ) -> Hold:
         """A tombstone: pinned to what runs now, never refused for lack of room or status."""
         if state == "released":
-            self._known(account)
+            self._known(account, scope)
         self._open(account, parent, may_open, scope, after_the_fact=True)
         self._in_scope(account, scope)
-        for name in also:
-            self._open(name, None, may_open, scope, after_the_fact=True)  # Q7
+        self._open_also(also, account, may_open, scope, after_the_fact=True)  # Q7
         shared = [name for name in also if self._shared(name, account)]
         items = self._charged(account, shared, attributes)
         pins = [self._pin(item, needed=False) for item in items]
@@ -951,7 +972,8 @@ class Model:
     def _find_hold(self, id: str, scope: str | None) -> Hold:
         if id not in self.holds:
             raise Refuse("unknown_hold")
-        self._in_scope(self.holds[id].account, scope)
+        if not self._covers(scope, self.holds[id].account):
+            raise Refuse("unknown_hold")
         return self.holds[id]
 
     def _hold_answer(self, hold: Hold) -> Answer:
@@ -999,6 +1021,16 @@ class Model:
             },
         )
 
+    def _open_also(
+        self, also: Iterable[str], payer: str, may_open: bool, scope: str | None, after_the_fact: bool = False
+    ) -> None:
+        """What is charged besides the payer: covered by the scope, or above the payer, where it is charged anyhow."""
+        for name in also:
+            if name in [account.name for account in self.chain(payer)]:
+                continue
+            self._open(name, None, may_open, scope, after_the_fact)
+            self._in_scope(name, scope)
+
     def _make_account(self, name: str, parent: str | None, active: bool = True) -> Account:
         if parent is not None:
             self._known(parent)
@@ -1023,18 +1055,19 @@ class Model:
             t for t in self.templates.values() if name.startswith(t.pattern[:-1]) and len(name) >= len(t.pattern)
         ]
         if not fitting:
-            raise Refuse("unknown_account")
+            raise Refuse("unknown_account" if scope is None else "forbidden")
         template = max(fitting, key=lambda t: len(t.pattern))
         if not may_open:
             raise Refuse("forbidden")
         above = parent if parent is not None else template.parent
+        if scope is not None and (above not in self.accounts or not self._covers(scope, above)):
+            raise Refuse("forbidden")
         if above is not None:
             self._known(above)
             children = [a for a in self.accounts.values() if a.parent == above and a.status not in FINAL]
             if len([a for a in children if a.name.startswith(template.pattern[:-1])]) >= template.max_children:
                 raise Refuse("too_many_accounts")
         account = self._make_account(name, above, active=not after_the_fact)
-        self._in_scope(name, scope)
         account.priority = template.priority
         for each in template.budgets:
             given = {f: getattr(each, f) for f in each.__struct_fields__}
@@ -1051,8 +1084,7 @@ class Model:
                 self._carve(grant, 0).live = False
 
     def _set_status(self, command: commands.SetStatus, scope: str | None, may_open: bool) -> Answer:
-        account = self._known(command.account)
-        self._in_scope(command.account, scope)
+        account = self._known(command.account, scope)
         if account.status in FINAL and command.status != account.status:
             raise Refuse("conflict")
         if account.status != command.status:
@@ -1077,8 +1109,7 @@ class Model:
     # ------------------------------------------------------------------------------------------- budgets
 
     def _put_budget(self, command: commands.PutBudget, scope: str | None, may_open: bool) -> Answer:
-        self._known(command.account)
-        self._in_scope(command.account, scope)
+        self._known(command.account, scope)
         name = command.budget if command.budget is not None else f"{command.unit}-{command.period}"
         budget = self._find_budget(command.account, name)
         if command.if_version is not None and command.if_version != (budget.version if budget else 0):
@@ -1169,8 +1200,7 @@ class Model:
         budget.version += 1
 
     def _remove_budget(self, command: commands.RemoveBudget, scope: str | None, may_open: bool) -> Answer:
-        self._known(command.account)
-        self._in_scope(command.account, scope)
+        self._known(command.account, scope)
         budget = self._find_budget(command.account, command.budget)
         if budget is None:
             raise Refuse("unknown_budget")
@@ -1180,8 +1210,7 @@ class Model:
         return Answer("budget", {"account": budget.account, "budget": budget.name, "limit": budget.limit})
 
     def _adjust(self, command: commands.Adjust, scope: str | None, may_open: bool) -> Answer:
-        self._known(command.account)
-        self._in_scope(command.account, scope)
+        self._known(command.account, scope)
         known = self.adjustments.get(command.id)
         if known is not None:
             if known.body != command:
@@ -1211,8 +1240,7 @@ class Model:
         return self._adjustment_answer(adjustment)
 
     def _end_adjustment(self, command: commands.EndAdjustment, scope: str | None, may_open: bool) -> Answer:
-        self._known(command.account)
-        self._in_scope(command.account, scope)
+        self._known(command.account, scope)
         adjustment = self.adjustments.get(command.id)
         if adjustment is None or adjustment.account != command.account:
             raise Refuse("unknown_adjustment")
@@ -1270,7 +1298,7 @@ class Model:
     def _restore(self, grant: Grant) -> None:
         """On resume: back to its size if there is room; otherwise it stays as it is until the next touch."""
         piece = self.cells[grant.slice]
-        if piece.live or piece.ended or self.status_effective(grant.account) != "active":
+        if piece.live or piece.ended or grant.over or self.status_effective(grant.account) != "active":
             return
         with contextlib.suppress(Refuse):
             self._revive(grant)
@@ -1309,8 +1337,7 @@ class Model:
         return piece
 
     def _allocate(self, command: commands.Allocate, scope: str | None, may_open: bool) -> Answer:
-        account = self._known(command.account)
-        self._in_scope(command.account, scope)
+        account = self._known(command.account, scope)
         if account.parent is None:
             raise Refuse("invalid")
         self._must_be_active([command.account])
@@ -1347,8 +1374,7 @@ class Model:
         return max(to, spent) - max(own.limit, spent)
 
     def _deallocate(self, command: commands.Deallocate, scope: str | None, may_open: bool) -> Answer:
-        self._known(command.account)
-        self._in_scope(command.account, scope)
+        self._known(command.account, scope)
         grant = self.grants.get((command.account, command.unit))
         if grant is None:
             raise Refuse("unknown_allocation")
@@ -1364,9 +1390,7 @@ class Model:
             self._end_slice(piece)
 
     def _transfer(self, command: commands.Transfer, scope: str | None, may_open: bool) -> Answer:
-        source, target = self._known(command.source), self._known(command.target)
-        self._in_scope(command.source, scope)
-        self._in_scope(command.target, scope)
+        source, target = self._known(command.source, scope), self._known(command.target, scope)
         self._must_be_active([command.source, command.target])
         sources = [a.name for a in self.chain(command.source)]
         targets = [a.name for a in self.chain(command.target)]

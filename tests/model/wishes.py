@@ -59,6 +59,10 @@ class Wishes:
             return str(self.choose(("thread:0", "thread:1", "thread:2")))
         return str(self.choose([*NAMES, *threads]))
 
+    def scope(self) -> str | None:
+        """Mostly none: who asks may do anything."""
+        return self.account() if self.seldom(10) else None
+
     def hold(self) -> str:
         """Mostly one that is still open."""
         known = list(self.model.holds)
