@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from fiscus.contract.errors import UnknownFormat
+from fiscus.contract.errors import LedgerCorrupt, UnknownFormat
 from fiscus.core.events import FORMAT, AnyEvent, Private
 
 _encoder = msgspec.json.Encoder()
@@ -68,6 +68,8 @@ def decode_event(body: bytes, private: bytes | None) -> AnyEvent:
         event = _events.decode(body)
     except msgspec.ValidationError as error:
         raise UnknownFormat(f"an entry of the journal cannot be read: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise LedgerCorrupt(f"an entry of the journal is damaged: {error}") from error
     if private is None:
         return event
     changed: Any = msgspec.structs.replace(event, private=_private.decode(private))

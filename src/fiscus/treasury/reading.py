@@ -290,10 +290,10 @@ class AccountNames:
             if known is not None:
                 return known
             body = views.load(self._tenant, "hold", data["id"])
-        elif isinstance(data.get("cell"), int):
-            body = views.load(self._tenant, "cell", data["cell"])
-        elif isinstance(data.get("budget"), int):
-            body = views.load(self._tenant, "budget", data["budget"])
+        elif isinstance(data.get("cell"), int) or isinstance(data.get("budget"), int):
+            body = views.load(self._tenant, "cell", data["cell"]) if "cell" in data else None
+            if body is None and "budget" in data:
+                body = views.load(self._tenant, "budget", data["budget"])
         elif kind == "adjustment_ended":
             body = views.load(self._tenant, "adjustment", data["id"])
         else:

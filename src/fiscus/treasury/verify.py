@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from fiscus.contract.errors import UnknownFormat
+from fiscus.contract.errors import LedgerCorrupt, UnknownFormat
 from fiscus.core.decide import new_draft
 from fiscus.core.events import (
     AllocationPut,
@@ -133,10 +133,13 @@ class _Verification:
         while True:
             entries = self.store.journal.entries(self.number, after, PAGE)
             for entry in entries:
-                event = decode_event(entry.body, None)
+                after = entry.seq
+                try:
+                    event = decode_event(entry.body, None)
+                except (LedgerCorrupt, UnknownFormat):
+                    continue  # the check of the chain comes to it and says so
                 if isinstance(event, Checkpoint) and event.state_seq == seq:
                     return event
-                after = entry.seq
             if len(entries) < PAGE:
                 return None
 
@@ -200,7 +203,7 @@ class _Verification:
             raised = list(raised_by(draft, event))
             draft.now = entry.at
             fold(draft, event, entry.at)
-        except (UnknownFormat, KeyError) as error:
+        except (UnknownFormat, LedgerCorrupt, KeyError) as error:
             self.found("E3", f"entry {entry.seq} cannot be applied: {error}")
             return False
         draft.alerts.clear()
