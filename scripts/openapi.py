@@ -9,10 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fiscus import __version__
-from fiscus.api.economy import economy_paths, economy_schemas
-from fiscus.api.openapi import document
-from fiscus.api.routes import ROUTES
+from fiscus.app import openapi_document
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = Path("docs/reference/openapi.json")
@@ -36,8 +33,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
 
 def render() -> str:
     """The document as it is committed."""
-    whole = document(ROUTES, __version__, paths=economy_paths(), schemas=economy_schemas())
-    return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(openapi_document(), indent=1, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
