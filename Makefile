@@ -70,6 +70,10 @@ bench: $(READY) ## Measure the speed; prints, and writes build/bench/treasury.js
 mutants: $(READY) ## Plant faults in the ledger and see the tests catch each one
 	@$(BIN)/python tests/mutants/run.py
 
+.PHONY: crash
+crash: $(READY) ## Kill the ledger 200 times at random and at every named step of writing (make test has a short sample)
+	@FISCUS_KILLS=$(or $(KILLS),200) $(BIN)/pytest tests/treasury/test_kill.py -n 2 -q
+
 .PHONY: docs
 docs: $(READY) ## Regenerate docs/coverage.md and docs/reference/openapi.json
 	@$(BIN)/python scripts/coverage.py
