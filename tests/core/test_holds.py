@@ -259,10 +259,11 @@ def test_extend_is_the_heartbeat_and_never_shortens_a_lease(pool):
     pool.wait(5 * MINUTE)
     assert pool.extend("h", lease_s=600).expires_at == moment(15 * MINUTE)
     assert pool.extend("h", lease_s=60).expires_at == moment(15 * MINUTE)
+    assert pool.extend("h", 11, lease_s=60).expires_at == moment(15 * MINUTE), "nor with a rise"
     pool.wait(9 * MINUTE + 59 * SECOND)
-    assert pool.cell("root") == (100, 0, 10, 0, 0)
+    assert pool.cell("root") == (100, 0, 11, 0, 0)
     pool.wait(SECOND)
-    assert pool.cell("root") == (100, 0, 0, 10, 0)
+    assert pool.cell("root") == (100, 0, 0, 11, 0)
 
 
 # covers E2
@@ -308,6 +309,17 @@ def test_extend_of_input_and_output_raises_tokens_with_them(pool):
     pool.extend("h", {"output_tokens": 50})
     assert pool.cell("root") == (100, 0, 60, 0, 0)
     pool.extend("h", {"input_tokens": 51}, refused="budget_exceeded")
+
+
+# covers E5
+def test_extend_covers_what_was_overrun_as_far_as_it_goes(pool):
+    pool.reserve("h", "a", 40)
+    pool.running("h", 50)
+    assert pool.cell("root") == (100, 40, 0, 0, 10)
+    pool.extend("h", 45)
+    assert pool.cell("root") == (100, 45, 0, 0, 5)
+    pool.extend("h", 60)
+    assert pool.cell("root") == (100, 50, 10, 0, 0)
 
 
 def test_extend_of_a_hold_that_has_ended_or_is_unknown(pool):
@@ -536,10 +548,12 @@ def test_an_account_named_with_a_known_hold_changes_nothing(pool):
 
 def test_a_balance_never_leaves_what_a_machine_keeps(ledger):
     ledger.account("root")
-    ledger.budget("root", 0)
+    ledger.budget("root", 0, mode="observe")
+    ledger.reserve("held", "root", 1)
     for n in range(513):
         ledger.settle(f"h{n}", AMOUNT_MAX, account="root")
     assert ledger.settle("one-too-many", AMOUNT_MAX, account="root", refused="invalid").field == "total"
+    assert ledger.settle("held", AMOUNT_MAX, refused="invalid").field == "total"
 
 
 def test_holds_that_nothing_limits_stay_within_what_a_machine_keeps(ledger):

@@ -145,10 +145,17 @@ FAULTS: tuple[Fault, ...] = (
         new="    return amount\n",
     ),
     Fault(
-        name="unused adjustments carry",
+        name="what was lowered is carried all the same",
         file="core/routes.py",
         old="cell.base + cell.carried - cell.lowered - used",
-        new="cell.base + cell.carried + cell.raised - cell.lowered - used",
+        new="cell.base + cell.carried - used",
+    ),
+    Fault(
+        name="an adjustment does not end with its window",
+        file="core/fold.py",
+        old="    elif event.amount > 0 and cell.end < LIFETIME_END_MS:\n        ends_at = cell.end\n",
+        new="",
+        first="tests/core/test_budgets.py",
     ),
     Fault(
         name="debt is forgiven with the window",
@@ -167,6 +174,7 @@ FAULTS: tuple[Fault, ...] = (
         file="core/routes.py",
         old="    lacking = lacking_room(draft, above[0], size)\n",
         new="    lacking = lacking_room(draft, above[0], 0)\n",
+        first="tests/core/test_allocations.py",
     ),
     # -- decide: refusals
     Fault(
@@ -174,6 +182,7 @@ FAULTS: tuple[Fault, ...] = (
         file="core/answers.py",
         old=" - cell.uncovered - cell.standing\n",
         new=" - cell.uncovered\n",
+        first="tests/core/test_allocations.py",
     ),
     # -- decide: allocations, budgets, accounts
     Fault(
@@ -211,6 +220,7 @@ FAULTS: tuple[Fault, ...] = (
         file="core/budgets.py",
         old="    if not direct:\n        return None\n",
         new="    if direct:\n        return None\n",
+        first="tests/core/test_allocations.py",
     ),
     Fault(
         name="registering again moves an account",
@@ -223,6 +233,7 @@ FAULTS: tuple[Fault, ...] = (
         file="core/accounts.py",
         old="            if cell.phase == LIVE:\n",
         new="            if cell.phase == LIVE and False:\n",
+        first="tests/core/test_allocations.py",
     ),
     # -- decide: due, thresholds, compound
     Fault(
@@ -279,18 +290,21 @@ FAULTS: tuple[Fault, ...] = (
         file="core/cells.py",
         old="    if cell.allocated:\n        show(draft, cell, moves)\n",
         new="",
+        first="tests/core/test_allocations.py",
     ),
     Fault(
         name="a parked allocation keeps its size above",
         file="core/cells.py",
         old="    if cell.phase != LIVE:\n        cell.cover = min(cell.cover, cell.used)\n",
         new="",
+        first="tests/core/test_allocations.py",
     ),
     Fault(
         name="an ended adjustment takes away what is in use",
         file="core/fold.py",
         old="        cell.lapsing += adjustment.amount\n",
         new="        cell.lapsing += 0\n",
+        first="tests/core/test_cells.py",
     ),
     Fault(
         name="a raised limit does not arm the thresholds anew",
@@ -303,6 +317,7 @@ FAULTS: tuple[Fault, ...] = (
         file="core/fold.py",
         old="        previous.carried -= event.carried_out\n",
         new="        previous.carried -= 0\n",
+        first="tests/core/test_routes.py",
     ),
     # -- state and engine
     Fault(
@@ -463,6 +478,7 @@ FAULTS: tuple[Fault, ...] = (
         file="core/decide.py",
         old="    if not isinstance(request.command, Compound):\n        draft.rollback(mark)\n",
         new="",
+        first="tests/core/test_allocations.py",
     ),
     Fault(
         name="the same adjustment counts twice",
@@ -481,6 +497,7 @@ FAULTS: tuple[Fault, ...] = (
         file="core/budgets.py",
         old='    if "lifetime" in (period, period_now) and period != period_now:\n',
         new="    if False:\n",
+        first="tests/core/test_routes.py",
     ),
     Fault(
         name="a terminated account comes back",
@@ -529,8 +546,14 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="extend raises the bound and holds nothing",
         file="core/fold.py",
-        old="                post(draft, number, 0, rise, 0, 0)\n",
-        new="                post(draft, number, 0, 0, 0, 0)\n",
+        old="            post(draft, number, newly_covered, rise - newly_covered, 0, -newly_covered)\n",
+        new="            post(draft, number, 0, 0, 0, 0)\n",
+    ),
+    Fault(
+        name="extend does not cover what was overrun",
+        file="core/fold.py",
+        old="        covered[unit] = min(bound, max(covered_before, hold.booked.get(unit, 0)))\n",
+        new="        covered[unit] = covered_before\n",
     ),
     Fault(
         name="a late reading does not replace the estimate",

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,14 +46,15 @@ class Fate:
     by: str
 
 
-def plant(fault: Fault | None, directory: Path) -> Path:
-    """A copy of the package, with one fault in it; the text to replace must stand there exactly once."""
-    source = directory / "src"
-    shutil.copytree(ROOT / "src" / "fiscus", source / "fiscus", ignore=shutil.ignore_patterns("__pycache__"))
-    if fault is not None:
-        file = source / "fiscus" / fault.file
-        file.write_text(faulty(fault, file.read_text(encoding="utf-8")), encoding="utf-8")
-    return source
+def copy(package: Path, source: Path) -> None:
+    """A copy of the package in another folder of sources."""
+    shutil.copytree(package, source / "fiscus", ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def plant(fault: Fault, source: Path) -> None:
+    """Put the fault into a copy; the text to replace must stand there exactly once."""
+    file = source / "fiscus" / fault.file
+    file.write_text(faulty(fault, file.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def faulty(fault: Fault, text: str) -> str:
@@ -66,7 +68,8 @@ def faulty(fault: Fault, text: str) -> str:
 def run_tests(tests: str, source: Path) -> tuple[int, str]:
     """Run tests against a copy: the exit code of pytest, and the test that failed first, or the last line."""
     environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *shlex.split(tests)]
+    plugins = ["-p", "no:cacheprovider", "-p", "tests.mutants.quick"]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", *plugins, *shlex.split(tests)]
     try:
         run = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
@@ -78,12 +81,14 @@ def run_tests(tests: str, source: Path) -> tuple[int, str]:
     return run.returncode, (found or lines[-1:])[0]
 
 
-def try_fault(fault: Fault) -> Fate:
+def try_fault(fault: Fault, package: Path) -> Fate:
     """Whether some test fails with the fault in place; the tests that are most likely to catch it run first."""
     began = time.monotonic()
     last = ""
     with tempfile.TemporaryDirectory(prefix="fiscus-mutant-") as directory:
-        source = plant(fault, Path(directory))
+        source = Path(directory)
+        copy(package, source)
+        plant(fault, source)
         for tests in fault.tests:
             code, last = run_tests(tests, source)
             if code in (FAILED, INTERRUPTED):
@@ -93,35 +98,42 @@ def try_fault(fault: Fault) -> Fate:
     return Fate(fault=fault, killed=False, seconds=time.monotonic() - began, by=last)
 
 
-def check_without_fault(faults: Iterable[Fault], pool: ThreadPoolExecutor) -> None:
-    """A test that fails by itself catches nothing, so the first tests of each fault must pass without it.
+def check_without_fault(faults: Iterable[Fault], source: Path, pool: ThreadPoolExecutor) -> None:
+    """A test that fails by itself catches nothing, so all tests that are used must pass without a fault.
 
     Raises:
         CannotRunError: they do not, or they do not run against the copy.
     """
-    with tempfile.TemporaryDirectory(prefix="fiscus-mutant-") as directory:
-        source = plant(None, Path(directory))
-        where = subprocess.run(
-            [sys.executable, "-c", "import fiscus; print(fiscus.__file__)"],
-            env={**os.environ, "PYTHONPATH": str(source)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        if not where.startswith(directory):
-            raise CannotRunError(f"the tests would run against {where.strip()}, not against the copy")
-        wanted = list(dict.fromkeys(tests for fault in faults for tests in fault.tests))
-        for tests, (code, last) in zip(wanted, pool.map(lambda tests: run_tests(tests, source), wanted), strict=True):
-            if code != PASSED:
-                raise CannotRunError(f"{tests} fails without any fault: {last}")
+    where = subprocess.run(
+        [sys.executable, "-c", "import fiscus; print(fiscus.__file__)"],
+        env={**os.environ, "PYTHONPATH": str(source)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    if not where.startswith(str(source)):
+        raise CannotRunError(f"the tests would run against {where.strip()}, not against the copy")
+    wanted = list(dict.fromkeys(tests for fault in faults for tests in fault.tests))
+    for tests, (code, last) in zip(wanted, pool.map(lambda tests: run_tests(tests, source), wanted), strict=True):
+        if code != PASSED:
+            raise CannotRunError(f"{tests} fails without any fault: {last}")
 
 
 def try_all(faults: Sequence[Fault]) -> list[Fate]:
-    """Try each fault, and print what became of it."""
+    """Try each fault on the package as it is now, and print what became of it.
+
+    Raises:
+        CannotRunError: a text does not stand in its file, or the tests fail without a fault.
+    """
     fates: list[Fate] = []
-    with ThreadPoolExecutor(WORKERS) as pool:
-        check_without_fault(faults, pool)
-        for fate in pool.map(try_fault, faults):
+    with tempfile.TemporaryDirectory(prefix="fiscus-mutant-") as directory, ThreadPoolExecutor(WORKERS) as pool:
+        source = Path(directory)
+        copy(ROOT / "src" / "fiscus", source)
+        package = source / "fiscus"
+        for fault in faults:
+            faulty(fault, (package / fault.file).read_text(encoding="utf-8"))
+        check_without_fault(faults, source, pool)
+        for fate in pool.map(try_fault, faults, repeat(package)):
             fates.append(fate)
             verdict = "killed  " if fate.killed else "SURVIVED"
             print(
@@ -133,12 +145,10 @@ def try_all(faults: Sequence[Fault]) -> list[Fate]:
 def main() -> int:
     """Run all, print each, end with the count."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="text that stands in the name or the file of a fault")
-    only: str = parser.parse_args().only
-    chosen = [fault for fault in FAULTS if only in fault.name or only in fault.file]
+    parser.add_argument("--only", default=[""], nargs="+", help="texts that stand in the name or the file of a fault")
+    only: list[str] = parser.parse_args().only
+    chosen = [fault for fault in FAULTS if any(text in f"{fault.file}: {fault.name}" for text in only)]
     try:
-        for fault in chosen:
-            faulty(fault, (ROOT / "src" / "fiscus" / fault.file).read_text(encoding="utf-8"))
         fates = try_all(chosen)
     except CannotRunError as error:
         print(error)
