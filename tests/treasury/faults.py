@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from fiscus.contract.errors import StoreUnavailable
 from fiscus.stores.sqlite.journal import SqliteJournal
 from fiscus.stores.sqlite.store import SqliteStore
 from fiscus.stores.sqlite.views import SqliteViews
@@ -86,7 +87,10 @@ class WatchedJournal(SqliteJournal):
         super().__init__(path)
 
     def _open_writer(self) -> Any:
-        self._hook("journal: before open")
+        try:
+            self._hook("journal: before open")
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"sqlite: {error}") from error
         return WatchedConnection(super()._open_writer(), "journal", self._hook)
 
 

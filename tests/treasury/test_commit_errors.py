@@ -1,0 +1,260 @@
+"""A commit that fails at any step: its outcome is found out, nothing is lost or doubled, and later calls work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fiscus.contract.errors import BudgetUnavailable, StoreUnavailable, TreasuryError
+from fiscus.contract.queries import ReadAccount
+from fiscus.core.commands import PutAccount, PutBudget, Request, Reserve, Settle
+from fiscus.core.outcomes import AnyOutcome, HoldAnswer
+from fiscus.stores.sqlite.store import SqliteStore
+from fiscus.treasury import engine as engine_module
+from fiscus.treasury.clock import HostClock
+from fiscus.treasury.engine import Engine
+from fiscus.treasury.local import LocalTreasury
+from tests.treasury.callers import CALLERS, TENANTS, books, founding, plan
+from tests.treasury.clock import ManualClock
+from tests.treasury.desk import Desk, entities, journal, usage
+from tests.treasury.examination import Report, compare, faults, lost_or_doubled
+from tests.treasury.faults import APPEND_STEPS, Faults, points, watched_store
+
+ROUNDS = 24
+TRIES_MAX = 50
+TOOK_EFFECT = ("journal: after commit", "journal: after entries")
+"""After these the entries may stand in the journal: a batch without private parts is a single statement."""
+
+
+def rounds() -> list[list[Request]]:
+    """Batches of all callers: one operation of each, in the order of the callers."""
+    plans = [plan("c", caller) for caller in range(CALLERS)]
+    return [[next(one) for one in plans] for _ in range(ROUNDS)]
+
+
+def ask_until_answered(desk: Desk, batch: list[Request]) -> list[Any]:
+    """As callers do: those that are told to come again come again, with the same ids."""
+    answers: dict[int, Any] = {}
+    for _ in range(TRIES_MAX):
+        waiting = [index for index in range(len(batch)) if index not in answers]
+        if not waiting:
+            return [answers[index] for index in range(len(batch))]
+        for index, answer in zip(waiting, desk.ask(*(batch[index] for index in waiting)), strict=True):
+            if isinstance(answer, TreasuryError):
+                assert isinstance(answer, StoreUnavailable)
+                assert answer.retry_after_s >= 1
+                assert not desk.engine.readiness().ready
+            else:
+                answers[index] = answer
+    raise AssertionError("it never came back")
+
+
+def seen(desk: Desk) -> list[Any]:
+    """Everything of both tenants."""
+    desk.write_views()
+    store = desk.engine.store
+    return [(journal(store, tenant), entities(store, tenant), usage(store, tenant)) for tenant in TENANTS]
+
+
+def books_of(ledgers: list[Any]) -> list[Any]:
+    """Entities, and what each call added: a reading that is repeated may stand there again, adding nothing."""
+    return [
+        (state, sorted((row.hold, row.amounts, row.record) for row in rows if any(json.loads(row.amounts).values())))
+        for _, state, rows in ledgers
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Answers and ledger of the same batches when nothing fails."""
+    desk = Desk(SqliteStore(tmp_path_factory.mktemp("undisturbed") / "fiscus.db"), ManualClock())
+    desk.ask(*founding())
+    answers = [desk.ask(*batch) for batch in rounds()]
+    result = answers, seen(desk)
+    desk.engine.close()
+    return result
+
+
+# covers E7, E9, E11
+@pytest.mark.parametrize("away", [0, 1, 3], ids=["reopens at once", "reopens later", "is away for long"])
+@pytest.mark.parametrize("point", points("journal", APPEND_STEPS))
+def test_whatever_step_of_a_commit_fails_the_ledger_is_as_if_none_had(tmp_path, undisturbed, point, away):
+    faults_hook = Faults()
+    desk = Desk(watched_store(tmp_path / "fiscus.db", faults_hook), ManualClock())
+    desk.ask(*founding())
+    answers = []
+    for number, batch in enumerate(rounds()):
+        if number % 3 == 1:
+            faults_hook.arm(point)
+            faults_hook.arm("journal: before open", away)
+        answers.append(ask_until_answered(desk, batch))
+        faults_hook.arm(point, 0)
+        faults_hook.arm("journal: before open", 0)
+    assert faults_hook.raised[point] >= 2
+    assert desk.engine.statistics.commit_errors == faults_hook.raised[point]
+    expected_answers, expected = undisturbed
+    assert answers == expected_answers
+    if point in TOOK_EFFECT and away:
+        assert books_of(seen(desk)) == books_of(expected)
+    else:
+        assert seen(desk) == expected
+    assert faults(desk.engine.store) == []
+    desk.engine.close()
+
+
+# covers E11
+@pytest.mark.parametrize("point", TOOK_EFFECT)
+def test_a_commit_that_took_effect_though_it_failed_is_answered_as_any_other(tmp_path, point):
+    faults_hook = Faults()
+    desk = Desk(watched_store(tmp_path / "fiscus.db", faults_hook), ManualClock())
+    desk.do(PutAccount(account="agent:a"))
+    desk.do(PutBudget(account="agent:a", unit="tokens", limit=100))
+    wishes = [Request(command=Reserve(id="h", account="agent:a", amounts={"tokens": 60}))]
+    if point == "journal: after commit":
+        wishes.append(Request(command=PutAccount(account="agent:b"), idempotency_key="k"))
+    faults_hook.arm(point)
+    answers = desk.ask(*wishes)
+    assert faults_hook.raised[point] == 1
+    assert isinstance(answers[0], HoldAnswer)
+    assert desk.engine.readiness().ready
+    assert desk.balance("agent:a").held == 60
+    assert faults(desk.engine.store) == []
+    desk.engine.close()
+
+
+def test_while_the_ledger_is_away_nothing_is_admitted_and_nothing_is_called_a_refusal(tmp_path):
+    faults_hook = Faults()
+    desk = Desk(watched_store(tmp_path / "fiscus.db", faults_hook), ManualClock())
+    desk.do(PutAccount(account="agent:a"))
+    desk.do(PutBudget(account="agent:a", unit="tokens", limit=100))
+    before = journal(desk.engine.store)
+    faults_hook.arm("journal: before entries", 1_000)
+    faults_hook.arm("journal: before open", 1_000)
+    for number in range(5):
+        answers = desk.ask(
+            Request(command=Reserve(id=f"h{number}", account="agent:a", amounts={"tokens": 60})),
+            Request(command=Reserve(id=f"x{number}", account="agent:a", amounts={"tokens": 600})),
+            ReadAccount(account="agent:a"),
+        )
+        errors = answers if number else answers[:2]
+        assert {type(answer) for answer in errors} == {StoreUnavailable}
+        assert desk.engine.readiness().reasons == ("store_unavailable",)
+    assert journal(desk.engine.store) == before
+    faults_hook.arm("journal: before open", 0)
+    faults_hook.arm("journal: before entries", 0)
+    assert isinstance(desk.do(Reserve(id="h", account="agent:a", amounts={"tokens": 60})), HoldAnswer)
+    assert desk.engine.readiness().ready
+    assert desk.balance("agent:a").held == 60
+    desk.engine.close()
+
+
+def test_a_seal_whose_commit_fails_is_no_seal_and_leaves_no_trace(tmp_path):
+    for number, point in enumerate(
+        [
+            *points("journal", ("forgetting the old seal", "sealed entities")),
+            "journal: before entries",
+            "journal: after entries",
+        ]
+    ):
+        faults_hook = Faults()
+        desk = Desk(watched_store(tmp_path / f"{number}.db", faults_hook), ManualClock())
+        desk.do(PutAccount(account="agent:a"))
+        desk.do(PutBudget(account="agent:a", unit="tokens", limit=100))
+        faults_hook.arm(point)
+        faults_hook.arm("journal: before open", 1)
+        with pytest.raises(StoreUnavailable):
+            desk.engine.checkpoint()
+        assert isinstance(ask_until_answered(desk, [hold("h")])[0], HoldAnswer)
+        assert isinstance(desk.ask(hold("h2"))[0], HoldAnswer)
+        assert desk.balance("agent:a").held == 20
+        assert desk.engine.checkpoint() > 0
+        assert faults(desk.engine.store) == []
+        desk.engine.close()
+
+
+def hold(id: str) -> Request:
+    return Request(command=Reserve(id=id, account="agent:a", amounts={"tokens": 10}))
+
+
+def test_a_new_tenant_whose_registration_fails_comes_into_being_later(tmp_path):
+    faults_hook = Faults()
+    desk = Desk(watched_store(tmp_path / "fiscus.db", faults_hook), ManualClock())
+    for point in points("journal", ["tenant"]):
+        faults_hook.arm(point)
+        batch = [Request(tenant=point, command=PutAccount(account="agent:a"), idempotency_key="k")]
+        answer = ask_until_answered(desk, batch)[0]
+        assert answer.number == 1
+        assert faults_hook.raised[point] == 1
+    desk.engine.close()
+
+
+# covers E7, E9, E11
+@pytest.mark.parametrize("seed", range(3))
+def test_errors_at_random_moments_leave_the_ledger_as_if_there_had_been_none(tmp_path, undisturbed, seed):
+    faults_hook = Faults(seed)
+    desk = Desk(watched_store(tmp_path / "fiscus.db", faults_hook), ManualClock())
+    desk.ask(*founding())
+    faults_hook.probability = 0.03
+    moments = random.Random(seed)
+    for batch in rounds():
+        ask_until_answered(desk, batch)
+        if moments.random() < 0.3:
+            desk.engine._snapshot_at = 0
+            desk.after_batch()
+    faults_hook.probability = 0.0
+    assert len(faults_hook.raised) >= 10
+    desk.ask(ReadAccount(account="global"))
+    desk.ask(ReadAccount(account="global"))
+    assert books_of(seen(desk)) == books_of(undisturbed[1])
+    assert faults(desk.engine.store) == []
+    desk.engine.close()
+
+
+# covers E7, E9, E11, E12
+@pytest.mark.parametrize("seed", range(2))
+async def test_callers_of_a_running_engine_lose_and_double_nothing_when_its_store_fails(tmp_path, monkeypatch, seed):
+    monkeypatch.setattr(engine_module, "SNAPSHOT_MS", 5)
+    monkeypatch.setattr(engine_module, "TICK_S", 0.01)
+    faults_hook = Faults(seed)
+    treasury = LocalTreasury(Engine(watched_store(tmp_path / "fiscus.db", faults_hook)))
+    for request in founding():
+        await treasury.execute(request)
+    report = Report("c")
+
+    async def insist(request: Request) -> AnyOutcome:
+        for _ in range(1_000):
+            try:
+                return await treasury.execute(request)
+            except BudgetUnavailable:
+                await asyncio.sleep(0)
+        raise AssertionError("it never came back")
+
+    async def call(caller: int) -> None:
+        operations = plan("c", caller)
+        for _ in range(60):
+            request = next(operations)
+            report.answered.append((request, await insist(request)))
+
+    faults_hook.probability = 0.02
+    await asyncio.gather(*(call(caller) for caller in range(CALLERS)))
+    faults_hook.probability = 0.0
+    await insist(Request(command=Settle(id="the last", account="agent:0", total={"tokens": 0})))
+    assert len(faults_hook.raised) >= 10
+    assert treasury.engine.statistics.defects == 0
+    await treasury.close()
+    examine_books(tmp_path / "fiscus.db", report)
+
+
+def examine_books(path: Path, report: Report) -> None:
+    store = SqliteStore(path)
+    assert faults(store) == []
+    assert lost_or_doubled(store, [report]) == []
+    desk = Desk(store, HostClock())
+    for tenant, expected in books(report.answered).items():
+        compare(desk, tenant, expected)
+    desk.engine.close()
