@@ -259,8 +259,8 @@ def transfer(draft: Draft, request: Request, command: Transfer, now: int) -> Tra
             unit=unit,
             amount=command.amount,
             sizes=(
-                *((cell.number, cell.base - command.amount) for cell in source_cells),
                 *((cell.number, cell.base + command.amount) for cell in reversed(target_cells)),
+                *((cell.number, cell.base - command.amount) for cell in source_cells),
             ),
             actor=request.actor,
             private=Private(reason=command.reason) if command.reason else None,

@@ -252,7 +252,10 @@ class AllocationsPinned(Event, tag="allocations_pinned"):
 
 
 class Transferred(Event, tag="transferred"):
-    """``sizes``: every allocation cell on both paths → its new size, shrinking ones first."""
+    """``sizes``: every allocation cell on both paths → its new size.
+
+    Growing ones come first: so use at the common ancestor never sinks in between, and nothing lapses there.
+    """
 
     source: int
     target: int

@@ -283,7 +283,8 @@ def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAns
     if request.scope is not None and not in_scope(draft, draft.accounts[hold.account], request.scope):
         return Refused(code="unknown_hold", detail=f"there is no hold {command.id!r}", field="id")
     total = reading(command, hold)
-    if not hold.open and not hold.estimated and not _is_news(hold, total, command.record):
+    replaces = command.final and (hold.open or hold.estimated)
+    if not replaces and not _is_news(hold, total, command.record):
         return hold_answer(draft, hold)
     moves: dict[int, int] = {}
     for numbers in hold.cells.values():
@@ -314,7 +315,7 @@ def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAns
 
 
 def _is_news(hold: Hold, total: Amounts, record: CallRecord | None) -> bool:
-    """Whether a reading of a hold that has ended adds anything: a higher amount, or the first record."""
+    """Whether a reading that replaces nothing adds anything: a higher amount, or the first record."""
     if record is not None and not hold.recorded:
         return True
     return any(amount > hold.booked.get(unit, 0) for unit, amount in total.items())
