@@ -294,29 +294,6 @@ class EraseName(Command, tag="erase_name"):
     account: str
 
 
-class Compound(Command, tag="compound"):
-    """Several commands as one: all or none. Settlements inside are booked whatever becomes of the rest."""
-
-    commands: tuple[
-        Reserve
-        | Extend
-        | Settle
-        | Release
-        | PutAccount
-        | SetStatus
-        | PutBudget
-        | RemoveBudget
-        | Allocate
-        | Deallocate
-        | Transfer
-        | Adjust
-        | EndAdjustment
-        | PutTemplate
-        | RemoveTemplate,
-        ...,
-    ]
-
-
 SingleCommand = (
     Reserve
     | Extend
@@ -334,6 +311,14 @@ SingleCommand = (
     | PutTemplate
     | RemoveTemplate
 )
+
+
+class Compound(Command, tag="compound"):
+    """Several commands as one: all or none. Settlements inside are booked whatever becomes of the rest."""
+
+    commands: tuple[SingleCommand, ...]
+
+
 AnyCommand = SingleCommand | PutKey | RevokeKey | EraseName | Compound
 
 
