@@ -65,17 +65,21 @@ def post(
     cell = draft.cells[number]
     if cell.stamp != draft.stamp:
         cell = draft.edit(draft.cells, number)
-    cell.covered += covered
-    cell.held += held
-    cell.quarantined += quarantined
-    cell.uncovered += uncovered
-    cell.free -= covered + held + quarantined + uncovered
-    if cell.uncovered < 0:
-        _take_back_debt(draft, cell)
+    if covered:
+        cell.covered += covered
+    if held:
+        cell.held += held
+    if quarantined:
+        cell.quarantined += quarantined
+    counted_rise = covered + quarantined + uncovered
+    cell.free -= counted_rise + held
+    if uncovered:
+        cell.uncovered += uncovered
+        if cell.uncovered < 0:
+            _take_back_debt(draft, cell)
     if cell.lapsing:
         lapse(cell)
         set_alert(cell, draft.budgets[cell.budget])
-    counted_rise = covered + quarantined + uncovered
     if counted_rise > 0 and cell.covered + cell.quarantined + cell.uncovered >= cell.alert_at:
         draft.alerts.append(number)
     if cell.allocated:

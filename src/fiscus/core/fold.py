@@ -214,13 +214,17 @@ def _booked(draft: Draft, event: Settled, at: int) -> None:
 def _close(draft: Draft, hold: Hold) -> None:
     """The hold pins its cells no longer."""
     hold.open = False
+    cells = draft.cells
+    stamp = draft.stamp
     for numbers in hold.cells.values():
         for number in numbers:
-            cell = draft.cells[number]
+            cell = cells[number]
             if cell.phase == ENDED:
                 unpin(draft, number)
-            else:
-                draft.edit(draft.cells, number).open -= 1
+                continue
+            if cell.stamp != stamp:
+                cell = draft.edit(cells, number)
+            cell.open -= 1
 
 
 def _remaining(hold: Hold) -> Amounts:
