@@ -12,7 +12,7 @@ from fiscus.api import ApiOptions
 from fiscus.api.bodies import Parameters
 from fiscus.api.openapi import codes_of, document
 from fiscus.api.problems import STATUSES
-from fiscus.api.routes import ROUTES
+from fiscus.app import ROUTES_OF_SERVICE as ROUTES
 from scripts import openapi
 from tests.api.service import Api, ledger
 
