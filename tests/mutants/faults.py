@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CORE = ("tests/core --ignore=tests/core/test_windows.py", "tests/model")
-ENGINE = ("tests/treasury/test_engine.py", "tests/treasury/test_ledger.py", "tests/stores", "tests/treasury")
+ENGINE = ("tests/treasury/test_engine.py", "tests/treasury/test_ledger.py", "tests/stores")
 LIKELY = {
     "core/answers.py": "tests/core/test_holds.py",
     "core/fold.py": "tests/core/test_holds.py",
-    "treasury/clock.py": "tests/treasury/test_engine.py",
+    "treasury/clock.py": "tests/treasury/test_guards.py",
     "stores/sqlite/journal.py": "tests/stores/sqlite/test_store.py",
     "stores/sqlite/lock.py": "tests/stores/test_store_contract.py",
 }
@@ -331,12 +331,14 @@ FAULTS: tuple[Fault, ...] = (
         file="treasury/engine.py",
         old="                if not found or found[0].hash != last.hash:\n                    raise\n",
         new="                pass\n",
+        first="tests/treasury/test_commit_errors.py -k 'took_effect or nothing_is_admitted'",
     ),
     Fault(
         name="after an unknown outcome everything is refused although it was written",
         file="treasury/engine.py",
         old="                if not found or found[0].hash != last.hash:\n                    raise\n",
         new="                raise\n",
+        first="tests/treasury/test_commit_errors.py -k 'took_effect or nothing_is_admitted'",
     ),
     Fault(
         name="the queue has no bound",
@@ -355,6 +357,7 @@ FAULTS: tuple[Fault, ...] = (
         file="treasury/ledger.py",
         old="kept = {key: table[key] for key in table.changed & table.keys()}",
         new="kept = {}",
+        first="tests/treasury/test_ledger.py -k nothing_newer",
     ),
     Fault(
         name="the journal is not synchronous",
@@ -591,18 +594,21 @@ FAULTS: tuple[Fault, ...] = (
         file="treasury/ledger.py",
         old="        return bool(entries) and entries[0].hash == watermark.hash\n",
         new="        return True\n",
+        first="tests/treasury/test_ledger.py -k another_past",
     ),
     Fault(
         name="the chain is not looked at when it is loaded",
         file="treasury/ledger.py",
         old="                if entry.seq != self.head.seq + 1 or entry.hash != link(\n                    self.head.hash, entry.seq, entry.at, entry.body\n                ):\n",
         new="                if False:\n",
+        first="tests/treasury/test_ledger.py -k tampered",
     ),
     Fault(
         name="what views could not write is forgotten",
         file="treasury/ledger.py",
         old="            changed[row.kind].add(row.key)\n",
         new="            pass\n",
+        first="tests/treasury/test_engine.py -k cannot_be_written",
     ),
     Fault(
         name="another body under a kept key gets the kept answer",
