@@ -96,7 +96,6 @@ def test_known_faults_x6_x7_a_closed_thread_keeps_its_final_figures_and_never_st
     ledger.reserve("h", "thread:1.1", 1, refused="account_closed")
 
 
-# covers X2
 def test_known_fault_x5_child_threads_share_the_budget_of_their_root(ledger):
     ledger.account("thread:1")
     ledger.budget("thread:1", 100)

@@ -24,7 +24,6 @@ def test_a_balance_is_its_parts_and_what_follows_from_them(pool):
     assert seen.allocated is False
 
 
-# covers R35
 def test_a_window_shows_its_bounds_and_its_match(ledger):
     ledger.account("root")
     ledger.budget("root", 5, period="day", match={"model": "x"})

@@ -11,7 +11,7 @@ from tests.core.builders import DAY, HOUR, MINUTE, START_MS, Ledger, moment
 HOURLY = "tokens-hour"
 
 
-# covers R35, X1
+# covers R35
 def test_a_budget_has_defaults_and_a_name_of_its_own_in_its_account(ledger):
     ledger.account("root")
     view = ledger.budget("root", 100_000).budget

@@ -219,7 +219,7 @@ WRONG = [
 ]
 
 
-# covers T2, X4
+# covers T2
 @pytest.mark.parametrize(("command", "field"), WRONG, ids=lambda value: str(value)[:60])
 def test_what_is_wrong_is_named_and_changes_nothing(command, field):
     ledger = Ledger()

@@ -394,7 +394,6 @@ def test_a_compound_has_one_to_a_thousand_commands(pool, count):
 # -- a draft -------------------------------------------------------------------------------------------------------
 
 
-# covers E2, E8
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_command_can_be_undone_exactly(data):

@@ -86,7 +86,7 @@ def test_a_key_opens_no_roots_and_none_at_all_without_permission(teams):
 # -- templates -----------------------------------------------------------------------------------------------------
 
 
-# covers X1, X4, X6
+# covers X1
 def test_an_account_is_opened_from_its_template_when_it_is_first_used(ledger):
     ledger.account("root")
     ledger.template("thread:*", parent="root", budgets=(TemplateBudget(unit="tokens", limit=100),), priority=4)
