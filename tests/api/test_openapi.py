@@ -12,7 +12,8 @@ from fiscus.api import ApiOptions
 from fiscus.api.bodies import Parameters
 from fiscus.api.openapi import codes_of, document
 from fiscus.api.problems import STATUSES
-from fiscus.app import ROUTES_OF_SERVICE as ROUTES
+from fiscus.api.routes import ROUTES
+from fiscus.app import ROUTES_OF_SERVICE
 from scripts import openapi
 from tests.api.service import Api, ledger
 
@@ -41,7 +42,7 @@ async def test_every_metric_is_documented(api: Api):
 
 
 def test_every_field_that_a_route_of_the_page_names_exists():
-    addresses = {f"{route.method} {route.path}" for route in ROUTES}
+    addresses = {f"{route.method} {route.path}" for route in ROUTES_OF_SERVICE}
     named = set(re.findall(r"`((?:GET|POST|PUT|DELETE) /[^`]*)`", PAGE))
     assert named == addresses
 

@@ -302,7 +302,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="an ended adjustment takes away what is in use",
         file="core/fold.py",
-        old="        cell.lapsing += adjustment.amount\n",
+        old="        cell.lapsing += limit_before - cell.limit\n",
         new="        cell.lapsing += 0\n",
         first="tests/core/test_cells.py",
     ),

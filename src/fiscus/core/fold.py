@@ -482,7 +482,7 @@ def _adjustment_ended(draft: Draft, event: AdjustmentEnded, at: int) -> None:
     limit_before = cell.limit
     if adjustment.amount > 0:
         cell.raised -= adjustment.amount
-        cell.lapsing += adjustment.amount
+        cell.lapsing += limit_before - cell.limit
     else:
         cell.lowered += adjustment.amount
     lapse(cell)
