@@ -12,7 +12,7 @@ from typing import Any
 
 import uvicorn
 
-from fiscus.api import ApiOptions, Application, create_app
+from fiscus.api import ApiOptions, Application, JoiningProtocol, create_app
 from fiscus.contract.queries import ListEntries
 from fiscus.contract.treasury import Treasury
 from fiscus.stores import open_store
@@ -142,7 +142,7 @@ async def serving(app: Any) -> AsyncIterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
     server = _Server(
         uvicorn.Config(
-            app, log_config=None, http="httptools", lifespan="off", interface="asgi3", timeout_graceful_shutdown=5
+            app, log_config=None, http=JoiningProtocol, lifespan="off", interface="asgi3", timeout_graceful_shutdown=5
         )
     )
     task = asyncio.create_task(server.serve(sockets=[listener]))

@@ -104,6 +104,11 @@ def test_a_stale_document_is_noticed_and_written_anew(tmp_path, capsys):
     assert openapi.main(["--check"], root=tmp_path) == 0
 
 
+def test_what_becomes_of_one_document_does_not_touch_the_next():
+    document(ROUTES, "1.2.3")["components"]["schemas"]["Amounts"]["properties"].clear()
+    assert json.loads(json.dumps(document(ROUTES, "1.2.3"))) == DOCUMENT
+
+
 async def test_a_service_shows_its_own_document_with_the_routes_of_others():
     async with ledger() as treasury:
         options = ApiOptions(version="1.2.3", extra_paths={"/x": {}}, extra_schemas={"X": {}})

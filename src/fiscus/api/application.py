@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Match
 
 from fiscus.api.bodies import decode_body, decode_parameters, decode_text
 from fiscus.api.calls import Call, Headers, Prepared, Reply, Route, Service, Stream, encode_json
+from fiscus.api.deadlines import Deadlines
 from fiscus.api.events import Streams
 from fiscus.api.guard import check_content_type, check_origin, client_address
 from fiscus.api.keys import ALLOWED, Caller, Keys
@@ -85,6 +86,7 @@ class Application:
         self._options = options
         self._metrics = metrics
         self._matcher = Matcher([_prepare(route, index, options) for index, route in enumerate(routes)])
+        self._deadlines = Deadlines(options.request_timeout_s)
         self._rates = Buckets(options.monotonic_s)
         self._extra = _Extra(options.extra_routes)
         self._proxies = frozenset(options.trusted_proxies)
@@ -141,11 +143,17 @@ class Application:
         self, scope: Scope, receive: Receive, headers: Headers, row: Prepared, raw: tuple[bytes, ...]
     ) -> Reply | Stream | Problem | _Left:
         """Do a request of the table within its time; whatever goes wrong becomes a problem."""
+        task = self._deadlines.enter()
         try:
-            async with asyncio.timeout(self._options.request_timeout_s):
-                return await self._route(scope, receive, headers, row, raw)
+            return await self._route(scope, receive, headers, row, raw)
+        except asyncio.CancelledError:
+            if not self._deadlines.is_over(task):
+                raise
+            return self._problem_of(TimeoutError(), row.route.operation)
         except Exception as error:  # noqa: BLE001  # the outermost handler, see _problem_of
             return self._problem_of(error, row.route.operation)
+        finally:
+            self._deadlines.leave(task)
 
     async def _guarded_other(
         self, scope: Scope, receive: Receive, send: Send, headers: Headers, found: Found | None

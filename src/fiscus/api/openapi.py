@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from types import MappingProxyType
 from typing import Any
 
@@ -70,7 +71,7 @@ def document(
     described: dict[str, dict[str, Any]] = {}
     for route in routes:
         described.setdefault(route.path, {})[route.method.lower()] = _operation(route, routes)
-    return {
+    whole = {
         "openapi": "3.1.0",
         "info": {
             "title": "Fiscus",
@@ -89,6 +90,7 @@ def document(
             },
         },
     }
+    return deepcopy(whole)  # the caller's own: constants of ours are in it
 
 
 def codes_of(route: Route) -> frozenset[str]:
