@@ -118,14 +118,16 @@ class LocalTreasury:
         number = await asyncio.to_thread(self._tenant, tenant)
         store = self.engine.store
         names = AccountNames(store, number)
+        await asyncio.to_thread(names.catch_up, after)
         news = asyncio.Event()
         self._news.add(news)
         try:
             while True:
                 news.clear()
                 stored = await asyncio.to_thread(store.journal.entries, number, after, FOLLOW_PAGE)
+                entries = await asyncio.to_thread(list, map(names.entry, stored))
                 scoped = await asyncio.to_thread(names.number, scope) if scope is not None else None
-                for entry in await asyncio.to_thread(list, map(names.entry, stored)):
+                for entry in entries:
                     after = entry.seq
                     if scope is None or (scoped is not None and names.concerns(entry, scoped)):
                         yield entry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -49,6 +50,8 @@ REMEMBERED_MAX = 100_000
 K = TypeVar("K")
 V = TypeVar("V")
 NAME_FIELDS = ("account", "parent", "source", "target")
+HOLD_KINDS = frozenset({"held", "settled", "released", "extended", "expired", "quarantine_closed"})
+CATCH_UP_PAGE = 5_000
 
 _decoders: dict[Kind, msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(entity_type) for kind, entity_type in ENTITY_TYPES.items()
@@ -231,8 +234,9 @@ def _entries_page(store: Store, tenant: int, query: ListEntries) -> EntriesPage 
         raise BudgetUnavailable(FOLLOWER_WAIT)
     stored = store.journal.entries(tenant, query.after, query.limit)
     names = AccountNames(store, tenant)
-    scope = names.number(query.scope) if query.scope is not None else None
+    names.catch_up(query.after)
     entries = [names.entry(entry) for entry in stored]
+    scope = names.number(query.scope) if query.scope is not None else None
     if query.scope is not None:
         entries = [entry for entry in entries if scope is not None and names.concerns(entry, scope)]
     return EntriesPage(
@@ -249,7 +253,19 @@ class AccountNames:
         self._store = store
         self._tenant = tenant
         self._known: dict[int, tuple[str | None, int | None]] = {}
-        self._hold_accounts: dict[str, int] = {}
+        self._owners: dict[tuple[Kind, int | str], int] = {}
+
+    def catch_up(self, seq: int) -> None:
+        """Take note of the entries up to a sequence number that the views do not know yet."""
+        watermark = self._store.views.watermark(self._tenant)
+        after = watermark.seq if watermark is not None else 0
+        while after < seq:
+            stored = self._store.journal.entries(self._tenant, after, min(CATCH_UP_PAGE, seq - after))
+            if not stored:
+                return
+            for entry in stored:
+                self.entry(entry)
+            after = stored[-1].seq
 
     def number(self, name: str) -> int | None:
         """The number of an account."""
@@ -267,6 +283,8 @@ class AccountNames:
         if kind == "account_opened":
             name = private.get("name") if private is not None else None
             _remember(self._known, data["account"], (name, data.get("parent")))
+        elif kind == "name_erased":
+            _remember(self._known, data["account"], (None, self._find(data["account"])[1]))
         numbers = {data[field] for field in NAME_FIELDS if isinstance(data.get(field), int)}
         numbers.update(number for number in data.get("also", ()) if isinstance(number, int))
         owner = self.owner(kind, data)
@@ -280,24 +298,21 @@ class AccountNames:
 
     def owner(self, kind: str, data: dict[str, Any]) -> int | None:
         """The account that an entry concerns, looked up through its hold, cell or budget where it is not named."""
-        if isinstance(data.get("account"), int):
-            if kind in ("held", "settled", "released"):
-                _remember(self._hold_accounts, data["id"], data["account"])
-            return int(data["account"])
-        views = self._store.views
-        if kind in ("settled", "released", "extended", "expired", "quarantine_closed"):
-            known = self._hold_accounts.get(data["id"])
-            if known is not None:
-                return known
-            body = views.load(self._tenant, "hold", data["id"])
-        elif isinstance(data.get("cell"), int) or isinstance(data.get("budget"), int):
-            body = views.load(self._tenant, "cell", data["cell"]) if "cell" in data else None
-            if body is None and "budget" in data:
-                body = views.load(self._tenant, "budget", data["budget"])
-        elif kind == "adjustment_ended":
-            body = views.load(self._tenant, "adjustment", data["id"])
-        else:
-            return None
+        entities = list(_entities(kind, data))
+        account = data.get("account")
+        if not isinstance(account, int):
+            owners = (self._owner_of(*entity) for entity in entities)
+            account = next((owner for owner in owners if owner is not None), None)
+        if account is not None:
+            for entity in entities:
+                _remember(self._owners, entity, account)
+        return account
+
+    def _owner_of(self, kind: Kind, key: int | str) -> int | None:
+        known = self._owners.get((kind, key))
+        if known is not None:
+            return known
+        body = self._store.views.load(self._tenant, kind, key)
         return int(msgspec.json.decode(body)["account"]) if body is not None else None
 
     def concerns(self, entry: Entry, scope: int) -> bool:
@@ -321,6 +336,18 @@ class AccountNames:
             known = (account.name, account.parent)
             _remember(self._known, number, known)
         return known
+
+
+def _entities(kind: str, data: dict[str, Any]) -> Iterator[tuple[Kind, int | str]]:
+    """The hold or adjustment, cell and budget of an entry: whoever owns one of them owns all."""
+    if kind in HOLD_KINDS:
+        yield "hold", data["id"]
+    elif kind in ("adjusted", "adjustment_ended"):
+        yield "adjustment", data["id"]
+    if isinstance(data.get("cell"), int):
+        yield "cell", data["cell"]
+    if isinstance(data.get("budget"), int):
+        yield "budget", data["budget"]
 
 
 def _remember(table: dict[K, V], key: K, value: V) -> None:
