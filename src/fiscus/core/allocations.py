@@ -7,7 +7,15 @@ from fiscus.core.checks import check, invalid, to_ms
 from fiscus.core.commands import Allocate, Deallocate, Request, Transfer
 from fiscus.core.events import AllocationEnded, AllocationResized, AllocationResumed, Private, Transferred
 from fiscus.core.outcomes import AllocationAnswer, Refused, TransferAnswer
-from fiscus.core.routes import allocation_cell, carve, chain, close_ended_windows, inactive, lacking_room
+from fiscus.core.routes import (
+    allocation_cell,
+    carve,
+    chain,
+    close_ended_windows,
+    has_lapsed,
+    inactive,
+    lacking_room,
+)
 from fiscus.core.scopes import find_account
 from fiscus.core.state import ENDED, LIVE, NEVER, PARKED, Account, Budget, Cell, Draft
 from fiscus.core.units import Unit
@@ -96,7 +104,7 @@ def allocate(draft: Draft, request: Request, command: Allocate, now: int) -> All
             field="if_version",
         )
     cell: Cell | Refused
-    if budget is not None and budget.for_good and draft.cells[budget.cell].phase != ENDED:
+    if budget is not None and has_lapsed(budget, now) and draft.cells[budget.cell].phase != ENDED:
         end_allocation(draft, draft.cells[budget.cell], now, for_good=True)
     if budget is not None and draft.cells[budget.cell].phase != ENDED:
         cell = draft.cells[budget.cell]

@@ -192,7 +192,7 @@ def allocation_cell(draft: Draft, budget: Budget, now: int) -> Cell | Refused:
     cell = draft.cells[budget.cell]
     if cell.phase == LIVE and now < cell.end:
         return cell
-    if budget.for_good or (budget.valid_until is not None and budget.valid_until <= now):
+    if has_lapsed(budget, now):
         seen = balance(draft, cell)
         return Refused(
             code="budget_exceeded", detail=f"the allocation of {seen.account} in {seen.unit} has ended", binding=seen
@@ -205,6 +205,11 @@ def allocation_cell(draft: Draft, budget: Budget, now: int) -> Cell | Refused:
         return cell
     account = draft.accounts[budget.account]
     return carve(draft, budget, account, budget.unit, budget.limit, now, valid_until=budget.valid_until)
+
+
+def has_lapsed(budget: Budget, now: int) -> bool:
+    """Whether an allocation has ended for good: it is not carved again by itself."""
+    return budget.for_good or (budget.valid_until is not None and budget.valid_until <= now)
 
 
 def booking_cell(draft: Draft, budget: Budget, now: int) -> Cell:
