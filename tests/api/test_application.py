@@ -78,6 +78,7 @@ async def test_no_more_requests_are_worked_on_at_once_than_the_bound():
     await stuck.asked.wait()
     second = await api.post("/v1/holds", HOLD)
     assert (second.status, second.code, second.headers["retry-after"]) == (503, "budget_unavailable", "1")
+    assert "in flight" in second.json["detail"]
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     assert api.app._metrics.in_flight == 0
@@ -125,6 +126,25 @@ async def test_a_body_of_many_pieces_is_read_whole_and_not_beyond_its_bound(api:
             assert answer.status == 201
         async with session.post(f"{url}/v1/holds", data=pieces(1_100), headers=json_type) as answer:
             assert (answer.status, (await answer.json(content_type=None))["code"]) == (413, "too_large")
+
+
+async def test_a_body_without_end_is_read_up_to_its_bound_and_no_further(api: Api):
+    sent: list[dict[str, Any]] = []
+    read = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal read
+        read += 1
+        return {"type": "http.request", "body": b" " * 65_536, "more_body": read < 100}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"transfer-encoding", b"chunked")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/holds", "raw_path": b"/v1/holds", "query_string": b""}
+    await api.app(scope | {"headers": headers, "client": ("127.0.0.1", 1)}, receive, send)
+    assert sent[0]["status"] == 413
+    assert read == 17
 
 
 async def test_only_a_batch_may_be_longer_than_other_bodies(api: Api):

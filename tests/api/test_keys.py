@@ -3,11 +3,13 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from fiscus.api import ApiOptions, store_first_key
-from fiscus.api.keys import UNKNOWN_KEYS_PER_MINUTE, digest_of, make_secret
+from fiscus.api.keys import UNKNOWN_KEYS_PER_MINUTE, caller_of, digest_of, make_secret
 from fiscus.contract.queries import KeysView, ListEntries, ListKeys
+from fiscus.core.outcomes import KeyAnswer
 from tests.api.service import FIRST_SECRET, PEPPER, Api, ledger
 
 
@@ -288,6 +290,40 @@ async def test_a_key_of_one_account_can_neither_spend_nor_see_anothers(teams: Ap
         assert b"team:b" not in answer.body or "team:b" in target or "team:b" in str(body), (target, answer)
         assert b"model of team:b" not in answer.body
     assert await teams.head() == before
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+async def test_a_batch_reaches_no_further_than_the_key_that_sends_it(teams: Api, atomic: bool):
+    key = (await issued(teams, role="account", account="team:a", may_open=True))["secret"]
+    before = await teams.head()
+    for operation in (
+        {"op": "reserve", "id": "mine", "account": "agent:z", "amounts": {"tokens": 1}},
+        {"op": "settle", "id": "hold-agent:z", "total": {"tokens": 1}},
+        {"op": "put_budget", "account": "agent:z", "unit": "tokens", "limit": 5},
+        {"op": "set_status", "account": "team:b", "status": "suspended"},
+    ):
+        answer = await teams.post("/v1/batch", {"operations": [operation], "atomic": atomic}, key=key)
+        status = answer.status if atomic else answer.json["answers"][0]["status"]
+        assert status in (403, 404), (operation, answer)
+    assert await teams.head() == before
+
+
+def test_a_key_of_an_account_that_has_none_is_no_key():
+    key = KeyAnswer(
+        key="k",
+        role="account",
+        account=None,
+        active=True,
+        may_open=True,
+        expires_at=None,
+        requests_per_minute=None,
+        label="",
+    )
+    assert caller_of(key) is None
+    assert caller_of(msgspec.structs.replace(key, account="team:a", active=False)) is None
+    bound = caller_of(msgspec.structs.replace(key, account="team:a"))
+    assert bound is not None
+    assert bound.scope == "team:a"
 
 
 async def test_what_is_not_there_and_what_is_anothers_look_the_same(teams: Api):

@@ -155,7 +155,7 @@ class Keys:
         key = found.keys[0] if isinstance(found, KeysView) and found.keys else None
         if len(self._cache) >= CACHED_MAX:
             self._cache.clear()
-        self._cache[digest] = entry = (until_s, key, None if key is None else _caller(key))
+        self._cache[digest] = entry = (until_s, key, None if key is None else caller_of(key))
         return entry
 
     def _has_expired(self, at: datetime) -> bool:
@@ -168,7 +168,8 @@ class Keys:
         return problem("unauthorized", "this key is unknown, expired or revoked")
 
 
-def _caller(key: KeyAnswer) -> Caller | None:
+def caller_of(key: KeyAnswer) -> Caller | None:
+    """Who calls with a key; None for one that is of no use."""
     if not key.active or (key.role == "account") != (key.account is not None):
         return None
     return Caller(
