@@ -198,6 +198,11 @@ def allocation_cell(draft: Draft, budget: Budget, now: int) -> Cell | Refused:
             code="budget_exceeded", detail=f"the allocation of {seen.account} in {seen.unit} has ended", binding=seen
         )
     if cell.phase == PARKED:
+        for pin in (draft.cells[number] for number in cell.pins):
+            if pin.allocated and pin.phase == PARKED:
+                upper = allocation_cell(draft, draft.budgets[pin.budget], now)
+                if isinstance(upper, Refused):
+                    return upper
         lacking = lacking_room(draft, cell.pins, cell.base - cell.cover)
         if lacking:
             return no_room(draft, lacking)
