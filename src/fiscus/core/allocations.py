@@ -251,6 +251,9 @@ def transfer(draft: Draft, request: Request, command: Transfer, now: int) -> Tra
     if command.amount + kept > donor.free or lacking:
         return no_room(draft, lacking or [(donor, command.amount + kept)])
     changed = {cell.number for cell in target_cells}
+    overdrawn = [(cell, command.amount) for cell in target_cells[1:] if cell.free < 0]
+    if overdrawn:
+        return no_room(draft, overdrawn)
     needs_room = [
         pin
         for cell in target_cells

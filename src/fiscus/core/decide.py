@@ -48,7 +48,7 @@ from fiscus.core.events import AdjustmentEnded, AllocationEnded, Expired, Quaran
 from fiscus.core.fold import RANK_ADJUSTMENT, RANK_ALLOCATION, RANK_EXPIRY, RANK_QUARANTINE, fold
 from fiscus.core.holds import extend, release, reserve, settle
 from fiscus.core.outcomes import AnyOutcome, CompoundAnswer, Refused
-from fiscus.core.routes import close_ended_windows
+from fiscus.core.routes import close_ended_windows, has_lapsed
 from fiscus.core.state import ENDED, Deadline, Draft, Hold, Rules
 
 LEDGER_ACTOR = "fiscus"
@@ -110,6 +110,8 @@ def _after_refusal(draft: Draft, request: Request, refused: Refused, mark: Any, 
         return
     account = draft.accounts[number]
     for budget in (draft.budgets[found] for found in account.budgets):
+        if budget.allocated and has_lapsed(budget, now):
+            continue  # what is over is not exhausted
         if budget.name == binding.budget and budget.on_exhaustion != "deny" and account.status == "active":
             status = "suspended" if budget.on_exhaustion == "suspend" else "terminated"
             reason = f"Budget {binding.budget} exhausted: {binding.spent} of {binding.limit} {binding.unit}"

@@ -166,7 +166,9 @@ def _settled(draft: Draft, event: Settled, at: int) -> None:
             continue
         remaining = (0 if final else reserved - covered_now) - (reserved - covered_before) if was_open else 0
         held, quarantined = (remaining, 0) if was_held else (0, remaining)
-        rise = max(0, booked_now - booked_before)
+        rise = max(0, booked_now - max(booked_before, hold.kept.get(unit, 0)))
+        if booked_now < booked_before and any(number in moves for number in numbers):
+            hold.kept = {**hold.kept, unit: max(booked_before, hold.kept.get(unit, 0))}
         for number in numbers:
             if number in moves:
                 if rise:
