@@ -29,7 +29,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from fiscus import __version__
-from fiscus.api import ApiOptions
+from fiscus.api import ApiOptions, JoiningProtocol
 from fiscus.api.application import Application
 from fiscus.api.calls import Call, Reply
 from fiscus.api.calls import Route as ApiRoute
@@ -163,7 +163,7 @@ async def _run(app: Application, service: ServiceOptions, listener: socket.socke
     server = _Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=JoiningProtocol,
             ws="none",
             lifespan="off",
             log_config=None,

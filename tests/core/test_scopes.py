@@ -233,3 +233,16 @@ def test_a_key_opens_only_below_its_own_account_and_only_if_it_may(ledger):
     ledger.do(opening("b:1", "red"), scope="red")
     ledger.do(opening("nothing:1", "red"), "forbidden", scope="red")
     assert ledger.account("t:1").parent == "red"
+
+
+def test_a_key_of_one_account_is_refused_by_a_budget_above_without_seeing_its_figures(ledger):
+    ledger.tree("root", "root/red", "root/blue")
+    ledger.budget("root", 100)
+    ledger.reserve("other", "blue", 90)
+    refused = ledger.do(Reserve(id="h", account="red", amounts={"tokens": 20}), "budget_busy", scope="red")
+    assert refused.binding is None
+    assert "100" not in refused.detail
+    assert "root" not in refused.detail
+    assert refused.retry_after_s
+    whole = ledger.do(Reserve(id="h", account="red", amounts={"tokens": 20}), "budget_busy")
+    assert whole.binding.account == "root"

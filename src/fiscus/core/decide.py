@@ -49,6 +49,7 @@ from fiscus.core.fold import RANK_ADJUSTMENT, RANK_ALLOCATION, RANK_EXPIRY, RANK
 from fiscus.core.holds import extend, release, reserve, settle
 from fiscus.core.outcomes import AnyOutcome, CompoundAnswer, Refused
 from fiscus.core.routes import close_ended_windows, has_lapsed
+from fiscus.core.scopes import in_scope
 from fiscus.core.state import ENDED, Deadline, Draft, Hold, Rules
 
 LEDGER_ACTOR = "fiscus"
@@ -91,6 +92,8 @@ def decide(draft: Draft, request: Request, now: int) -> AnyOutcome:
     if isinstance(outcome, Refused):
         if outcome.code == "budget_exceeded" or len(draft.events) > mark[1]:
             _after_refusal(draft, request, outcome, mark, now)
+        if request.scope is not None and outcome.binding is not None:
+            outcome = _within_sight(draft, outcome, outcome.binding.account, request.scope)
     elif draft.alerts:
         _raise_alerts(draft, now)
     return outcome
@@ -118,6 +121,14 @@ def _after_refusal(draft: Draft, request: Request, refused: Refused, mark: Any, 
             command = SetStatus(account=binding.account, status=status, reason=reason)  # type: ignore[arg-type]
             set_status(draft, Request(tenant=request.tenant, command=command, actor=LEDGER_ACTOR), command, now)
             return
+
+
+def _within_sight(draft: Draft, refused: Refused, account: str, scope: str) -> Refused:
+    """A key that is bound to an account is not told the figures of accounts above it."""
+    number = draft.names.find(account)
+    if number is not None and in_scope(draft, draft.accounts[number], scope):
+        return refused
+    return msgspec.structs.replace(refused, detail=f"a budget above {scope} lacks room", binding=None)
 
 
 def _raise_alerts(draft: Draft, now: int) -> None:

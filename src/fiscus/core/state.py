@@ -178,8 +178,8 @@ class Hold(Entity, kw_only=True, omit_defaults=True):
     """A reservation, or what was booked without one (``reserved`` empty).
 
     ``reserved``, ``booked`` and ``covered`` per unit; remaining = reserved − covered while open (held, or expired and
-    not closed). ``estimated``: its quarantine was closed as a charge, so a late reading replaces it. ``kept``: an estimate
-    that was too high and stays on windows that are gone; a later rise counts from there for them.
+    not closed). ``estimated``: its quarantine was closed as a charge, so a late reading replaces it. ``kept``: an
+    estimate that was too high and stays on windows that are gone; a later rise counts from there for them.
     """
 
     id: str
