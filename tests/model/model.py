@@ -63,7 +63,7 @@ class Refuse(Exception):
         self.requested = requested
         self.index = index
         self.refusal = Refusal(code=code)
-        self.exhausted: tuple[str, str] | None = None
+        self.exhausted = False
 
 
 # ---------------------------------------------------------------------------------------------- what is on the books
@@ -120,6 +120,7 @@ class Window:
     successor: int | None = None
     fired: set[int] = field(default_factory=set)
     alarmed: bool = False
+    enforce: bool = True
     level: int = 0
     limit_seen: int = 0
 
@@ -133,6 +134,7 @@ class Slice:
     unit: Unit
     size: int
     pins: list[int]
+    grant: int
     live: bool = True
     ended: bool = False
     cover: int = 0
@@ -300,27 +302,30 @@ class Model:
         if refuse.cell is not None:
             cell = self.cells[refuse.cell]
             figures = self.figures(cell.key)
+            spent = figures.covered + figures.quarantined + figures.uncovered
+            refuse.exhausted = refuse.code == "budget_exceeded" and spent >= figures.limit
             if isinstance(cell, Window):
                 its = self.budgets[cell.budget]
-                account, budget, unit, policy = its.account, its.name, its.unit, its.on_exhaustion
+                account, budget, unit = its.account, its.name, its.unit
             else:
-                grant = self.grants.get((cell.account, cell.unit))
-                account, unit, policy = cell.account, cell.unit, grant.on_exhaustion if grant else "deny"
-            spent = figures.covered + figures.quarantined + figures.uncovered
-            positive = (refuse.requested or 0) > 0
-            if refuse.code == "budget_exceeded" and policy != "deny" and spent >= figures.limit and positive:
-                refuse.exhausted = (account, "suspended" if policy == "suspend" else "terminated")
+                account, unit = cell.account, cell.unit
         refuse.refusal = Refusal(
             code=refuse.code, account=account, budget=budget, unit=unit, requested=refuse.requested, index=refuse.index
         )
 
     def _act_on_exhaustion(self, refuse: Refuse) -> None:
-        """The refusal changes nothing; what the policy then does is a command of its own."""
-        if refuse.exhausted is None:
+        """The refusal changes nothing; what the policy then does is a command of its own (Q22)."""
+        refusal = refuse.refusal
+        if not refuse.exhausted or (refuse.requested or 0) <= 0:
             return
-        account, status = refuse.exhausted
-        if account in self.accounts and self.accounts[account].status == "active":
-            self._change_status(account, status)
+        item: Budget | Grant | None
+        if refusal.budget is None:
+            item = self.grants.get((refusal.account, refusal.unit))
+            item = None if item is not None and item.over else item
+        else:
+            item = self._find_budget(refusal.account, refusal.budget)
+        if item is not None and item.on_exhaustion != "deny" and self.accounts[refusal.account].status == "active":
+            self._change_status(refusal.account, "suspended" if item.on_exhaustion == "suspend" else "terminated")
             self._tidy()
 
     def _compound(self, command: commands.Compound, scope: str | None, may_open: bool) -> Answer:
@@ -420,6 +425,7 @@ class Model:
             self._end_allocations(instant)
             self._end_windows(instant)
         self.now = now_ms
+        self._note_what_is_over()
 
     def _next_due(self) -> int:
         due = [hold.expires_at for hold in self.holds.values() if hold.state == "held"]
@@ -455,15 +461,18 @@ class Model:
             with_its_window = not window.ended and window.end is not None and window.end <= instant  # Q20
             if adjustment.active and (adjustment.valid_until or FOREVER) <= instant and not with_its_window:
                 self._lapse(adjustment)
+                self._watch_thresholds()
         self._tidy()
 
     def _lapse(self, adjustment: Adjustment) -> None:
         """An adjustment that ends keeps covering what is in use above the rest."""
         in_use = self.figures(adjustment.window).in_use
+        before = self.limit(adjustment.window)
         adjustment.active = False
         adjustment.cover = 0
         if adjustment.amount > 0:
-            adjustment.cover = min(adjustment.amount, max(0, in_use - self.limit(adjustment.window)))
+            rest = self.limit(adjustment.window)
+            adjustment.cover = max(0, min(in_use, before) - rest)
 
     def _sum_of(self, key: int) -> int:
         """base + Σ active adjustments, without the floor at 0."""
@@ -490,10 +499,13 @@ class Model:
         for piece in sorted(pieces, key=lambda p: -len(self.chain(p.account))):
             if self._end_of(piece) <= instant:
                 self._end_slice(piece)
-        for grant in self.grants.values():
-            if grant.valid_until is not None and grant.valid_until <= instant:
-                grant.over = True
+        self._note_what_is_over()
         self._tidy()
+
+    def _note_what_is_over(self) -> None:
+        for grant in self.grants.values():
+            if grant.valid_until is not None and grant.valid_until <= self.now:
+                grant.over = True
 
     def _end_slice(self, piece: Slice) -> None:
         """From now on it covers only what is in use."""
@@ -539,6 +551,7 @@ class Model:
         end = window_end(budget.period, budget.zone, old.end, budget.anchor)
         new = Window(self._number(), budget.number, old.end, end, budget.limit, carried_in=carried, debt_in=debt)
         new.limit_seen = budget.limit + carried
+        new.enforce = budget.mode == "enforce"
         new.level = debt  # Q15: what a window starts with is no rise
         old.successor = new.key
         self.cells[new.key] = new
@@ -647,7 +660,7 @@ class Model:
             budget = self.budgets[cell.budget]
             return [] if budget.removed else [budget.window]
         grant = self.grants.get((cell.account, cell.unit))
-        if grant is not None:
+        if grant is not None and grant.number == cell.grant:
             return [self._pin(grant, needed=False)]
         return list(dict.fromkeys(landing for pin in cell.pins for landing in self._landing(pin)))
 
@@ -707,9 +720,7 @@ class Model:
 
     def _enforcing(self, key: int) -> bool:
         cell = self.cells[key]
-        return isinstance(cell, Slice) or (
-            not self.budgets[cell.budget].removed and self.budgets[cell.budget].mode == "enforce"
-        )
+        return isinstance(cell, Slice) or (not self.budgets[cell.budget].removed and cell.enforce)
 
     def _unit_of(self, key: int) -> Unit:
         cell = self.cells[key]
@@ -894,15 +905,15 @@ class Model:
         reading = {**hold.reading, **total}
         self._fill_in(hold, reading, total)
         exact = [line for line in hold.lines if not self.gone(line.cell)]
-        self._rise(hold, reading)
+        self._rise(hold, reading, touch=True)
         for line in [*exact, *hold.own]:
             book(line, reading.get(line.unit, 0), final=True)
         hold.reading = reading
         hold.state = "settled"
 
-    def _rise(self, hold: Hold, total: Amounts) -> None:
+    def _rise(self, hold: Hold, total: Amounts, touch: bool = False) -> None:
         """After the end of a hold (or without one) only what is above the books is booked, as O."""
-        if not any(total.get(line.unit, 0) > line.booked for line in hold.own):
+        if not touch and not any(total.get(line.unit, 0) > line.booked for line in hold.own):
             return
         landings = [self._landing(line.cell) for line in hold.lines]
         for line, landing in zip(hold.lines, landings, strict=True):
@@ -1081,7 +1092,7 @@ class Model:
             except Refuse:
                 if not after_the_fact:
                     raise
-                self._carve(grant, 0).live = False
+                self._carve(grant, 0, needed=False).live = False
 
     def _set_status(self, command: commands.SetStatus, scope: str | None, may_open: bool) -> Answer:
         account = self._known(command.account, scope)
@@ -1096,9 +1107,9 @@ class Model:
         below = [a.name for a in self._below(name)]
         pieces = [c for c in self.cells.values() if isinstance(c, Slice) and c.account in below and not c.ended]
         if status == "active":
-            for account in below:
-                for grant in [g for g in self.grants.values() if g.account == account]:
-                    self._restore(grant)
+            grants = [g for g in self.grants.values() if g.account in below]
+            for grant in sorted(grants, key=lambda g: (len(self.chain(g.account)), -self.accounts[g.account].number)):
+                self._restore(grant)  # Q25
             return
         for piece in sorted(pieces, key=lambda p: -len(self.chain(p.account))):
             if piece.live:
@@ -1129,6 +1140,7 @@ class Model:
             window_end(command.period, command.zone, self.now, anchor=self.now),
             command.limit,
             limit_seen=command.limit,
+            enforce=command.mode == "enforce",
         )
         budget = Budget(
             account=command.account,
@@ -1192,6 +1204,7 @@ class Model:
         budget.period_next, budget.zone_next = command.period, command.zone
         budget.thresholds = dict(command.thresholds)
         budget.mode = command.mode
+        window.enforce = command.mode == "enforce"  # what has ended keeps the version that it was pinned with
         budget.match = dict(command.match)
         budget.on_exhaustion = command.on_exhaustion
         budget.carry_over = command.carry_over
@@ -1213,7 +1226,7 @@ class Model:
         self._known(command.account, scope)
         known = self.adjustments.get(command.id)
         if known is not None:
-            if known.body != command:
+            if adjustment_body(known.body) != adjustment_body(command):
                 raise Refuse("conflict")
             return self._adjustment_answer(known)
         budget = self._find_budget(command.account, command.budget)
@@ -1280,15 +1293,15 @@ class Model:
         piece = self.cells[item.slice]
         if item.over and needed:
             raise Refuse("budget_exceeded", cell=piece.key)  # Q14: it has ended; waiting for calls in flight is no use
-        if not piece.live and not item.over and self.status_effective(item.account) == "active":
+        may_come_back = not item.over and self.status_effective(item.account) == "active"
+        if not piece.live and may_come_back and (needed or piece.ended):
             try:
                 self._revive(item)
             except Refuse:
                 if needed:
                     raise
         if not needed and self.cells[item.slice].ended:
-            self._carve(item, 0)
-            self.cells[item.slice].live = False
+            self._carve(item, 0, needed=False).live = False
         return item.slice
 
     def _touch(self, grant: Grant) -> int:
@@ -1328,10 +1341,10 @@ class Model:
                 break
         return pins
 
-    def _carve(self, grant: Grant, size: int) -> Slice:
-        pins = self._pins_above(grant, needed=size > 0)
+    def _carve(self, grant: Grant, size: int, needed: bool = True) -> Slice:
+        pins = self._pins_above(grant, needed)
         self._room((pin, size) for pin in pins)
-        piece = Slice(self._number(), grant.account, grant.unit, grant.size, pins)
+        piece = Slice(self._number(), grant.account, grant.unit, grant.size, pins, grant.number)
         self.cells[piece.key] = piece
         grant.slice = piece.key
         return piece
@@ -1347,6 +1360,8 @@ class Model:
         grant = self.grants.get((command.account, command.unit))
         if grant is None or grant.over or self.cells[grant.slice].ended:
             number = grant.number if grant else self._number()
+            if grant is not None and not self.cells[grant.slice].ended:
+                self._end_slice(self.cells[grant.slice])
             grant = Grant(command.account, command.unit, command.to, valid_until, command.on_exhaustion, number, 0)
             self._carve(grant, command.to)
             self.grants[(command.account, command.unit)] = grant
@@ -1359,19 +1374,15 @@ class Model:
     def _resize(self, grant: Grant, to: int) -> None:
         """Grow if there is room, like a reserve; shrink at most to what is in use."""
         piece = self.cells[grant.slice]
-        if to < grant.size and to < self.figures(piece.key).in_use:
-            raise Refuse("below_use", cell=piece.key)
+        before = grant.size
         if piece.live:
             self._room((pin, to - piece.size) for pin in piece.pins)  # Q10
-        grant.size = piece.size = to
-        if not piece.live:
+            grant.size = piece.size = to
+        else:
+            grant.size = to
             self._revive(grant)
-
-    def _rise_of(self, piece: Slice, to: int) -> int:
-        """How much more the cells above have in use when an allocation grows; they count what it overdrew (Q10)."""
-        own = self.figures(piece.key)
-        spent = own.covered + own.uncovered
-        return max(to, spent) - max(own.limit, spent)
+        if to < before and to < self.figures(piece.key).in_use:
+            raise Refuse("below_use", cell=piece.key)
 
     def _deallocate(self, command: commands.Deallocate, scope: str | None, may_open: bool) -> Answer:
         self._known(command.account, scope)
@@ -1410,14 +1421,15 @@ class Model:
         (giving, giving_top), (taking, taking_top) = ways
         if giving_top != taking_top:
             raise Refuse("other_windows")
-        for piece in giving:
+        for piece in giving[1:]:
             figures = self.figures(piece.key)
             if figures.in_use > figures.limit:
                 raise Refuse("budget_exceeded", cell=piece.key, requested=command.amount)
+        self._room((piece.key, 1) for piece in taking[1:] if self.figures(piece.key).available < 0)
         kept = source.min_reserve.get(command.unit, 0)
         self._room([(giving[0].key, command.amount + kept)])
         self._room(
-            (pin, self._rise_of(piece, piece.size + command.amount))
+            (pin, command.amount)
             for piece in taking
             for pin in piece.pins
             if pin not in taking_top and isinstance(self.cells[pin], Window)
@@ -1510,6 +1522,11 @@ def book(line: Line, total: int, final: bool) -> None:
     line.covered = min(total, bound)
     line.uncovered = total - line.covered
     line.remaining = 0 if final else bound - line.covered
+
+
+def adjustment_body(command: commands.Adjust) -> tuple[Any, ...]:
+    """By what a repeated adjustment is known; not by its reason, which can be erased, nor by ``force``."""
+    return command.account, command.budget, command.amount, command.valid_until
 
 
 def derived(amounts: Amounts) -> Amounts:
