@@ -273,12 +273,20 @@ def _judge(
 def _justifies(draft: Draft, call: Call, times: list[int]) -> bool:
     binding = call.outcome.binding if isinstance(call.outcome, Refused) else None
     if binding is not None:
+        if _fits(call.outcome, binding):
+            return False
         if not _can_bind(draft, binding, times):
             return False
         start_ms = int(binding.window_start.timestamp() * 1_000)
         if times[0] < start_ms < times[-1]:
             times = [*times, start_ms]
     return any(_leaves_no_trace(draft, call, now) for now in times)
+
+
+def _fits(outcome: Any, binding: Balance) -> bool:
+    """Whether what was refused fits by the very figures that the refusal names."""
+    use = binding.covered + binding.held + binding.quarantined + binding.uncovered
+    return outcome.requested is not None and outcome.requested <= binding.limit - use
 
 
 def _leaves_no_trace(draft: Draft, call: Call, now: int) -> bool:

@@ -139,28 +139,38 @@ def test_while_the_ledger_is_away_nothing_is_admitted_and_nothing_is_called_a_re
     desk.engine.close()
 
 
-def test_a_seal_whose_commit_fails_is_no_seal_and_leaves_no_trace(tmp_path):
-    for number, point in enumerate(
-        [
-            *points("journal", ("forgetting the old seal", "sealed entities")),
-            "journal: before entries",
-            "journal: after entries",
-        ]
-    ):
-        faults_hook = Faults()
-        desk = Desk(watched_store(tmp_path / f"{number}.db", faults_hook), ManualClock())
-        desk.do(PutAccount(account="agent:a"))
-        desk.do(PutBudget(account="agent:a", unit="tokens", limit=100))
-        faults_hook.arm(point)
-        faults_hook.arm("journal: before open", 1)
+SEAL_POINTS = [
+    *points("journal", ("forgetting the old seal", "sealed entities")),
+    "journal: before entries",
+    "journal: after entries",
+]
+
+
+@pytest.mark.parametrize("away", [0, 1], ids=["reopens at once", "reopens later"])
+@pytest.mark.parametrize("point", SEAL_POINTS)
+def test_a_seal_whose_commit_fails_leaves_no_trace_and_can_be_made_again(tmp_path, point, away):
+    faults_hook = Faults()
+    desk = Desk(watched_store(tmp_path / "fiscus.db", faults_hook), ManualClock())
+    desk.do(PutAccount(account="agent:a"))
+    desk.do(PutBudget(account="agent:a", unit="tokens", limit=100))
+    faults_hook.arm(point)
+    faults_hook.arm("journal: before open", away)
+    took_effect = point == "journal: after entries"
+    if took_effect and not away:
+        assert desk.engine.checkpoint() == 2
+    else:
         with pytest.raises(StoreUnavailable):
             desk.engine.checkpoint()
-        assert isinstance(ask_until_answered(desk, [hold("h")])[0], HoldAnswer)
-        assert isinstance(desk.ask(hold("h2"))[0], HoldAnswer)
-        assert desk.balance("agent:a").held == 20
-        assert desk.engine.checkpoint() > 0
-        assert faults(desk.engine.store) == []
-        desk.engine.close()
+    assert faults_hook.raised[point] == 1
+    faults_hook.arm("journal: before open", 0)
+    assert isinstance(ask_until_answered(desk, [hold("h")])[0], HoldAnswer)
+    assert isinstance(desk.ask(hold("h2"))[0], HoldAnswer)
+    assert desk.balance("agent:a").held == 20
+    assert desk.engine.checkpoint() > 0
+    seals = sum(b'"kind":"checkpoint"' in body for _, _, body, _ in journal(desk.engine.store))
+    assert seals == (2 if took_effect else 1)
+    assert faults(desk.engine.store) == []
+    desk.engine.close()
 
 
 def hold(id: str) -> Request:
