@@ -118,7 +118,8 @@ class Window:
     debt_out: int = 0
     ended: bool = False
     successor: int | None = None
-    fired: set[int] = field(default_factory=set)
+    fired: int = 0
+    """The highest threshold that fired."""
     alarmed: bool = False
     enforce: bool = True
     level: int = 0
@@ -461,6 +462,7 @@ class Model:
             with_its_window = not window.ended and window.end is not None and window.end <= instant  # Q20
             if adjustment.active and (adjustment.valid_until or FOREVER) <= instant and not with_its_window:
                 self._lapse(adjustment)
+                self._tidy_covers()
                 self._watch_thresholds()
         self._tidy()
 
@@ -595,7 +597,8 @@ class Model:
             figures = self.figures(window.key)
             level = figures.covered + figures.quarantined + figures.uncovered
             if figures.limit > window.limit_seen:
-                window.fired = {p for p in window.fired if p * figures.limit <= 100 * level}
+                reached = [p for p in budget.thresholds if p * figures.limit <= 100 * level]
+                window.fired = min(window.fired, max(reached, default=0))
             window.limit_seen = figures.limit
             if level > window.level and (window.end is None or self.looked_at < window.end):
                 window.alarmed |= any(self._reached(budget, window.key))
@@ -610,16 +613,16 @@ class Model:
             window = self.cells[budget.window]
             if window.alarmed:
                 for percent in self._reached(budget, window.key):
-                    window.fired.add(percent)
+                    window.fired = percent
                     self.crossed.append((budget.number, percent))
                 window.alarmed = False
 
     def _reached(self, budget: Budget, key: int) -> list[int]:
-        """The thresholds that P+Q+O has reached and that have not fired in this window."""
+        """The thresholds that P+Q+O has reached, above the highest that has fired in this window."""
         figures = self.figures(key)
         level = figures.covered + figures.quarantined + figures.uncovered
         fired = self.cells[key].fired
-        return [p for p in sorted(budget.thresholds) if p not in fired and p * figures.limit <= 100 * level]
+        return [p for p in sorted(budget.thresholds) if p > fired and p * figures.limit <= 100 * level]
 
     def _forget_empty_cells(self) -> None:
         """Ended cells that nothing points to; only to keep the model small."""
@@ -651,6 +654,14 @@ class Model:
                 return False
         return all(self.gone(piece.key) for piece in self._slices_on(key))
 
+    def _shared_since(self, key: int) -> bool:
+        """Whether it is the cell of an allocation that was given up."""
+        cell = self.cells[key]
+        if isinstance(cell, Window):
+            return False
+        grant = self.grants.get((cell.account, cell.unit))
+        return grant is None or grant.number != cell.grant
+
     def _landing(self, key: int) -> list[int]:
         """Where a late rise is booked: the cell itself, or when it is gone what runs in its place (Q4)."""
         cell = self.cells[key]
@@ -659,9 +670,8 @@ class Model:
         if isinstance(cell, Window):
             budget = self.budgets[cell.budget]
             return [] if budget.removed else [budget.window]
-        grant = self.grants.get((cell.account, cell.unit))
-        if grant is not None and grant.number == cell.grant:
-            return [self._pin(grant, needed=False)]
+        if not self._shared_since(key):
+            return [self._pin(self.grants[(cell.account, cell.unit)], needed=False)]
         return list(dict.fromkeys(landing for pin in cell.pins for landing in self._landing(pin)))
 
     # --------------------------------------------------------------------------------------------- the tree
@@ -837,7 +847,7 @@ class Model:
         if hold.state != "held":
             raise Refuse("conflict")
         rises = {}
-        for unit, total in derived(command.to).items():
+        for unit, total in wanted(command.to, hold.reserved).items():
             if total > hold.reserved.get(unit, 0):
                 rises[unit] = total - hold.reserved.get(unit, 0)
         if rises:
@@ -905,9 +915,13 @@ class Model:
         reading = {**hold.reading, **total}
         self._fill_in(hold, reading, total)
         exact = [line for line in hold.lines if not self.gone(line.cell)]
+        shared_since = [line for line in hold.lines if self.gone(line.cell) and self._shared_since(line.cell)]
         self._rise(hold, reading, touch=True)
         for line in [*exact, *hold.own]:
             book(line, reading.get(line.unit, 0), final=True)
+        for line in shared_since:
+            if reading.get(line.unit, 0) < line.booked:
+                book(line, reading.get(line.unit, 0), final=True)  # Q26
         hold.reading = reading
         hold.state = "settled"
 
@@ -1322,28 +1336,35 @@ class Model:
         if piece.ended:
             self._carve(grant, grant.size)
             return
+        asks: list[tuple[int, int] | Refuse] = []
         for pin in piece.pins:
             above = self.cells[pin]
-            if isinstance(above, Slice):
-                self._touch(self.grants[(above.account, above.unit)])
-        self._room((pin, grant.size - piece.cover) for pin in piece.pins)
+            try:
+                if isinstance(above, Slice):
+                    self._touch(self.grants[(above.account, above.unit)])
+                asks.append((pin, grant.size - piece.cover))
+            except Refuse as lacking:
+                asks.append(lacking)
+        self._room(asks)
         piece.live = True
         piece.size = grant.size
 
-    def _pins_above(self, grant: Grant, needed: bool) -> list[int]:
-        """All cells without ``match`` of the unit above, up to the nearest allocated ancestor, which stops the walk."""
+    def _carve(self, grant: Grant, size: int, needed: bool = True) -> Slice:
+        """Hold it on all cells of the unit above that have no ``match``, up to the nearest allocated ancestor."""
         pins: list[int] = []
+        asks: list[tuple[int, int] | Refuse] = []
         for account in self.chain(grant.account)[1:]:
             for item in self._items(account.name):
-                if item.unit == grant.unit and not (isinstance(item, Budget) and item.match):
+                if item.unit != grant.unit or (isinstance(item, Budget) and item.match):
+                    continue
+                try:
                     pins.append(self._pin(item, needed))
+                    asks.append((pins[-1], size))
+                except Refuse as lacking:
+                    asks.append(lacking)
             if (account.name, grant.unit) in self.grants:
                 break
-        return pins
-
-    def _carve(self, grant: Grant, size: int, needed: bool = True) -> Slice:
-        pins = self._pins_above(grant, needed)
-        self._room((pin, size) for pin in pins)
+        self._room(asks)
         piece = Slice(self._number(), grant.account, grant.unit, grant.size, pins, grant.number)
         self.cells[piece.key] = piece
         grant.slice = piece.key
@@ -1529,11 +1550,14 @@ def adjustment_body(command: commands.Adjust) -> tuple[Any, ...]:
     return command.account, command.budget, command.amount, command.valid_until
 
 
-def derived(amounts: Amounts) -> Amounts:
-    """With ``tokens`` where both halves are given; without a default for ``calls``."""
-    whole = dict(amounts)
-    if "tokens" not in whole and "input_tokens" in whole and "output_tokens" in whole:
-        whole["tokens"] = whole["input_tokens"] + whole["output_tokens"]
+def wanted(to: Amounts, reserved: Amounts) -> Amounts:
+    """The totals of an extend, with ``tokens`` where they follow from input and output, and did so before (Q27)."""
+    whole = dict(to)
+    halves = [max(to.get(unit, 0), reserved.get(unit, 0)) for unit in ("input_tokens", "output_tokens")]
+    before = [reserved.get(unit, 0) for unit in ("input_tokens", "output_tokens")]
+    follows = "tokens" not in reserved or (any(before) and reserved["tokens"] == sum(before))
+    if "tokens" not in to and all(halves) and follows:
+        whole["tokens"] = sum(halves)
     return whole
 
 

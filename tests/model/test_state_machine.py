@@ -19,7 +19,7 @@ from fiscus.core.events import StatusChanged
 from fiscus.core.outcomes import CompoundAnswer, HoldAnswer, Refused
 from tests.model.harness import Core, Seen, rows
 from tests.model.model import Answer, Figures, Model, Refusal
-from tests.model.wishes import NAMES, START_MS, Wishes, moment
+from tests.model.wishes import NAMES, START_MS, STARTS_MS, Wishes, moment
 
 EXAMPLES, STEPS = {"deep": (3_000, 60)}.get(os.environ.get("HYPOTHESIS_PROFILE", ""), (300, 40))
 DUE_EVENTS = {
@@ -45,10 +45,10 @@ CALLS = (Reserve, Extend, Settle, Release)
 class Pair:
     """The core and the model under one clock; each command is decided by both, and all that can be seen is compared."""
 
-    def __init__(self, quarantine: str = "charge") -> None:
+    def __init__(self, quarantine: str = "charge", start_ms: int = START_MS) -> None:
         self.core = Core.with_quarantine(quarantine)
         self.model = Model(quarantine)
-        self.now_ms = START_MS
+        self.now_ms = start_ms
         self.states: dict[str, str] = {}
 
     def open_accounts(self, choose: Callable[[Sequence[Any]], Any]) -> None:
@@ -211,9 +211,9 @@ class Ledger(RuleBasedStateMachine):
         command = getattr(wishes, kind)()
         self.pair.run(command, wishes.scope() if isinstance(command, CALLS) else None)
 
-    @initialize(data=st.data(), quarantine=st.sampled_from(("charge", "release")))
-    def open_accounts(self, data: Any, quarantine: str) -> None:
-        self.pair = Pair(quarantine)
+    @initialize(data=st.data(), quarantine=st.sampled_from(("charge", "release")), start_ms=st.sampled_from(STARTS_MS))
+    def open_accounts(self, data: Any, quarantine: str, start_ms: int) -> None:
+        self.pair = Pair(quarantine, start_ms)
         self.pair.open_accounts(lambda options: data.draw(st.sampled_from(options)))
 
     @rule(data=st.data())

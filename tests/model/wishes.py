@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fiscus.core.commands import (
+    THRESHOLDS_DEFAULT,
     Adjust,
     Allocate,
     Compound,
@@ -24,13 +25,23 @@ from fiscus.core.commands import (
     TemplateBudget,
     Transfer,
 )
+from fiscus.core.records import CallRecord, Tokens
 from tests.model.model import FOREVER, Model
 
 START_MS = 1_760_004_000_000  # 2025-10-09T10:00:00Z, a full hour
+STARTS_MS = (START_MS, 1_761_422_400_000, 1_774_728_000_000)  # and before two changes of the clocks in Europe
 HOUR_MS = 3_600_000
 NAMES = ("root", "a", "b", "c", "d", "e")
 BUDGETS = ("x", "y")
-PERIODS = ("lifetime", "hour", "day", "every:1800", "every:7200")
+PERIODS = ("lifetime", "hour", "day", "every:1800", "every:7200", "week")
+ZONES = ("UTC", "UTC", "UTC", "UTC", "Europe/Berlin", "Asia/Kolkata", "America/St_Johns")
+THRESHOLDS: tuple[Any, ...] = (
+    THRESHOLDS_DEFAULT,
+    THRESHOLDS_DEFAULT,
+    {80: "critical"},
+    {10: "info", 150: "exhausted"},
+    {},
+)
 LEASES = (3600, 60, 1800, 86_400)
 STEPS_MS = (1, 1000, 59_999, 600_000, HOUR_MS, 3 * HOUR_MS, 25 * HOUR_MS)
 
@@ -92,7 +103,19 @@ class Wishes:
             amounts["cost"] = self.choose(range(most + 1))
         if self.seldom(8):
             amounts["calls"] = self.choose(range(4))
+        if self.seldom(8):
+            amounts["input_tokens"] = self.choose(range(most + 1))
+            if not self.seldom(3):
+                amounts["output_tokens"] = self.choose(range(most + 1))
+                if not self.seldom(3):
+                    amounts.pop("tokens", None)
         return amounts
+
+    def record(self) -> CallRecord | None:
+        if not self.seldom(8):
+            return None
+        tokens = Tokens(input=self.choose(range(20)), output=self.choose(range(20)), reasoning=3)
+        return CallRecord(tokens=tokens, cost_nanousd=self.choose((None, 7, 30)))
 
     def also(self) -> tuple[str, ...]:
         return (self.account(),) if self.seldom(4) else ()
@@ -134,7 +157,12 @@ class Wishes:
         return Extend(id=self.hold(), to=self.amounts(50, whole=False), lease_s=self.choose(LEASES))
 
     def settle(self) -> Settle:
-        return Settle(id=self.hold(), total=self.amounts(45, whole=False), final=self.choose((True, False)))
+        return Settle(
+            id=self.hold(),
+            total=self.amounts(45, whole=False),
+            final=self.choose((True, False)),
+            record=self.record(),
+        )
 
     def usage(self) -> Settle:
         return Settle(
@@ -144,6 +172,7 @@ class Wishes:
             account=self.account(),
             also=self.also(),
             attributes=self.attributes(),
+            record=self.record(),
         )
 
     def release(self) -> Release:
@@ -170,7 +199,7 @@ class Wishes:
         if old is not None and not self.seldom():
             unit, period = old.unit, old.period
         else:
-            unit = self.choose(("tokens", "tokens", "tokens", "cost", "calls"))
+            unit = self.choose(("tokens", "tokens", "tokens", "tokens", "cost", "cost", "calls", "input_tokens"))
             period = self.choose(PERIODS)
         return PutBudget(
             account=account,
@@ -178,6 +207,8 @@ class Wishes:
             limit=self.choose(range(150)),
             budget=budget,
             period=period,
+            zone=self.choose(ZONES),
+            thresholds=self.choose(THRESHOLDS),
             mode=self.choose(("enforce", "enforce", "enforce", "warn", "observe")),
             match=self.choose(({}, {}, {}, {"model": "x"})),
             on_exhaustion=self.policy(),

@@ -213,6 +213,7 @@ def test_a_full_disk_is_told(directory):
     script = f"""
 import resource, signal, sys
 sys.path[:0] = {sys.path!r}
+sys.dont_write_bytecode = True  # it would be cut off at the limit, and be there for others
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
 from pathlib import Path

@@ -15,6 +15,7 @@ from tests.treasury.examination import Report, compare, faults, lost_or_doubled
 
 PROGRAM = """
 import resource, sys
+sys.dont_write_bytecode = True  # it could be cut off at the limit, and be there for others
 from fiscus.contract.errors import StoreUnavailable
 from fiscus.stores.sqlite.store import SqliteStore
 from fiscus.treasury.clock import HostClock
