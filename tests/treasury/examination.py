@@ -110,7 +110,8 @@ def examine(path: Path, reports: list[Report]) -> None:
         if isinstance(outcome, HoldAnswer) and outcome.id not in unclear
     }
     for request, outcome in report.answered[-200:]:
-        if isinstance(request.command, Reserve | Transfer | Adjust):
+        # A refusal is not remembered: the same id may be tried again.
+        if isinstance(request.command, Reserve | Transfer | Adjust) and not isinstance(outcome, Refused):
             assert desk.ask(request)[0] == outcome, "a repeated operation has its first answer"
     for (tenant, id), said in list(last_words.items())[-200:]:
         view = desk.ask(ReadHold(tenant=tenant, id=id))[0]

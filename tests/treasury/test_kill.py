@@ -78,7 +78,7 @@ def test_killed_at_a_random_moment_it_loses_nothing_and_doubles_nothing(tmp_path
     moments = random.Random(group)
     ledger = Ledger(tmp_path, executioner)
     for run in range(min(RUNS_PER_LEDGER, KILLS - group * RUNS_PER_LEDGER)):
-        ledger.die(f"r{run}", after_ms=moments.uniform(1, 160))
+        ledger.die(f"r{run}", after_ms=moments.uniform(5, 250))
 
 
 # covers E1, E3, E4, E5, E6, E7, E9, E11, E12
