@@ -129,10 +129,12 @@ def play(house: House, seed: int, disturb: Disturbance) -> Course:
 # covers E3, E12
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("disturb", [evict, evict_and_restart, drop_views, forget, crash])
+@pytest.mark.parametrize("bounds", [{"ENTITIES_MAX": 12}, {"ENDED_SLACK": 3}], ids=["idle", "ended"])
 def test_a_ledger_that_forgets_answers_and_writes_what_one_that_never_does(
-    tmp_path, monkeypatch, expected_course, disturb, seed
+    tmp_path, monkeypatch, expected_course, bounds, disturb, seed
 ):
-    monkeypatch.setattr(ledger_module, "ENTITIES_MAX", 12)
+    for bound, number in bounds.items():
+        monkeypatch.setattr(ledger_module, bound, number)
     course = play(House(tmp_path), seed, disturb)
     expected = expected_course(seed)
     for batch, (answers, wanted) in enumerate(zip(course.answers, expected.answers, strict=True)):
@@ -173,6 +175,41 @@ def test_eviction_leaves_little_in_memory_and_loads_what_is_used(house, monkeypa
     assert set(draft.accounts) == {51}
     desk.write_views()
     assert desk.do(Reserve(id="h2", account="agent:50", amounts={"tokens": 1})).code == "budget_busy"
+
+
+def test_what_has_ended_leaves_memory_and_what_goes_on_stays(house, monkeypatch):
+    monkeypatch.setattr(ledger_module, "ENDED_SLACK", 10)
+    desk = house.desk
+    desk.ask(*[Request(command=PutAccount(account=f"agent:{number}")) for number in range(20)])
+    desk.ask(*[Request(command=PutBudget(account=f"agent:{number}", unit="tokens", limit=9)) for number in range(20)])
+    desk.ask(*[Request(command=Reserve(id=f"h{n}", account=f"agent:{n}", amounts={"tokens": 5})) for n in range(20)])
+    desk.ask(*[Request(command=Settle(id=f"h{number}", total={"tokens": 5})) for number in range(10)])
+    closing = [SetStatus(account=f"agent:{number}", status="closed") for number in range(5)]
+    before = desk.ask(*[Request(command=command) for command in closing])
+    desk.write_views()
+    draft = desk.engine.ledger("default").draft
+    assert sorted(draft.holds) == sorted(f"h{number}" for number in range(10, 20))
+    assert (len(draft.accounts), len(draft.budgets), len(draft.names)) == (15, 15, 15)
+    assert desk.ask(*[Request(command=command) for command in closing]) == before
+    assert desk.do(Settle(id="h3", total={"tokens": 7})).uncovered == {"tokens": 2}
+    assert desk.balance("agent:3").spent == 7
+
+
+def test_what_has_ended_since_the_views_were_written_stays(house, monkeypatch):
+    monkeypatch.setattr(ledger_module, "ENDED_SLACK", 1)
+    desk = house.desk
+    desk.do(PutAccount(account="agent:a"))
+    desk.do(PutBudget(account="agent:a", unit="tokens", limit=100))
+    desk.do(Reserve(id="h", account="agent:a", amounts={"tokens": 60}))
+    ledger = desk.engine.ledger("default")
+    written = ledger.snapshot()
+    house.store.views.write([written], 0)
+    desk.do(Settle(id="h", total={"tokens": 60}))
+    desk.do(SetStatus(account="agent:a", status="closed"))
+    ledger.snapshot_written(written)
+    assert ledger.draft.holds["h"].state == "settled"
+    assert ledger.draft.accounts[1].status == "closed"
+    assert desk.balance("agent:a").spent == 60
 
 
 def test_nothing_newer_than_the_views_is_evicted(house, monkeypatch):

@@ -26,6 +26,11 @@ LOAD_ROWS_MAX = 50_000
 ENTITIES_MAX = 150_000
 """Entities in memory beyond which idle ones are evicted."""
 
+ENDED_SLACK = 10_000
+"""Entities that come into memory before those that have ended are evicted."""
+
+FINAL = ("terminated", "closed")
+
 _encode = msgspec.json.encode
 _decoders = {kind: msgspec.json.Decoder(entity_type) for kind, entity_type in ENTITY_TYPES.items()}
 
@@ -60,6 +65,7 @@ class Ledger:
         self._erased: list[tuple[int, int]] = []
         self._mark = self.draft.mark()
         self._sweep_at = HEAP_SLACK
+        self._ended_at = ENDED_SLACK
         self._load()
 
     # -- loading ------------------------------------------------------------------------------------------------
@@ -301,7 +307,10 @@ class Ledger:
         self.snapshot_seq = snapshot.watermark.seq
         if self.draft.holds.load is None:
             self._use_views()
-        if sum(len(table) for table in self._tables) > ENTITIES_MAX:
+        if self._entities > self._ended_at:
+            self._evict_ended()
+            self._ended_at = self._entities + max(ENDED_SLACK, self._entities // 4)
+        if self._entities > ENTITIES_MAX:
             self._evict()
 
     def snapshot_failed(self, snapshot: Snapshot) -> None:
@@ -312,27 +321,58 @@ class Ledger:
         self._usage = snapshot.usage + self._usage
         self._erased = snapshot.erased + self._erased
 
+    @property
+    def _entities(self) -> int:
+        """How many are in memory."""
+        return sum(len(table) for table in self._tables)
+
+    def _evict_ended(self) -> None:
+        """Drop holds that are over and accounts that are closed, once the views have them: few ask for them again.
+
+        Memory follows what goes on, not what has been, and what is in use is loaded anew less often.
+        """
+        draft = self.draft
+        accounts, budgets, cells, holds = draft.accounts, draft.budgets, draft.cells, draft.holds
+        self._sweep()
+        for id in [id for id, hold in holds.items() if not hold.open and id not in holds.changed]:
+            del holds[id]
+        closed = [one for one in accounts.values() if one.status in FINAL and one.number not in accounts.changed]
+        for account in closed:
+            for number in account.budgets:
+                budget = budgets.get(number)
+                if budget is not None and number not in budgets.changed:
+                    if budget.cell not in cells.changed:
+                        cells.pop(budget.cell, None)
+                    del budgets[number]
+            del accounts[account.number]
+            if account.name is not None and draft.names.get(account.name) == account.number:
+                del draft.names[account.name]
+        if closed:
+            self._forget_carved()
+
     def _evict(self) -> None:
         """Drop everything that the views have and that has not changed since; templates and keys stay."""
         draft = self.draft
         self._sweep()
-        keep_names: set[int] = set()
         for table in self._tables:
             if table.kind in ("template", "key"):
                 continue
             kept = {key: table[key] for key in table.changed & table.keys()}
             table.clear()
             table.update(kept)
-            if table.kind == "account":
-                keep_names = set(kept)
-                for number, carved in list(draft.carved_since.items()):
-                    carved.intersection_update(keep_names)
-                    if not carved:
-                        del draft.carved_since[number]
-        names = {name: number for name, number in draft.names.items() if number in keep_names}
+        self._forget_carved()
+        names = {name: number for name, number in draft.names.items() if number in draft.accounts}
         draft.names.clear()
         draft.names.update(names)
         draft.routes.clear()
+
+    def _forget_carved(self) -> None:
+        """Of accounts that are not in memory the views say whether they have an allocation."""
+        carved_since, in_memory = self.draft.carved_since, self.draft.accounts.keys()
+        for number, carved in list(carved_since.items()):
+            carved.intersection_update(in_memory)
+            if not carved:
+                del carved_since[number]
 
 
 def journal_key(event: AnyEvent) -> str | None:
