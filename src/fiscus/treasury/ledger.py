@@ -258,14 +258,9 @@ class Ledger:
     def _sweep(self) -> None:
         """Drop deadlines that do not stand any more; those of evicted entities stay."""
         draft = self.draft
-        draft.sweep(lambda deadline: self._is_evicted(deadline[3], deadline[4]) or is_valid(draft, deadline))
+        tables: dict[Kind, Table[Any, Any]] = {table.kind: table for table in self._tables}
+        draft.sweep(lambda deadline: deadline[4] not in tables[deadline[3]] or is_valid(draft, deadline))
         self._sweep_at = 2 * len(draft.deadlines) + HEAP_SLACK
-
-    def _is_evicted(self, kind: Kind, key: Any) -> bool:
-        table: Table[Any, Any] = {"hold": self.draft.holds, "cell": self.draft.cells}.get(  # type: ignore[assignment]
-            kind, self.draft.adjustments
-        )
-        return key not in table
 
     # -- following ----------------------------------------------------------------------------------------------
 
