@@ -276,7 +276,7 @@ class Ledger:
         entities: list[EntityRow] = []
         for table in self._tables:
             changed, table.changed = table.changed, set()
-            for key in changed:
+            for key in sorted(changed):
                 entity = table.get(key)
                 if entity is not None:
                     entities.append(entity_row(draft, table.kind, key, entity))

@@ -19,6 +19,9 @@ from fiscus.treasury.store import Snapshot, UsageRow, Watermark
 
 SQL = queries("views.sql")
 NUMBER = {kind: number for number, kind in enumerate(KINDS)}
+PAGE_SIZE = "PRAGMA page_size = 8192"
+"""For new files. Entities are some 400 bytes long: fewer and larger pages cost the follower less."""
+
 CARVED_FEW = 1_000
 """Accounts with an allocation up to which it is looked from them upward, not from an account down through all below."""
 
@@ -43,6 +46,7 @@ class SqliteViews:
     def _open(self) -> None:
         try:
             self._writer = connect(self._path, writable=True)
+            self._writer.execute(PAGE_SIZE)
             self._writer.execute("PRAGMA journal_mode = WAL")
             self._writer.execute("PRAGMA synchronous = NORMAL")
             self._writer.executescript(SQL["schema"])
