@@ -84,6 +84,10 @@ class Calls:
         self.sum["cost"] += used["cost"]
         return pair(self.account, used, records=self.records)
 
+    def requests(self, count: int) -> list[Request]:
+        """The requests of so many calls, in order: a reserve, its settlement, the next reserve …"""
+        return [Request(command=command) for _ in range(count) for command in self.next()]
+
 
 def pair(account: str, used: Amounts, *, records: bool = False) -> tuple[Reserve, Settle]:
     """A reserve with a fresh id, and the settlement of what was used: totals, or the record of the call."""
@@ -123,12 +127,9 @@ async def check_books(treasury: LocalTreasury, calls: Sequence[Calls]) -> None:
             assert (balance.covered, balance.held, balance.uncovered) == (spent, 0, 0), (account, unit, balance, spent)
 
 
-async def reserve_and_settle(treasury: LocalTreasury, calls: Calls, count: int) -> None:
-    """One caller: ``count`` calls, one after the other."""
-    execute, following = treasury.execute, calls.next
-    for _ in range(count):
-        reserve, settle = following()
-        held = await execute(Request(command=reserve))
-        assert type(held) is HoldAnswer, held
-        settled = await execute(Request(command=settle))
-        assert type(settled) is HoldAnswer, settled
+async def reserve_and_settle(treasury: LocalTreasury, requests: Sequence[Request]) -> None:
+    """One caller: reserves and their settlements, one after the other; every answer must be a hold."""
+    execute = treasury.execute
+    for request in requests:
+        outcome = await execute(request)
+        assert type(outcome) is HoldAnswer, outcome
