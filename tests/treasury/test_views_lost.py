@@ -15,7 +15,7 @@ from tests.treasury.clock import ManualClock
 from tests.treasury.desk import Desk
 
 ACCOUNTS = 400
-PAGE = 4_096
+PAGE = 8_192
 
 
 def damage(path, pages):
