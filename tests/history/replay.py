@@ -286,7 +286,11 @@ def _justifies(draft: Draft, call: Call, times: list[int]) -> bool:
 def _fits(outcome: Any, binding: Balance) -> bool:
     """Whether what was refused fits by the very figures that the refusal names."""
     use = binding.covered + binding.held + binding.quarantined + binding.uncovered
-    return outcome.requested is not None and outcome.requested <= binding.limit - use
+    if outcome.requested is None:
+        return False
+    if outcome.code == "below_use":
+        return outcome.requested >= use  # what was asked for is a limit, not an amount
+    return outcome.requested <= binding.limit - use
 
 
 def _leaves_no_trace(draft: Draft, call: Call, now: int) -> bool:
