@@ -179,6 +179,8 @@ class Line:
     remaining: int = 0
     elsewhere: int = 0
     """Booked as O in a later window, because this one was gone."""
+    highest: int = 0
+    """The highest total that was booked in what runs in the place of gone windows above."""
 
     @property
     def booked(self) -> int:
@@ -645,14 +647,26 @@ class Model:
 
     def gone(self, key: int) -> bool:
         """Ended, and no open hold, no quarantine and no allocation with such pins it any more."""
+        return self.cells[key].ended and self._stale(key) and not self._shared_since(key) and self._quiet(key)
+
+    def _quiet(self, key: int) -> bool:
+        """Ended, with nothing open in it or in what was carved from it."""
         cell = self.cells[key]
-        if not cell.ended or not self._stale(key):
-            return False
         for hold in self.holds.values():
             is_open = hold.state == "held" or hold.quarantine_open
             if is_open and any(line.cell == key for line in hold.lines):
                 return False
-        return all(self.gone(piece.key) for piece in self._slices_on(key))
+        return cell.ended and all(self._quiet(piece.key) for piece in self._slices_on(key))
+
+    def _gone_above(self, key: int) -> list[int]:
+        """The cells that are gone of those that an allocation is pinned to, directly or through others."""
+        found: list[int] = []
+        for pin in self.cells[key].pins:
+            if self.gone(pin):
+                found.append(pin)
+            elif isinstance(self.cells[pin], Slice):
+                found += self._gone_above(pin)
+        return found
 
     def _shared_since(self, key: int) -> bool:
         """Whether it is the cell of an allocation that was given up."""
@@ -670,9 +684,7 @@ class Model:
         if isinstance(cell, Window):
             budget = self.budgets[cell.budget]
             return [] if budget.removed else [budget.window]
-        if not self._shared_since(key):
-            return [self._pin(self.grants[(cell.account, cell.unit)], needed=False)]
-        return list(dict.fromkeys(landing for pin in cell.pins for landing in self._landing(pin)))
+        return [self._pin(self.grants[(cell.account, cell.unit)], needed=False, usage=True)]
 
     # --------------------------------------------------------------------------------------------- the tree
 
@@ -847,7 +859,7 @@ class Model:
         if hold.state != "held":
             raise Refuse("conflict")
         rises = {}
-        for unit, total in wanted(command.to, hold.reserved).items():
+        for unit, total in wanted(command.to, hold).items():
             if total > hold.reserved.get(unit, 0):
                 rises[unit] = total - hold.reserved.get(unit, 0)
         if rises:
@@ -881,13 +893,13 @@ class Model:
             return self._hold_answer(hold)
         hold = self._find_hold(command.id, scope)
         if hold.state in ("settled", "released"):
-            self._rise(hold, total)
+            self._rise(hold, total, touch=command.record is not None)
         elif hold.state == "held" or hold.quarantine_open:
             self._read(hold, total, command.final)
         elif command.final and self.quarantine == "charge":
             self._replace_estimate(hold, total)
         else:
-            self._rise(hold, total)
+            self._rise(hold, total, touch=command.record is not None)
         return self._hold_answer(hold)
 
     def _read(self, hold: Hold, total: Amounts, final: bool) -> None:
@@ -915,13 +927,9 @@ class Model:
         reading = {**hold.reading, **total}
         self._fill_in(hold, reading, total)
         exact = [line for line in hold.lines if not self.gone(line.cell)]
-        shared_since = [line for line in hold.lines if self.gone(line.cell) and self._shared_since(line.cell)]
         self._rise(hold, reading, touch=True)
         for line in [*exact, *hold.own]:
             book(line, reading.get(line.unit, 0), final=True)
-        for line in shared_since:
-            if reading.get(line.unit, 0) < line.booked:
-                book(line, reading.get(line.unit, 0), final=True)  # Q26
         hold.reading = reading
         hold.state = "settled"
 
@@ -932,6 +940,8 @@ class Model:
         landings = [self._landing(line.cell) for line in hold.lines]
         for line, landing in zip(hold.lines, landings, strict=True):
             rise = total.get(line.unit, 0) - line.booked
+            if self._shared_since(line.cell) and self._quiet(line.cell):
+                self._rise_above(hold, line, total.get(line.unit, 0))
             if rise <= 0:
                 continue
             if landing == [line.cell]:
@@ -943,6 +953,14 @@ class Model:
             line.uncovered += max(0, total.get(line.unit, 0) - line.booked)
         for unit, amount in total.items():
             hold.reading[unit] = max(amount, hold.reading.get(unit, 0))
+
+    def _rise_above(self, hold: Hold, line: Line, total: int) -> None:
+        """Of an allocation that was given up: in the windows above that are gone the rise goes to what runs (Q26)."""
+        landings = [key for gone in self._gone_above(line.cell) for key in self._landing(gone)]
+        line.highest = max(line.highest, line.booked)
+        if total > line.highest:
+            hold.extra += [Line(key, line.unit, uncovered=total - line.highest) for key in landings]
+            line.highest = total
 
     def _release(self, command: commands.Release, scope: str | None, may_open: bool) -> Answer:
         if command.id not in self.holds:
@@ -981,7 +999,7 @@ class Model:
         self._open_also(also, account, may_open, scope, after_the_fact=True)  # Q7
         shared = [name for name in also if self._shared(name, account)]
         items = self._charged(account, shared, attributes)
-        pins = [self._pin(item, needed=False) for item in items]
+        pins = [self._pin(item, needed=False, usage=True) for item in items]
         hold = Hold(
             id=id,
             account=account,
@@ -1296,11 +1314,12 @@ class Model:
 
     # ------------------------------------------------------------------------------------------- allocations
 
-    def _pin(self, item: Budget | Grant, needed: bool) -> int:
+    def _pin(self, item: Budget | Grant, needed: bool, usage: bool = False) -> int:
         """The running window of a budget, or the cell of an allocation, carved again if it ended with a window.
 
         Without room it is refused by the cell above that lacks it when something is ``needed`` of it; otherwise (usage
-        after the fact, a request of 0) there is a parked one that covers nothing, until there is room (Q9).
+        after the fact, a request of 0) there is a parked one that covers nothing, until there is room (Q9). ``usage``
+        leaves a parked one as it is.
         """
         if isinstance(item, Budget):
             return item.window
@@ -1308,7 +1327,7 @@ class Model:
         if item.over and needed:
             raise Refuse("budget_exceeded", cell=piece.key)  # Q14: it has ended; waiting for calls in flight is no use
         may_come_back = not item.over and self.status_effective(item.account) == "active"
-        if not piece.live and may_come_back and (needed or piece.ended):
+        if not piece.live and may_come_back and (piece.ended or not usage):
             try:
                 self._revive(item)
             except Refuse:
@@ -1446,15 +1465,18 @@ class Model:
             figures = self.figures(piece.key)
             if figures.in_use > figures.limit:
                 raise Refuse("budget_exceeded", cell=piece.key, requested=command.amount)
-        self._room((piece.key, 1) for piece in taking[1:] if self.figures(piece.key).available < 0)
         kept = source.min_reserve.get(command.unit, 0)
         self._room([(giving[0].key, command.amount + kept)])
-        self._room(
-            (pin, command.amount)
-            for piece in taking
-            for pin in piece.pins
-            if pin not in taking_top and isinstance(self.cells[pin], Window)
-        )
+        asks: list[tuple[int, int]] = []
+        for piece in taking:
+            for pin in piece.pins:
+                if isinstance(self.cells[pin], Window) and pin not in taking_top:
+                    asks.append((pin, command.amount))
+                elif pin in [above.key for above in taking] and self.figures(pin).available < 0:
+                    asks.append(
+                        (pin, 1)
+                    )  # it grows by as much as it gives, so it needs no room but must not be overdrawn
+        self._room(asks)
         for pieces, by in ((giving, -command.amount), (taking, command.amount)):
             for piece in pieces:
                 piece.size += by
@@ -1550,15 +1572,16 @@ def adjustment_body(command: commands.Adjust) -> tuple[Any, ...]:
     return command.account, command.budget, command.amount, command.valid_until
 
 
-def wanted(to: Amounts, reserved: Amounts) -> Amounts:
-    """The totals of an extend, with ``tokens`` where they follow from input and output, and did so before (Q27)."""
-    whole = dict(to)
-    halves = [max(to.get(unit, 0), reserved.get(unit, 0)) for unit in ("input_tokens", "output_tokens")]
-    before = [reserved.get(unit, 0) for unit in ("input_tokens", "output_tokens")]
-    follows = "tokens" not in reserved or (any(before) and reserved["tokens"] == sum(before))
-    if "tokens" not in to and all(halves) and follows:
-        whole["tokens"] = sum(halves)
-    return whole
+def wanted(to: Amounts, hold: Hold) -> Amounts:
+    """The totals of an extend; ``tokens`` follow from input and output if they were not said, now or at first (Q27)."""
+    halves = [
+        max(to.get("input_tokens", 0), hold.reserved.get("input_tokens", 0)),
+        max(to.get("output_tokens", 0), hold.reserved.get("output_tokens", 0)),
+    ]
+    said = "tokens" in to or "tokens" in hold.body.amounts
+    if said or not all(halves) or not {"input_tokens", "output_tokens"} & to.keys():
+        return to
+    return {**to, "tokens": sum(halves)}
 
 
 def totals(command: commands.Settle) -> Amounts:
