@@ -13,8 +13,7 @@ def test_views_that_hold_nothing_say_so(store):
     assert views.load(1, "account", 1) is None
     assert views.load_name(1, "bob") is None
     assert views.load_many(1, "hold", ["a"]) == {}
-    assert views.deadlines(1) == []
-    assert views.all_of(1, "template") == []
+    assert views.opening(1) is None
     assert views.accounts(1, 0, 10, None, None, None) == []
     assert views.usage(1, 0, 10, None, None, None) == []
     assert views.idle_accounts(1, "thread:*", NOW_MS, 10) == []
@@ -35,7 +34,15 @@ def test_what_was_written_is_loaded_and_a_later_snapshot_replaces_it(store, plac
     assert views.load_many(1, "cell", [1, 2]) == {1: b"changed"}
     assert views.load_many(1, "hold", ["1", "2", 'a "quoted" id']) == {"1": b"text"}
     assert views.load_name(1, "bob") == 1
-    assert views.all_of(1, "hold") == [("1", b"text")]
+
+
+def test_a_node_starts_from_the_deadlines_and_from_the_entities_that_are_always_in_memory(store):
+    rows = [entity("template", "thread:*", body=b"t"), entity("key", "k", body=b"k"), entity("hold", "h", 1, due_at=9)]
+    store.views.write([snapshot(1, 3, rows), snapshot(2, 4, [entity("key", "other")])], NOW_MS)
+    opening = store.views.opening(1)
+    assert opening.watermark == snapshot(1, 3).watermark
+    assert opening.deadlines == [(9, 0, 0, "hold", "h")]
+    assert (opening.templates, opening.keys) == ([("thread:*", b"t")], [("k", b"k")])
 
 
 def test_tenants_share_no_row(store):
@@ -86,9 +93,9 @@ def test_deadlines_are_those_of_rows_that_have_one(store):
         ],
         NOW_MS,
     )
-    assert sorted(store.views.deadlines(1)) == [(20, 3, -4, "cell", 2), (30, 0, 0, "hold", "b")]
+    assert sorted(store.views.opening(1).deadlines) == [(20, 3, -4, "cell", 2), (30, 0, 0, "hold", "b")]
     store.views.write([snapshot(1, 6, [entity("hold", "b", 1)])], NOW_MS)
-    assert store.views.deadlines(1) == [(20, 3, -4, "cell", 2)]
+    assert store.views.opening(1).deadlines == [(20, 3, -4, "cell", 2)]
 
 
 def tree(store):
@@ -175,6 +182,6 @@ def test_ended_holds_are_pruned_once_nothing_has_touched_them_for_long(store):
     store.views.write([snapshot(1, 3, [entity("hold", "later", 1)])], NOW_MS + 10)
     assert store.views.prune_holds(NOW_MS, 10) == 0
     assert store.views.prune_holds(NOW_MS + 5, 10) == 1
-    assert [key for key, _ in store.views.all_of(1, "hold")] == ["later", "open"]
+    assert sorted(store.views.load_many(1, "hold", ["later", "open", "ended"])) == ["later", "open"]
     assert store.views.load(1, "cell", 1) is not None
     assert store.views.prune_holds(NOW_MS + 50, 10) == 1

@@ -96,7 +96,7 @@ def test_damage_that_shows_only_when_something_is_written_is_made_good(tmp_path,
 # covers E12
 def test_views_that_are_written_in_part_only_are_behind_and_never_wrong(tmp_path, monkeypatch):
     """The journal's tail is folded over views of any age."""
-    monkeypatch.setattr(ledger_module, "LOAD_ENTRIES_MAX", 50)
+    monkeypatch.setattr(ledger_module, "TAIL_MAX", 50)
     monkeypatch.setattr(ledger_module, "LOAD_ROWS_MAX", 40)
     clock, path = ManualClock(), tmp_path / "fiscus.db"
     found(path, clock)

@@ -34,32 +34,55 @@ class HostClock:
 
 
 class LedgerTime:
-    """``now = max(last, clock)``; frozen after a step of more than five seconds either way."""
+    """``now = max(last, clock)``; frozen after a step of more than five seconds either way.
+
+    The clock is the store's, where it has one (``now`` is told its time whenever it was asked); between two of its
+    answers time goes on with the host's monotonic clock. Else it is the host's.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._wall = clock.wall_ms()
         self._monotonic = clock.monotonic_ms()
         self._last = 0
+        self._is_stores = False
         self.stepped = False
 
     def at_least(self, at_ms: int) -> None:
-        """Time does not run behind what the journal says already."""
+        """Time does not run behind what the journal says already.
+
+        If that is what a clock says that had stepped, time has gone on elsewhere: there is nothing to wait for.
+        """
+        if self.stepped and at_ms > self._last and abs(at_ms - self._wall) <= STEP_MS_MAX:
+            self.stepped = False
         self._last = max(self._last, at_ms)
 
-    def now(self) -> int:
-        """The ledger's time in ms; looks at the clock."""
-        wall, monotonic = self._clock.wall_ms(), self._clock.monotonic_ms()
-        drift = (wall - self._wall) - (monotonic - self._monotonic)
-        self._monotonic = monotonic
-        self._wall = wall
-        if abs(drift) > STEP_MS_MAX:
+    def now(self, stores_ms: int | None = None) -> int:
+        """The ledger's time in ms; looks at the clock.
+
+        Args:
+            stores_ms: the time that the store has just told, if it has a clock.
+        """
+        monotonic = self._clock.monotonic_ms()
+        if stores_ms is not None and not self._is_stores:
+            # The first look at the store's clock: from here on it is the one that counts.
+            self._is_stores = True
+            self._wall, self._monotonic = stores_ms, monotonic
+        elapsed = monotonic - self._monotonic
+        if stores_ms is not None:
+            wall = stores_ms
+        else:
+            wall = self._wall + elapsed if self._is_stores else self._clock.wall_ms()
+        if abs(wall - self._wall - elapsed) > STEP_MS_MAX:
             self.stepped = True
+        self._wall, self._monotonic = wall, monotonic
         if not self.stepped:
             self._last = max(self._last, wall)
         return self._last
 
     def confirm(self) -> None:
         """An operator says that the clock is right now."""
-        self._wall, self._monotonic = self._clock.wall_ms(), self._clock.monotonic_ms()
+        self._monotonic = self._clock.monotonic_ms()
+        if not self._is_stores:
+            self._wall = self._clock.wall_ms()
         self.stepped = False

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from fiscus.contract.errors import LedgerCorrupt, UnknownFormat
-from fiscus.core.events import FORMAT, AnyEvent, Private
+from fiscus.core.events import AnyEvent, Private
 
 _encoder = msgspec.json.Encoder()
 _events: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
@@ -26,8 +26,8 @@ class SealedPrivate(msgspec.Struct, frozen=True, gc=False):
 
 
 def genesis(tenant: str) -> bytes:
-    """The hash before the first entry of a tenant."""
-    return hashlib.sha256(f"fiscus:{FORMAT}:{tenant}".encode()).digest()
+    """The hash before the first entry of a tenant; the same in every format of events."""
+    return hashlib.sha256(f"fiscus:1:{tenant}".encode()).digest()
 
 
 def link(before: bytes, seq: int, at: int, body: bytes) -> bytes:

@@ -31,11 +31,23 @@ from fiscus.core.events import AnyEvent, Checkpoint
 from fiscus.core.outcomes import AnyOutcome, Refused
 from fiscus.core.state import Rules
 from fiscus.treasury.clock import Clock, HostClock, LedgerTime
+from fiscus.treasury.codec import decode_event
 from fiscus.treasury.idempotency import EXPIRED, IDEMPOTENCY_MS, IN_USE, KeptAnswer, request_digest
 from fiscus.treasury.ledger import Ledger
 from fiscus.treasury.reading import read_view
 from fiscus.treasury.sealing import CHECKPOINT_CHUNK, StateDigest
-from fiscus.treasury.store import AnswerRow, Erasure, KeyTaken, Row, Snapshot, Store
+from fiscus.treasury.store import (
+    TAIL_MAX,
+    AnswerRow,
+    Erasure,
+    HeadLost,
+    KeyTaken,
+    Row,
+    Snapshot,
+    Store,
+    StoredEntry,
+    ViewsAhead,
+)
 
 HAVE_IDS = frozenset({Reserve, Extend, Settle, Release})
 """Commands that carry an id or are absolute readings: they need no idempotency key."""
@@ -60,6 +72,12 @@ SNAPSHOT_ROWS = 20_000
 
 BACKLOG_ROWS_MAX = 400_000
 """Changed rows that the views lack before the engine waits for its follower: memory has a bound."""
+
+LOAD_TRIES_MAX = 20
+"""How often a tenant is loaded again when the views have moved on meanwhile."""
+
+NEWS_MS = 100
+"""A node that has had a turn since so many milliseconds need not look what others have written."""
 
 IDLE_CHECK_MS = 10_000
 PRUNE_EVERY_MS = 60_000
@@ -102,6 +120,8 @@ class Committed(msgspec.Struct, frozen=True):
 
 
 Observer = Callable[[Committed], None]
+ViewObserver = Callable[[Sequence[Snapshot]], None]
+"""Told of snapshots that this process has written to the views, in the follower's thread."""
 
 
 class Statistics(msgspec.Struct):
@@ -114,6 +134,20 @@ class Statistics(msgspec.Struct):
     defects: int = 0
     snapshots: int = 0
     last_batch_size: int = 0
+    followed: int = 0
+    """Entries that other nodes had written."""
+    reloads: int = 0
+    """How often a tenant was loaded anew because the views had got ahead of this node."""
+    epoch: int = 1
+    """Rises when the journal has turned out to be an older one: it was restored."""
+
+
+class TurnUnavailable(Exception):
+    """The locks could not be had; internal to the engine."""
+
+    def __init__(self, reason: StoreUnavailable) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 class Engine:
@@ -141,6 +175,7 @@ class Engine:
         self.store = store
         self.statistics = Statistics()
         self.observers: list[Observer] = []
+        self.view_observers: list[ViewObserver] = []
         self._clock = clock or HostClock()
         self._time = LedgerTime(self._clock)
         self._rules = rules or Rules()
@@ -167,6 +202,8 @@ class Engine:
         self._idle_checked_at = 0
         self._start_lock = Lock()
         self._entry = Lock()
+        self._news = False
+        self._turn_at = 0
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -178,6 +215,7 @@ class Engine:
                 self._follower.start()
                 self._thread = Thread(target=self._run, name="fiscus-engine", daemon=True)
                 self._thread.start()
+                self.store.journal.watch(self._on_news)
 
     def close(self) -> None:
         """Decide what was accepted, write the views, release the ledger. Later submissions are refused."""
@@ -268,11 +306,19 @@ class Engine:
             number = self._tenants.get(tenant)
             if number is None:
                 number = self._tenants[tenant] = self.store.journal.add_tenant(tenant)
-            ledger = self._ledgers[tenant] = Ledger(tenant, number, self.store, self._rules)
+            ledger = self._ledgers[tenant] = self._load(tenant, number)
             self._time.at_least(ledger.head_at)
             if ledger.unwritten:
                 self._note_change()
         return ledger
+
+    def _load(self, tenant: str, number: int) -> Ledger:
+        for _ in range(LOAD_TRIES_MAX):
+            try:
+                return Ledger(tenant, number, self.store, self._rules)
+            except ViewsAhead:
+                self.statistics.reloads += 1
+        raise StoreUnavailable(f"tenant {tenant}: the views move on faster than it can be loaded")
 
     def checkpoint(self, tenant: str = "default") -> int:
         """Seal the state: keep its entities beside the journal and append a ``checkpoint`` entry with their digest.
@@ -310,17 +356,19 @@ class Engine:
         return watermark.seq
 
     def _append_event(self, tenant: str, event: AnyEvent) -> None:
-        ledger = self.ledger(tenant)
-        now = self._time.now()
-        ledger.begin()
-        ledger.draft.now = now
-        ledger.draft.emit(event)
         try:
-            self._commit({tenant: ledger}, now, {})
+            ledgers, now = self._take_turn([tenant])
+            ledger = ledgers[tenant]
+            ledger.begin()
+            ledger.draft.now = now
+            ledger.draft.emit(event)
+            self._commit(ledgers, now, {})
         except Exception as error:
             self._down = f"{type(error).__name__}: {error}"
             self._forget()
             raise
+        finally:
+            self.store.journal.end()
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
@@ -366,10 +414,18 @@ class Engine:
                 else:
                     answers.append((submission, self._read(submission.wish, now)))
             answers += self._decide_and_commit(commands, now)
+        except TurnUnavailable as error:
+            # Nothing was begun: what is in memory still holds, and the next turn shows what has been written since.
+            self._down = str(error)
+            self._refuse_rest(batch, answers, error.reason)
         except StoreUnavailable as error:
             self._down = str(error)
             self._forget()
             self._refuse_rest(batch, answers, error)
+        except HeadLost as error:
+            self._begin_epoch(error)
+            self._one_by_one(batch, answers)
+            return
         except KeyTaken:
             if len(batch) <= 1:
                 answers += [(submission, EXPIRED) for submission in batch]
@@ -418,12 +474,21 @@ class Engine:
                 log.exception("port_defect")
                 self.statistics.defects += 1
 
-    def _recover(self) -> None:
-        """After the store was away: open it again; everything is loaded anew when it is needed."""
-        self.store.journal.reopen()
-        self.store.views.reopen()
+    def _begin_epoch(self, error: HeadLost) -> None:
+        """The journal is an older one than it was: what is in memory is void, and the journal counts."""
+        log.error("journal_restored", detail=str(error), epoch=self.statistics.epoch + 1)
+        self.statistics.epoch += 1
         self._tenants = self.store.journal.tenants()
         self._forget()
+
+    def _recover(self) -> None:
+        """After the store was away: open it again. What was uncertain has been forgotten, and is loaded when needed."""
+        self.store.journal.reopen()
+        if self.store.views.damaged:
+            self._forget()
+        self.store.views.reopen()
+        self._tenants = self.store.journal.tenants()
+        self._unloaded = [tenant for tenant in self._tenants if tenant not in self._ledgers]
         self._down = None
 
     def _forget(self) -> None:
@@ -434,10 +499,18 @@ class Engine:
         self._unloaded = list(self._tenants)
 
     def _read(self, query: AnyQuery, now: int) -> AnyResult:
-        ledger = self.ledger(query.tenant)
-        if ledger.head.seq < query.min_seq:
-            return BudgetUnavailable(f"entry {query.min_seq} is not here yet", RETRY_AFTER_S)
-        return read_view(ledger.draft, ledger.head.seq, query, now)
+        if self.ledger(query.tenant).head.seq < query.min_seq:
+            self._catch_up()
+        for _ in range(LOAD_TRIES_MAX):
+            ledger = self.ledger(query.tenant)
+            if ledger.head.seq < query.min_seq:
+                return BudgetUnavailable(f"entry {query.min_seq} is not here yet", RETRY_AFTER_S)
+            try:
+                return read_view(ledger.draft, ledger.head.seq, query, now)
+            except ViewsAhead:
+                ledger.discard()
+                self._catch_up()
+        return BudgetUnavailable("others write faster than this node can follow", RETRY_AFTER_S)
 
     # -- deciding -------------------------------------------------------------------------------------------------
 
@@ -447,6 +520,12 @@ class Engine:
         Raises:
             KeyTaken: an id stands in the journal already; nothing was written, and the drafts are as before.
         """
+        try:
+            return self._decide_in_turn(commands, now)
+        finally:
+            self.store.journal.end()
+
+    def _decide_in_turn(self, commands: Sequence[Submission], now: int) -> list[tuple[Submission, AnyResult]]:
         ledgers, now = self._prepare(commands, now)
         decided: list[tuple[Submission, AnyResult]] = []
         pending: Pending = {}
@@ -545,13 +624,41 @@ class Engine:
             deadline = ledger.draft.next_deadline()
             if deadline is not None and deadline[0] <= now and tenant not in ids:
                 ids[tenant] = []
-        ledgers = {tenant: self.ledger(tenant) for tenant in sorted(ids)}
-        now = max(now, *(ledger.head_at for ledger in ledgers.values())) if ledgers else now
+        if not ids:
+            return {}, now
+        ledgers, now = self._take_turn(sorted(ids))
         for tenant, ledger in ledgers.items():
             ledger.begin()
             ledger.prefetch_holds(ids[tenant])
             bring_due(ledger.draft, now)
         return ledgers, now
+
+    def _take_turn(self, tenants: Sequence[str]) -> tuple[dict[str, Ledger], int]:
+        """Take the locks of tenants and fold what others have written; from here on what is in memory is current.
+
+        Returns:
+            The ledgers, and the batch's time: the store's, where it has a clock.
+
+        Raises:
+            TurnUnavailable: no lock is held.
+            HeadLost: the journal is not the one that this node has followed.
+        """
+        journal = self.store.journal
+        while True:
+            ledgers = {tenant: self.ledger(tenant) for tenant in tenants}
+            try:
+                turn = journal.begin({ledger.number: ledger.head for ledger in ledgers.values()})
+            except StoreUnavailable as error:
+                raise TurnUnavailable(error) from error
+            self._turn_at = self._clock.monotonic_ms()
+            if turn.tails:
+                complete = self._follow_tails(turn.tails)
+                if not complete or any(len(tail) >= TAIL_MAX for tail in turn.tails.values()):
+                    journal.end()
+                    self._catch_up()
+                    continue
+            now = self._time.now(turn.now_ms)
+            return ledgers, max(now, *(ledger.head_at for ledger in ledgers.values()))
 
     def _decide_once(self, ledger: Ledger, request: Request, now: int, pending: Pending) -> AnyOutcome:
         """A command with an idempotency key: the kept answer if it was decided before, else decide and keep it."""
@@ -574,6 +681,72 @@ class Engine:
         if not isinstance(outcome, Refused):
             pending[request.tenant, key] = KeptAnswer(digest=digest, outcome=outcome)
         return outcome
+
+    # -- other nodes ----------------------------------------------------------------------------------------------
+
+    def _on_news(self) -> None:
+        """Others may have written; called from any thread."""
+        if self._news or self._down is not None or self._clock.monotonic_ms() - self._turn_at < NEWS_MS:
+            return
+        self._news = True
+        with contextlib.suppress(BudgetUnavailable):
+            self._enter(Errand(self._look_around))
+
+    def _look_around(self) -> None:
+        """Between two batches: follow the journal while this node writes nothing itself."""
+        self._news = False
+        if self._down is not None:
+            return
+        try:
+            self._catch_up()
+        except HeadLost as error:
+            self._begin_epoch(error)
+        except StoreUnavailable as error:
+            self._down = str(error)
+        except TreasuryError as error:
+            self._down = str(error)
+            self._forget()
+        except Exception as error:
+            log.exception("follower_defect")
+            self.statistics.defects += 1
+            self._down = f"{type(error).__name__}: {error}"
+            self._forget()
+
+    def _catch_up(self) -> None:
+        """Fold what others have written, for all tenants in memory, until there is nothing new."""
+        while True:
+            tails = self.store.journal.tails({ledger.number: ledger.head for ledger in self._ledgers.values()})
+            if not tails:
+                return
+            self._follow_tails(tails)
+            if all(len(tail) < TAIL_MAX for tail in tails.values()):
+                return
+
+    def _follow_tails(self, tails: dict[int, list[StoredEntry]]) -> bool:
+        """Fold entries of others and tell the observers; False if a tenant had to be loaded anew."""
+        complete = True
+        by_number = {ledger.number: ledger for ledger in self._ledgers.values()}
+        for number, entries in tails.items():
+            ledger = by_number[number]
+            try:
+                events = ledger.follow(entries)
+            except ViewsAhead:
+                complete = False
+                events = [decode_event(entry.body, entry.private) for entry in entries]
+                self._reload(ledger)
+            self.statistics.followed += len(entries)
+            self._time.at_least(entries[-1].at)
+            self._note_change()
+            self._tell(Committed(ledger.name, entries[0].seq, entries[-1].at, events))
+        return complete
+
+    def _reload(self, ledger: Ledger) -> None:
+        """Load a tenant anew: what changed in memory is in the views, for they are ahead of it."""
+        self.statistics.reloads += 1
+        while self._following:
+            self._take_written(block=True)
+        del self._ledgers[ledger.name]
+        self.ledger(ledger.name)
 
     # -- following ------------------------------------------------------------------------------------------------
 
@@ -652,7 +825,7 @@ class Engine:
             error: StoreUnavailable | None = None
             now = self._clock.wall_ms()
             try:
-                self.store.views.write(snapshots, now)
+                self._tell_views(self.store.views.write(snapshots, now))
                 if now - pruned_at >= PRUNE_EVERY_MS:
                     pruned_at = now
                     self.store.views.prune_holds(now - IDEMPOTENCY_MS, PRUNE_MAX)
@@ -660,13 +833,20 @@ class Engine:
                 error = failure
             self._written.put((snapshots, error))
 
+    def _tell_views(self, written: Sequence[Snapshot]) -> None:
+        for observe in self.view_observers:
+            try:
+                observe(written)
+            except Exception:
+                log.exception("view_observer_defect")
+
     def _write_views_now(self) -> None:
         """Bring the views to the head, in this thread; between batches or after the threads have ended."""
         while self._following and self._follower is not None:
             self._take_written(block=True)
         snapshots = [ledger.snapshot() for ledger in self._ledgers.values() if ledger.unwritten]
         if snapshots:
-            self.store.views.write(snapshots, self._clock.wall_ms())
+            self._tell_views(self.store.views.write(snapshots, self._clock.wall_ms()))
             for snapshot in snapshots:
                 for ledger in self._ledgers.values():
                     if ledger.number == snapshot.tenant:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -15,10 +15,18 @@ from fiscus.core.records import CallRecord
 from fiscus.core.state import ENTITY_TYPES, HEAP_SLACK, Booking, Draft, Kind, Rules, Table
 from fiscus.treasury.codec import decode_event, encode_event, genesis, link
 from fiscus.treasury.rows import entity_row
-from fiscus.treasury.store import EntityRow, Erasure, Head, Row, Snapshot, Store, UsageRow, Watermark
-
-LOAD_ENTRIES_MAX = 5_000
-"""Entries that are read at once while the tail of the journal is folded."""
+from fiscus.treasury.store import (
+    TAIL_MAX,
+    EntityRow,
+    Erasure,
+    Head,
+    Row,
+    Snapshot,
+    Store,
+    StoredEntry,
+    UsageRow,
+    Watermark,
+)
 
 LOAD_ROWS_MAX = 50_000
 """Changed rows after which a long tail is written to the views on the way, so that memory has a bound."""
@@ -61,6 +69,7 @@ class Ledger:
         self.head = Head(0, genesis(name))
         self.head_at = 0
         self.snapshot_seq = 0
+        self._handed_over_seq = 0
         self._usage: list[UsageRow] = []
         self._erased: list[tuple[int, int]] = []
         self._mark = self.draft.mark()
@@ -71,39 +80,57 @@ class Ledger:
     # -- loading ------------------------------------------------------------------------------------------------
 
     def _load(self) -> None:
-        """Start from the views, or from the sealed state or the very beginning where they do not fit the journal."""
+        """Start from the views, or from the very beginning where they do not fit the journal."""
         journal, views = self._store.journal, self._store.views
-        watermark = views.watermark(self.number)
-        if watermark is not None and not self._fits(watermark):
+        opening = views.opening(self.number)
+        if opening is not None and not self._fits(opening.watermark):
             views.clear(self.number)
-            watermark = None
-        if watermark is not None:
+            opening = None
+        if opening is not None:
+            watermark = opening.watermark
             self.head = Head(watermark.seq, watermark.hash)
             self.head_at = watermark.at
-            self.snapshot_seq = watermark.seq
+            self.snapshot_seq = self._handed_over_seq = watermark.seq
             self.draft.accounts_opened = watermark.accounts
             self.draft.budgets_made = watermark.budgets
             self.draft.cells_opened = watermark.cells
+            for key, body in opening.templates:
+                self.draft.templates[key] = _decoders["template"].decode(body)  # type: ignore[assignment]
+            for key, body in opening.keys:
+                self.draft.keys[key] = _decoders["key"].decode(body)  # type: ignore[assignment]
             self._use_views()
-            for deadline in views.deadlines(self.number):
+            for deadline in opening.deadlines:
                 self.draft.due(deadline[0], deadline[1], -deadline[2], deadline[3], deadline[4])
         while True:
-            entries = journal.entries(self.number, self.head.seq, LOAD_ENTRIES_MAX)
-            for entry in entries:
-                if entry.seq != self.head.seq + 1 or entry.hash != link(
-                    self.head.hash, entry.seq, entry.at, entry.body
-                ):
-                    raise LedgerCorrupt(f"tenant {self.name}: entry {entry.seq} does not follow entry {self.head.seq}")
-                self._fold(decode_event(entry.body, entry.private), entry.seq, entry.at)
-                self.head = Head(entry.seq, entry.hash)
-                self.head_at = entry.at
-            self._settle_touched()
-            if len(entries) < LOAD_ENTRIES_MAX:
+            entries = journal.entries(self.number, self.head.seq, TAIL_MAX)
+            self.follow(entries)
+            if len(entries) < TAIL_MAX:
                 return
             if self.unwritten > LOAD_ROWS_MAX:
                 snapshot = self.snapshot()
                 views.write([snapshot], self.head_at)
                 self.snapshot_written(snapshot)
+
+    def follow(self, entries: Sequence[StoredEntry]) -> list[AnyEvent]:
+        """Fold entries that stand in the journal after the head; returns their events.
+
+        Raises:
+            LedgerCorrupt: one does not follow the one before.
+            UnknownFormat: one cannot be read by this version.
+            ViewsAhead: the views that something had to be loaded from are further already; this object is of no
+                more use and is made anew.
+        """
+        events: list[AnyEvent] = []
+        for entry in entries:
+            if entry.seq != self.head.seq + 1 or entry.hash != link(self.head.hash, entry.seq, entry.at, entry.body):
+                raise LedgerCorrupt(f"tenant {self.name}: entry {entry.seq} does not follow entry {self.head.seq}")
+            event = decode_event(entry.body, entry.private)
+            self._fold(event, entry.seq, entry.at)
+            events.append(event)
+            self.head = Head(entry.seq, entry.hash)
+            self.head_at = entry.at
+        self._settle_touched()
+        return events
 
     def _fits(self, watermark: Watermark) -> bool:
         """Whether the journal has the entry that the views say they are as of."""
@@ -118,15 +145,11 @@ class Ledger:
         for table in self._tables:
             table.load = self._loader(table.kind)
         draft.names.load = self._load_name
-        draft.carved_below = lambda account: views.carved_below(number, account)
-        for key, body in views.all_of(number, "template"):
-            draft.templates.setdefault(str(key), _decoders["template"].decode(body))  # type: ignore[arg-type]
-        for key, body in views.all_of(number, "key"):
-            draft.keys.setdefault(str(key), _decoders["key"].decode(body))  # type: ignore[arg-type]
+        draft.carved_below = lambda account: views.carved_below(number, account, self.head.seq)
 
     def _load_name(self, name: str) -> int | None:
         """The number of an account by its name; the views may not know yet that the name was erased."""
-        found = self._store.views.load_name(self.number, name)
+        found = self._store.views.load_name(self.number, name, self.head.seq)
         account = self.draft.accounts.find(found) if found is not None else None
         return found if account is not None and account.name == name else None
 
@@ -134,7 +157,7 @@ class Ledger:
         views, number, decode = self._store.views, self.number, _decoders[kind].decode
 
         def load(key: int | str) -> Any:
-            body = views.load(number, kind, key)
+            body = views.load(number, kind, key, self.head.seq)
             return decode(body) if body is not None else None
 
         return load
@@ -145,7 +168,7 @@ class Ledger:
         missing = [id for id in ids if id not in holds]
         if not missing or holds.load is None:
             return
-        found = self._store.views.load_many(self.number, "hold", missing)
+        found = self._store.views.load_many(self.number, "hold", missing, self.head.seq)
         for key, body in found.items():
             holds[str(key)] = _decoders["hold"].decode(body)  # type: ignore[assignment]
         holds.absent = {id for id in missing if id not in found}
@@ -293,8 +316,9 @@ class Ledger:
             entities,
             self._usage,
             self._erased,
+            self._handed_over_seq,
         )
-        self._usage, self._erased = [], []
+        self._usage, self._erased, self._handed_over_seq = [], [], self.head.seq
         return snapshot
 
     def snapshot_written(self, snapshot: Snapshot) -> None:
@@ -315,6 +339,7 @@ class Ledger:
             changed[row.kind].add(row.key)
         self._usage = snapshot.usage + self._usage
         self._erased = snapshot.erased + self._erased
+        self._handed_over_seq = min(snapshot.after, self._handed_over_seq)
 
     @property
     def _entities(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -66,8 +66,27 @@ class Head(msgspec.Struct, frozen=True):
     hash: bytes
 
 
+TAIL_MAX = 5_000
+"""Entries of one tenant that ``begin`` and ``tails`` return at most."""
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """The right to append, until ``append`` or ``end``.
+
+    Attributes:
+        now_ms: the database's time when the locks had been taken; None: the host's clock counts.
+        tails: what others have written after the heads that were given, by tenant; those with nothing are left out.
+    """
+
+    now_ms: int | None = None
+    tails: dict[int, list[StoredEntry]] = {}
+
+
 class Journal(Protocol):
-    """The append-only truth. ``append`` is called by the engine's thread only; reads may come from any thread."""
+    """The append-only truth.
+
+    The engine's thread alone calls ``begin``, ``append``, ``end`` and ``reopen``; reads may come from any thread.
+    """
 
     def tenants(self) -> dict[str, int]:
         """Numbers of all tenants by name."""
@@ -81,8 +100,32 @@ class Journal(Protocol):
         """The last entry, or None if there is none."""
         ...
 
+    def begin(self, heads: Mapping[int, Head]) -> Turn:
+        """Take the locks of tenants, in the order of their numbers, and see what others have written.
+
+        Args:
+            heads: of each tenant the last entry that the caller knows (sequence 0: none).
+
+        Raises:
+            HeadLost: an entry that the caller knows is not in the journal (it was restored); no lock is held.
+            StoreUnavailable: no lock is held and nothing was written; what the caller knows may well still hold.
+        """
+        ...
+
+    def end(self) -> None:
+        """Give the locks back without writing; without effect if none are held."""
+        ...
+
+    def tails(self, heads: Mapping[int, Head]) -> dict[int, list[StoredEntry]]:
+        """What others have written after the heads, without taking locks; raises as ``begin`` does."""
+        ...
+
+    def watch(self, on_news: Callable[[], None]) -> None:
+        """Call back, from any thread and at least every 200 ms, while others may be writing; until the store closes."""
+        ...
+
     def append(self, rows: Sequence[Row], answers: Sequence[AnswerRow] = (), erased: Sequence[Erasure] = ()) -> None:
-        """Append rows of one or several tenants in one durable commit.
+        """Append rows of one or several tenants in one durable commit, which ends the turn.
 
         Args:
             rows: in the order of each tenant's sequence.
@@ -97,7 +140,10 @@ class Journal(Protocol):
         ...
 
     def reopen(self) -> None:
-        """Drop the connection and open it again; raises StoreUnavailable if that fails."""
+        """Drop the connection and open it again; raises StoreUnavailable if that fails.
+
+        When it returns, a commit that was under way is decided: ``entries`` shows whether it happened.
+        """
         ...
 
     def entries(self, tenant: int, after: int, limit: int) -> list[StoredEntry]:
@@ -156,6 +202,10 @@ class UsageRow(msgspec.Struct, frozen=True, gc=False):
     record: bytes | None
 
 
+ANY_HEAD = 2**62
+"""For readers that fold nothing into what they load."""
+
+
 class Watermark(msgspec.Struct, frozen=True):
     """As of which entry the views are, and the last numbers given by then."""
 
@@ -168,7 +218,7 @@ class Watermark(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, gc=False):
-    """All that changed in a tenant since the last one, as of ``watermark``; written in one transaction.
+    """All that changed in a tenant after entry ``after``, as of ``watermark``; written in one transaction.
 
     ``erased``: (account, sequence): the account's records up to there are forgotten.
     """
@@ -178,37 +228,49 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     entities: list[EntityRow]
     usage: list[UsageRow]
     erased: list[tuple[int, int]] = []
+    after: int = 0
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """What a node starts from, all as of the watermark: deadlines, and the entities that are always in memory."""
+
+    watermark: Watermark
+    deadlines: list[Deadline]
+    templates: list[tuple[str, bytes]]
+    keys: list[tuple[str, bytes]]
 
 
 class Views(Protocol):
-    """Tables that follow the journal; any thread may write, one at a time."""
+    """Tables that follow the journal; any thread may write, one at a time.
+
+    Where several nodes share them they may be ahead of one of them. A node that loads something says up to which entry
+    it has folded (``head``): what is as of a later one would be folded into twice.
+    """
 
     def watermark(self, tenant: int) -> Watermark | None:
         """As of which entry the views are; None if they hold nothing."""
         ...
 
-    def load(self, tenant: int, kind: Kind, key: int | str) -> bytes | None:
-        """One entity."""
+    def load(self, tenant: int, kind: Kind, key: int | str, head: int = ANY_HEAD) -> bytes | None:
+        """One entity; like the next three it raises ViewsAhead if the views are as of an entry after ``head``."""
         ...
 
-    def load_many(self, tenant: int, kind: Kind, keys: Sequence[int | str]) -> dict[int | str, bytes]:
+    def load_many(
+        self, tenant: int, kind: Kind, keys: Sequence[int | str], head: int = ANY_HEAD
+    ) -> dict[int | str, bytes]:
         """Several entities in one query."""
         ...
 
-    def load_name(self, tenant: int, name: str) -> int | None:
+    def load_name(self, tenant: int, name: str, head: int = ANY_HEAD) -> int | None:
         """The number of the account with this name."""
         ...
 
-    def carved_below(self, tenant: int, account: int) -> list[int]:
+    def carved_below(self, tenant: int, account: int, head: int = ANY_HEAD) -> list[int]:
         """Numbers of the accounts below one that have an allocation."""
         ...
 
-    def deadlines(self, tenant: int) -> list[Deadline]:
-        """All that is due some time."""
-        ...
-
-    def all_of(self, tenant: int, kind: Kind) -> list[tuple[int | str, bytes]]:
-        """All entities of a (small) kind."""
+    def opening(self, tenant: int) -> Opening | None:
+        """What a node starts from, in one consistent view; None if the views hold nothing."""
         ...
 
     def sealed(self, tenant: int) -> AbstractContextManager[tuple[Watermark, Iterator[tuple[int, int | str, bytes]]]]:
@@ -231,8 +293,15 @@ class Views(Protocol):
         """Open accounts of a template that nothing has touched since an instant (ms), and that have no open hold."""
         ...
 
-    def write(self, snapshots: Sequence[Snapshot], now: int) -> None:
-        """Write snapshots of several tenants in one transaction."""
+    def write(self, snapshots: Sequence[Snapshot], now: int) -> list[Snapshot]:
+        """Write snapshots of several tenants in one transaction; returns those that it wrote.
+
+        Where several nodes share the views one of them writes and the others wait for it: a snapshot as of an entry
+        that the views have reached already is not written again.
+
+        Raises:
+            StoreUnavailable: nothing was written, or another node writes and has not come so far yet.
+        """
         ...
 
     def prune_holds(self, before: int, limit: int) -> int:
@@ -277,3 +346,11 @@ class Store(Protocol):
 
 class KeyTaken(Exception):
     """An id of the batch stands in the journal already; internal to engine and stores."""
+
+
+class HeadLost(Exception):
+    """The journal has not got an entry that the engine has folded: it was restored; internal to engine and stores."""
+
+
+class ViewsAhead(Exception):
+    """The views are as of a later entry than the engine has folded; internal to engine and stores."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -14,13 +14,14 @@ import msgspec
 from fiscus.contract.errors import StoreUnavailable, UnknownFormat
 from fiscus.core.events import FORMAT
 from fiscus.stores.sqlite.queries import queries
-from fiscus.treasury.store import AnswerRow, Erasure, Head, KeyTaken, Row, StoredAnswer, StoredEntry
+from fiscus.treasury.store import AnswerRow, Erasure, Head, KeyTaken, Row, StoredAnswer, StoredEntry, Turn
 
 SQL = queries("journal.sql")
 ROWS_PER_STATEMENT_MAX = 256
 """Rows of one statement: each statement hands over the interpreter lock, and getting it back can take long."""
 
 CACHED_STATEMENTS = 512
+ALONE = Turn()
 
 
 @cache
@@ -95,6 +96,20 @@ class SqliteJournal:
         """See ``Journal``."""
         rows = self._read(SQL["head"], (tenant,))
         return Head(*rows[0]) if rows else None
+
+    def begin(self, heads: Mapping[int, Head]) -> Turn:
+        """See ``Journal``; the file is locked for this process, so that nobody else can have written."""
+        return ALONE
+
+    def end(self) -> None:
+        """See ``Journal``."""
+
+    def tails(self, heads: Mapping[int, Head]) -> dict[int, list[StoredEntry]]:
+        """See ``Journal``."""
+        return {}
+
+    def watch(self, on_news: Callable[[], None]) -> None:
+        """See ``Journal``; there is never any news."""
 
     def append(self, rows: Sequence[Row], answers: Sequence[AnswerRow] = (), erased: Sequence[Erasure] = ()) -> None:
         """See ``Journal``."""

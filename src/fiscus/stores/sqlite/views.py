@@ -12,16 +12,17 @@ from threading import Lock
 import msgspec
 
 from fiscus.contract.errors import StoreUnavailable
-from fiscus.core.state import KINDS, Deadline, Kind
+from fiscus.core.state import KINDS, Kind
 from fiscus.stores.sqlite.journal import connect
 from fiscus.stores.sqlite.queries import queries
-from fiscus.treasury.store import Snapshot, UsageRow, Watermark
+from fiscus.treasury.store import ANY_HEAD, Opening, Snapshot, UsageRow, Watermark
 
 SQL = queries("views.sql")
 NUMBER = {kind: number for number, kind in enumerate(KINDS)}
 PAGE_SIZE = "PRAGMA page_size = 8192"
 """For new files. Entities are some 400 bytes long: fewer and larger pages cost the follower less."""
 
+ALWAYS_IN_MEMORY: tuple[Kind, Kind] = ("template", "key")
 CARVED_FEW = 1_000
 """Accounts with an allocation up to which it is looked from them upward, not from an account down through all below."""
 
@@ -87,34 +88,37 @@ class SqliteViews:
         rows = self._load(SQL["watermark"], (tenant,))
         return Watermark(*rows[0]) if rows else None
 
-    def load(self, tenant: int, kind: Kind, key: int | str) -> bytes | None:
+    def load(self, tenant: int, kind: Kind, key: int | str, head: int = ANY_HEAD) -> bytes | None:
         """See ``Views``."""
         rows = self._load(SQL["load"], (tenant, NUMBER[kind], key))
         return rows[0][0] if rows else None
 
-    def load_many(self, tenant: int, kind: Kind, keys: Sequence[int | str]) -> dict[int | str, bytes]:
+    def load_many(
+        self, tenant: int, kind: Kind, keys: Sequence[int | str], head: int = ANY_HEAD
+    ) -> dict[int | str, bytes]:
         """See ``Views``."""
         return dict(self._load(SQL["load_many"], (tenant, NUMBER[kind], msgspec.json.encode(keys).decode())))
 
-    def load_name(self, tenant: int, name: str) -> int | None:
+    def load_name(self, tenant: int, name: str, head: int = ANY_HEAD) -> int | None:
         """See ``Views``."""
         rows = self._load(SQL["load_name"], (tenant, name))
         return rows[0][0] if rows else None
 
-    def carved_below(self, tenant: int, account: int) -> list[int]:
+    def carved_below(self, tenant: int, account: int, head: int = ANY_HEAD) -> list[int]:
         """See ``Views``."""
         if not self._load(SQL["has_children"], (tenant, account))[0][0]:
             return []
         few = self._load(SQL["carved_at_most"], (tenant, CARVED_FEW + 1))[0][0] <= CARVED_FEW
         return [row[0] for row in self._load(SQL["carved_upward" if few else "carved_downward"], (tenant, account))]
 
-    def deadlines(self, tenant: int) -> list[Deadline]:
+    def opening(self, tenant: int) -> Opening | None:
         """See ``Views``."""
-        return [(*row[:3], KINDS[row[3]], row[4]) for row in self._load(SQL["deadlines"], (tenant,))]
-
-    def all_of(self, tenant: int, kind: Kind) -> list[tuple[int | str, bytes]]:
-        """See ``Views``."""
-        return self._load(SQL["all_of"], (tenant, NUMBER[kind]))
+        watermark = self.watermark(tenant)
+        if watermark is None:
+            return None
+        templates, keys = (self._load(SQL["all_of"], (tenant, NUMBER[kind])) for kind in ALWAYS_IN_MEMORY)
+        rows = self._load(SQL["deadlines"], (tenant,))
+        return Opening(watermark, [(*row[:3], KINDS[row[3]], row[4]) for row in rows], templates, keys)
 
     @contextmanager
     def sealed(self, tenant: int) -> Iterator[tuple[Watermark, Iterator[tuple[int, int | str, bytes]]]]:
@@ -149,10 +153,11 @@ class SqliteViews:
         """See ``Views``."""
         return [row[0] for row in self._load(SQL["idle_accounts"], (tenant, template, before, limit))]
 
-    def write(self, snapshots: Sequence[Snapshot], now: int) -> None:
+    def write(self, snapshots: Sequence[Snapshot], now: int) -> list[Snapshot]:
         """See ``Views``."""
         with self._writing:
             self._write(snapshots, now)
+        return list(snapshots)
 
     def _write(self, snapshots: Sequence[Snapshot], now: int) -> None:
         writer = self._writer
