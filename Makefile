@@ -87,7 +87,7 @@ COMPILE := $(UV) pip compile pyproject.toml --quiet --universal --python-version
 .PHONY: lock
 lock: $(UV) ## Compile the locked requirements from pyproject.toml; UPGRADE=1 takes newer versions
 	@$(COMPILE) --extra dev --output-file requirements-dev.txt
-	@$(COMPILE) --constraint requirements-dev.txt --output-file requirements.txt
+	@$(COMPILE) --extra postgres --extra redis --extra tracing --constraint requirements-dev.txt --output-file requirements.txt
 	@! grep -nE 'https?://|index-url' requirements.txt requirements-dev.txt
 
 build/uv/bin/uv:
