@@ -81,14 +81,15 @@ docs: $(READY) ## Regenerate docs/coverage.md and docs/reference/openapi.json
 
 # The lock is the only command that wants uv: the one on PATH, or one of its own under build/.
 UV := $(or $(shell command -v uv 2>/dev/null),build/uv/bin/uv)
-COMPILE := $(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 .PHONY: lock
 lock: $(UV) ## Compile the locked requirements from pyproject.toml; UPGRADE=1 takes newer versions
-	@$(COMPILE) --extra dev --output-file requirements-dev.txt
-	@$(COMPILE) --extra postgres --extra redis --extra tracing --constraint requirements-dev.txt --output-file requirements.txt
-	@! grep -nE 'https?://|index-url' requirements.txt requirements-dev.txt
+	@$(COMPILE) pyproject.toml --extra dev --output-file requirements-dev.txt
+	@$(COMPILE) pyproject.toml --extra postgres --extra redis --extra tracing --constraint requirements-dev.txt --output-file requirements.txt
+	@$(COMPILE) --group build --constraint requirements-dev.txt --output-file requirements-build.txt
+	@! grep -nE 'https?://|index-url' requirements.txt requirements-dev.txt requirements-build.txt
 
 build/uv/bin/uv:
 	@$(PYTHON) -m venv build/uv
