@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 import structlog
 import uvicorn
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.datastructures import URLPath
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
@@ -35,6 +35,7 @@ from fiscus.api.calls import Call, Reply
 from fiscus.api.calls import Route as ApiRoute
 from fiscus.api.economy import EconomyMetrics, TokenEconomy, economy_paths, economy_routes, economy_schemas
 from fiscus.api.keys import store_first_key
+from fiscus.api.ledger_metrics import LedgerCollector
 from fiscus.api.openapi import document
 from fiscus.api.routes import ROUTES
 from fiscus.contract.errors import ConfigurationInvalid, FiscusError, StoreUnavailable
@@ -141,6 +142,8 @@ async def _serve(service: ServiceOptions, on_started: Callable[[Started], None])
             async with _economy(treasury, service) as (economy, routes), _checkpoints(treasury, service):
                 registry = CollectorRegistry()
                 registry.register(EconomyMetrics(economy))
+                LedgerCollector(treasury.engine).register(registry)
+                ProcessCollector(registry=registry)
                 options = msgspec.structs.replace(
                     service.api,
                     key_pepper=pepper,

@@ -35,12 +35,6 @@ def test_every_code_is_documented_with_its_status(code):
     assert re.search(rf"^\| {STATUSES[code]} \| .*`{code}`", PAGE, re.MULTILINE)
 
 
-async def test_every_metric_is_documented(api: Api):
-    named = re.findall(r"^# TYPE (fiscus_\w+)", (await api.get("/metrics")).body.decode(), re.MULTILINE)
-    assert len(named) > 10
-    assert [name for name in named if name not in PAGE] == []
-
-
 def test_every_field_that_a_route_of_the_page_names_exists():
     addresses = {f"{route.method} {route.path}" for route in ROUTES_OF_SERVICE}
     named = set(re.findall(r"`((?:GET|POST|PUT|DELETE) /[^`]*)`", PAGE))

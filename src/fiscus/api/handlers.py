@@ -77,8 +77,8 @@ from fiscus.core.units import Unit
 
 NO_STORE = ((b"cache-control", b"no-store"),)
 
-HEALTHY_REASONS = frozenset(("draining", "clock_stepped"))
-"""Reasons not to admit calls that say nothing against the process and its store."""
+UNHEALTHY_REASONS = frozenset(("store_unavailable", "budget_unavailable", "internal_error"))
+"""Reasons not to admit calls that speak against the process or its store; the others no new process cures."""
 CREATING = (Reserve, Adjust)
 
 
@@ -526,7 +526,7 @@ async def confirm_clock(call: Call) -> Reply | Problem:
 async def read_health(call: Call) -> Reply | Problem:
     """The process is alive and its store can be reached, else 503."""
     readiness = await _readiness(call)
-    reasons = [reason for reason in readiness.reasons if reason not in HEALTHY_REASONS]
+    reasons = [reason for reason in readiness.reasons if reason in UNHEALTHY_REASONS]
     if reasons:
         return problem("budget_unavailable", f"Service unhealthy: {', '.join(reasons)}", retry_after_s=1)
     return call.answer(Health(status="healthy", service="token-economy"))
@@ -543,9 +543,14 @@ async def _readiness(call: Call) -> Readiness:
         readiness = await call.service.treasury.readiness()
     except TreasuryError as error:
         return Readiness(ready=False, reasons=(error.code,))
+    reasons = set(readiness.reasons)
+    if readiness.tenants:
+        # What keeps other tenants from calls is told, and is no reason not to call this one.
+        own = readiness.tenants.get(call.service.options.tenant)
+        reasons -= {reason for reason in readiness.tenants.values() if reason != own}
     if call.service.draining:
-        return msgspec.structs.replace(readiness, ready=False, reasons=(*readiness.reasons, "draining"))
-    return readiness
+        reasons.add("draining")
+    return msgspec.structs.replace(readiness, ready=not reasons, reasons=tuple(sorted(reasons)))
 
 
 async def read_metrics(call: Call) -> Reply:

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fiscus.contract.treasury import Readiness
+from fiscus.contract.treasury import REASONS, Readiness
 from fiscus.core.commands import AnyCommand, Reserve, Settle
 from fiscus.core.outcomes import AnyOutcome, HoldAnswer, Refused
 
@@ -123,9 +123,16 @@ class ApiCollector(Collector):
             ("fiscus_ready", "1 when reserves are decided, else 0.", int(readiness.ready)),
             ("fiscus_queue_depth", "Commands that wait for the ledger.", readiness.queue_depth),
             ("fiscus_journal_seq", "Sequence number of the journal's head.", readiness.head_seq),
-            ("fiscus_followers_lag_seconds", "Age of the read models.", readiness.followers_lag_ms / 1_000),
+            ("fiscus_follower_lag_seconds", "Age of the read models.", readiness.followers_lag_ms / 1_000),
+            ("fiscus_store_up", "1 while the ledger's database answers, else 0.", int(_reaches_store(readiness))),
         ):
             yield GaugeMetricFamily(name, text, value=value)
+        unready = GaugeMetricFamily(
+            "fiscus_unready", "1 for each reason why reserves are not decided, else 0.", labels=("reason",)
+        )
+        for reason in REASONS:
+            unready.add_metric((reason,), int(reason in readiness.reasons))
+        yield unready
 
     def _durations(self) -> HistogramMetricFamily:
         family = HistogramMetricFamily(
@@ -142,6 +149,10 @@ class ApiCollector(Collector):
             if total:
                 family.add_metric(labels, buckets, sum_value=seconds)
         return family
+
+
+def _reaches_store(readiness: Readiness) -> bool:
+    return not {"store_unavailable", "budget_unavailable"} & set(readiness.reasons)
 
 
 def _keyed(counts: dict[str, int]) -> dict[tuple[str, ...], int]:

@@ -35,13 +35,33 @@ __all__ = [
 ]
 
 
+REASONS = (
+    "store_unavailable",
+    "followers_behind",
+    "clock_stepped",
+    "drift",
+    "unknown_format",
+    "ledger_corrupt",
+    "internal_error",
+    "draining",
+    "budget_unavailable",
+)
+"""Why calls may not be admitted; ``docs/guides/observe.md`` says what to do about each."""
+
+
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     """Whether calls are admitted, and if not, why.
 
     Attributes:
         ready: True when reserves are decided.
-        reasons: ``store_unavailable``, ``clock_stepped``, ``starting``, ``draining`` …
+        reasons: why not: ``store_unavailable``, ``followers_behind``, ``clock_stepped``, ``drift``, ``unknown_format``,
+            ``ledger_corrupt``, ``internal_error``, ``draining``.
         followers_lag_ms: how far the read models are behind, in milliseconds.
+        spooled: settlements, usage and releases that wait on the local disk for the ledger to be back.
+        spooled_bytes: their length, in bytes.
+        spooled_age_s: how long the oldest of them has waited, in whole seconds.
+        tenants: those of which nothing is admitted, and why (``drift``, ``ledger_corrupt``, ``unknown_format``).
+        epoch: rises when the journal has turned out to be an older one than this node had followed.
     """
 
     ready: bool
@@ -50,6 +70,11 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     followers_seq: int = 0
     followers_lag_ms: int = 0
     queue_depth: int = 0
+    spooled: int = 0
+    spooled_bytes: int = 0
+    spooled_age_s: int = 0
+    tenants: dict[str, str] = {}
+    epoch: int = 1
 
 
 class Treasury(Protocol):

@@ -16,6 +16,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Event as Flag
 from threading import Lock, Thread
+from time import perf_counter_ns
 from typing import Any, Protocol
 
 import msgspec
@@ -36,6 +37,7 @@ from fiscus.treasury.idempotency import EXPIRED, IDEMPOTENCY_MS, IN_USE, KeptAns
 from fiscus.treasury.ledger import Ledger
 from fiscus.treasury.reading import read_view
 from fiscus.treasury.sealing import CHECKPOINT_CHUNK, StateDigest
+from fiscus.treasury.statistics import BatchTimes, Statistics
 from fiscus.treasury.store import (
     TAIL_MAX,
     AnswerRow,
@@ -124,24 +126,6 @@ ViewObserver = Callable[[Sequence[Snapshot]], None]
 """Told of snapshots that this process has written to the views, in the follower's thread."""
 
 
-class Statistics(msgspec.Struct):
-    """Counters of the engine since it started."""
-
-    batches: int = 0
-    submissions: int = 0
-    entries: int = 0
-    commit_errors: int = 0
-    defects: int = 0
-    snapshots: int = 0
-    last_batch_size: int = 0
-    followed: int = 0
-    """Entries that other nodes had written."""
-    reloads: int = 0
-    """How often a tenant was loaded anew because the views had got ahead of this node."""
-    epoch: int = 1
-    """Rises when the journal has turned out to be an older one: it was restored."""
-
-
 class TurnUnavailable(Exception):
     """The locks could not be had; internal to the engine."""
 
@@ -174,6 +158,7 @@ class Engine:
     ) -> None:
         self.store = store
         self.statistics = Statistics()
+        self.times = BatchTimes()
         self.observers: list[Observer] = []
         self.view_observers: list[ViewObserver] = []
         self._clock = clock or HostClock()
@@ -186,6 +171,8 @@ class Engine:
         self._ledgers: dict[str, Ledger] = {}
         self._tenants: dict[str, int] = store.journal.tenants()
         self._down: str | None = None
+        self._down_reason = ""
+        self._unreadable: dict[str, str] = {}
         self._appended = False
         self._draining = False
         self._closed = False
@@ -279,11 +266,13 @@ class Engine:
         """Whether reserves are decided now; callable from any thread."""
         reasons = []
         if self._down is not None:
-            reasons.append("store_unavailable")
+            reasons.append(self._down_reason)
         if self._time.stepped:
             reasons.append("clock_stepped")
         if self._draining:
             reasons.append("draining")
+        tenants = dict(self._unreadable)
+        reasons += sorted(set(tenants.values()))
         waiting = [at for at in (self._changed_at, self._handed_over_at) if at is not None]
         default = self._ledgers.get("default")
         return Readiness(
@@ -293,6 +282,8 @@ class Engine:
             followers_seq=default.snapshot_seq if default is not None else 0,
             followers_lag_ms=max(0, self._clock.monotonic_ms() - min(waiting)) if waiting else 0,
             queue_depth=self._queue.qsize(),
+            tenants=tenants,
+            epoch=self.statistics.epoch,
         )
 
     def confirm_clock(self) -> None:
@@ -306,7 +297,14 @@ class Engine:
             number = self._tenants.get(tenant)
             if number is None:
                 number = self._tenants[tenant] = self.store.journal.add_tenant(tenant)
-            ledger = self._ledgers[tenant] = self._load(tenant, number)
+            try:
+                ledger = self._ledgers[tenant] = self._load(tenant, number)
+            except (LedgerCorrupt, UnknownFormat) as error:
+                if tenant not in self._unreadable:
+                    log.error("tenant_unreadable", tenant=tenant, reason=error.code, detail=str(error))
+                self._unreadable[tenant] = error.code
+                raise
+            self._unreadable.pop(tenant, None)
             self._time.at_least(ledger.head_at)
             if ledger.unwritten:
                 self._note_change()
@@ -364,7 +362,7 @@ class Engine:
             ledger.draft.emit(event)
             self._commit(ledgers, now, {})
         except Exception as error:
-            self._down = f"{type(error).__name__}: {error}"
+            self._go_down(error)
             self._forget()
             raise
         finally:
@@ -398,9 +396,13 @@ class Engine:
 
     def run_batch(self, batch: Sequence[Submission]) -> None:
         """Answer queries on the state as it is, decide commands, commit, answer. One commit at most."""
-        self.statistics.batches += 1
-        self.statistics.submissions += len(batch)
-        self.statistics.last_batch_size = len(batch)
+        statistics = self.statistics
+        statistics.batches += 1
+        statistics.submissions += len(batch)
+        statistics.last_batch_size = len(batch)
+        self.times = BatchTimes(perf_counter_ns(), size=len(batch))
+        if batch:
+            statistics.batch_sizes.add(len(batch))
         answers: list[tuple[Submission, AnyResult]] = []
         self._appended = False
         try:
@@ -416,10 +418,10 @@ class Engine:
             answers += self._decide_and_commit(commands, now)
         except TurnUnavailable as error:
             # Nothing was begun: what is in memory still holds, and the next turn shows what has been written since.
-            self._down = str(error)
+            self._go_down(error.reason)
             self._refuse_rest(batch, answers, error.reason)
         except StoreUnavailable as error:
-            self._down = str(error)
+            self._go_down(error)
             self._forget()
             self._refuse_rest(batch, answers, error)
         except HeadLost as error:
@@ -429,6 +431,14 @@ class Engine:
         except KeyTaken:
             if len(batch) <= 1:
                 answers += [(submission, EXPIRED) for submission in batch]
+            else:
+                self._one_by_one(batch, answers)
+                return
+        except (LedgerCorrupt, UnknownFormat) as error:
+            # A tenant of the batch cannot be read; the others can.
+            self._forget()
+            if len(batch) <= 1:
+                self._refuse_rest(batch, answers, error)
             else:
                 self._one_by_one(batch, answers)
                 return
@@ -481,6 +491,14 @@ class Engine:
         self._tenants = self.store.journal.tenants()
         self._forget()
 
+    def _go_down(self, error: Exception) -> None:
+        """Decide nothing until the store has been opened again."""
+        reason = reason_of(error)
+        if self._down is None:
+            log.error("ledger_down", reason=reason, detail=str(error))
+        self._down_reason = reason
+        self._down = str(error) if isinstance(error, TreasuryError) else f"{type(error).__name__}: {error}"
+
     def _recover(self) -> None:
         """After the store was away: open it again. What was uncertain has been forgotten, and is loaded when needed."""
         self.store.journal.reopen()
@@ -490,6 +508,7 @@ class Engine:
         self._tenants = self.store.journal.tenants()
         self._unloaded = [tenant for tenant in self._tenants if tenant not in self._ledgers]
         self._down = None
+        log.info("ledger_up")
 
     def _forget(self) -> None:
         """Drop all state in memory, once nothing of it is on its way to the views any more."""
@@ -592,9 +611,11 @@ class Engine:
             KeyTaken: nothing was written.
             StoreUnavailable: nothing was written, or nobody can say now; all state in memory is void.
         """
-        journal = self.store.journal
+        journal, times = self.store.journal, self.times
+        appended = [row for rows in rows_of.values() for row in rows]
+        times.entries, times.commit_ns = len(appended), perf_counter_ns()
         try:
-            journal.append([row for rows in rows_of.values() for row in rows], answers, erased)
+            journal.append(appended, answers, erased)
         except StoreUnavailable:
             self.statistics.commit_errors += 1
             journal.reopen()
@@ -605,6 +626,9 @@ class Engine:
                     raise
             if not rows_of and not all(journal.find_answers(answer.tenant, [answer.key]) for answer in answers):
                 raise
+        finally:
+            times.committed_ns = perf_counter_ns()
+            self.statistics.commit_s.add((times.committed_ns - times.commit_ns) / 1e9)
 
     def _prepare(self, commands: Sequence[Submission], now: int) -> tuple[dict[str, Ledger], int]:
         """The ledgers of a batch, in order, with what it needs loaded and what is due done; and the batch's time."""
@@ -646,10 +670,14 @@ class Engine:
         journal = self.store.journal
         while True:
             ledgers = {tenant: self.ledger(tenant) for tenant in tenants}
+            began_ns = perf_counter_ns()
             try:
                 turn = journal.begin({ledger.number: ledger.head for ledger in ledgers.values()})
             except StoreUnavailable as error:
                 raise TurnUnavailable(error) from error
+            finally:
+                self.times.turn_ns = perf_counter_ns()
+                self.statistics.head_wait_s.add((self.times.turn_ns - began_ns) / 1e9)
             self._turn_at = self._clock.monotonic_ms()
             if turn.tails:
                 complete = self._follow_tails(turn.tails)
@@ -702,14 +730,14 @@ class Engine:
         except HeadLost as error:
             self._begin_epoch(error)
         except StoreUnavailable as error:
-            self._down = str(error)
+            self._go_down(error)
         except TreasuryError as error:
-            self._down = str(error)
+            self._go_down(error)
             self._forget()
         except Exception as error:
             log.exception("follower_defect")
             self.statistics.defects += 1
-            self._down = f"{type(error).__name__}: {error}"
+            self._go_down(error)
             self._forget()
 
     def _catch_up(self) -> None:
@@ -755,12 +783,12 @@ class Engine:
         try:
             self._after_batch()
         except StoreUnavailable as error:
-            self._down = str(error)
+            self._go_down(error)
             self._forget()
         except Exception as error:
             # Whatever it is, the next batch starts from the journal again.
             log.exception("follower_defect")
-            self._down = f"{type(error).__name__}: {error}"
+            self._go_down(error)
             self.statistics.defects += 1
             self._forget()
 
@@ -803,7 +831,7 @@ class Engine:
             self._changed_at = self._handed_over_at
         self._handed_over_at = None
         if error is not None and self.store.views.damaged:
-            self._down = str(error)
+            self._go_down(error)
         by_number = {ledger.number: ledger for ledger in self._ledgers.values()}
         for snapshot in snapshots:
             ledger = by_number.get(snapshot.tenant)
@@ -881,3 +909,14 @@ class _Nowhere:
 
 
 NOWHERE = _Nowhere()
+
+
+def reason_of(error: Exception) -> str:
+    """What readiness says when nothing can be decided, by the error that was the reason.
+
+    >>> reason_of(StoreUnavailable("away")), reason_of(ValueError("a defect"))
+    ('store_unavailable', 'internal_error')
+    """
+    if isinstance(error, StoreUnavailable):
+        return "store_unavailable"
+    return error.code if isinstance(error, TreasuryError) else "internal_error"
