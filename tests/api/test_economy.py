@@ -454,7 +454,7 @@ async def test_known_fault_8_using_exactly_the_grant_is_allowed(economy):
 
 
 async def test_known_fault_10_metrics_can_be_scraped(economy):
-    # covers D32, D43, D44, D45, D46, D47, D48, D49, D50
+    # covers D32, D43, D44, D45, D46, D47, D48, D49, D50, D59
     await economy.allocate("a", 1000)
     await economy.consume("a", 100, 5)
     await economy.allocate("b", 500)
@@ -472,6 +472,8 @@ async def test_known_fault_10_metrics_can_be_scraped(economy):
         "dean_agents_terminated_budget": "counter",
         "dean_allocation_rejections": "counter",
         "dean_books_seq": "gauge",
+        "dean_budget_utilization": "gauge",
+        "dean_allocation_size_tokens": "histogram",
     }
     assert sample(text, "dean_tokens_allocated_total", agent_id="a") == 1000
     assert sample(text, "dean_tokens_consumed_total", agent_id="a") == 100
@@ -483,6 +485,11 @@ async def test_known_fault_10_metrics_can_be_scraped(economy):
     assert sample(text, "dean_token_efficiency_count") == 2
     bounds = [found.labels["le"] for found in families["dean_token_efficiency"].samples if "le" in found.labels]
     assert bounds == ["0.001", "0.005", "0.01", "0.05", "0.1", "0.5", "1.0", "2.0", "5.0", "+Inf"]
+    left, gone = sample(text, "dean_global_budget_remaining"), sample(text, "dean_budget_utilization")
+    assert abs(gone - (1 - left / 100_000)) < 1e-9
+    assert sample(text, "dean_allocation_size_tokens_bucket", le="500.0") == 1
+    assert sample(text, "dean_allocation_size_tokens_bucket", le="1000.0") == 2
+    assert sample(text, "dean_allocation_size_tokens_sum") == 1500
 
 
 async def test_known_fault_11_no_float_touches_the_books(economy):

@@ -228,6 +228,20 @@ def test_each_report_is_seen_in_the_histogram_once():
     assert abs(books.efficiency_sum - 0.075) < 1e-12
 
 
+def test_each_grant_is_seen_in_the_histogram_of_sizes_once():
+    journal = Journal()
+    journal.put(1, 1000, parked=True)
+    journal.add("allocation_resumed", cell=1)
+    journal.add("allocation_parked", cell=1)
+    journal.add("allocation_resumed", cell=1)
+    journal.resize(1, 1050)
+    journal.resize(1, 700)
+    journal.resize(1, 99_000)
+    books = journal.books()
+    assert books.size_counts == [1, 0, 0, 1, 0, 0, 0, 0, 1]
+    assert books.size_sum_tokens == 1000 + 50 + 98_300
+
+
 def test_a_value_beyond_every_measure_breaks_nothing():
     journal = Journal()
     journal.put(1, 1000)

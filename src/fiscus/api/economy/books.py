@@ -26,6 +26,9 @@ from fiscus.policy.efficiency import HISTORY_LENGTH, efficiency, historical_effi
 EFFICIENCY_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0)
 """Upper bounds of the histogram of efficiencies (D45)."""
 
+SIZE_BUCKETS_TOKENS = (100, 250, 500, 1_000, 2_000, 4_000, 8_000, 16_000)
+"""Upper bounds of the histogram of what is handed out at once (D59)."""
+
 PERFORMERS_MAX = 5
 
 READINGS_MAX = 65_536
@@ -142,6 +145,8 @@ class Books:
     terminated: int = 0
     efficiency_counts: list[int] = field(default_factory=lambda: [0] * (len(EFFICIENCY_BUCKETS) + 1))
     efficiency_sum: float = 0.0
+    size_counts: list[int] = field(default_factory=lambda: [0] * (len(SIZE_BUCKETS_TOKENS) + 1))
+    size_sum_tokens: int = 0
     labelled_count: int = 0
     other: Share = field(default_factory=Share)
     _numbers: dict[str, int] = field(default_factory=dict)
@@ -220,6 +225,7 @@ class Books:
             book.begin_grant()
             book.allocated_total += rise
             self._count(book, allocated=rise)
+            self._observe_size(rise)
             self._note(data, rise)
 
     def _transferred(self, data: Data, names: dict[str, str]) -> None:
@@ -344,7 +350,13 @@ class Books:
         """Count an allocation as handed out, once; one that began parked counts when it is resumed."""
         book.allocated_total += book.uncounted
         self._count(book, allocated=book.uncounted)
+        if book.uncounted:
+            self._observe_size(book.uncounted)
         book.uncounted = 0
+
+    def _observe_size(self, tokens: int) -> None:
+        self.size_counts[bisect_left(SIZE_BUCKETS_TOKENS, tokens)] += 1
+        self.size_sum_tokens += tokens
 
     def _count(self, book: AgentBook, *, allocated: int = 0, consumed: int = 0) -> None:
         if not book.labelled:

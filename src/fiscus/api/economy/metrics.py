@@ -13,8 +13,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from fiscus.api.economy.books import EFFICIENCY_BUCKETS, Books, Share
+from fiscus.api.economy.books import EFFICIENCY_BUCKETS, SIZE_BUCKETS_TOKENS, Books, Share
 from fiscus.api.economy.service import TokenEconomy
+from fiscus.core.outcomes import Balance
 
 OTHER = "other"
 """The label of the agents that have none of their own."""
@@ -50,10 +51,16 @@ class EconomyMetrics(Collector):
         yield consumed
         yield active
         yield efficiency_histogram(books)
+        yield size_histogram(books)
         yield GaugeMetricFamily(
             "dean_global_budget_remaining",
             "Tokens the pool can still hand out; negative when it is overdrawn.",
             value=economy.pool.available if economy.pool is not None else economy.pool_tokens,
+        )
+        yield GaugeMetricFamily(
+            "dean_budget_utilization",
+            "Part of the pool that is handed out or used, 0 to 1; above 1 when it is overdrawn.",
+            value=utilization(economy.pool),
         )
         yield CounterMetricFamily(
             "dean_agents_terminated_budget", "Agents terminated for want of tokens.", value=books.terminated
@@ -107,3 +114,21 @@ def efficiency_histogram(books: Books) -> HistogramMetricFamily:
         buckets=list(zip(bounds, accumulate(books.efficiency_counts), strict=True)),
         sum_value=books.efficiency_sum,
     )
+
+
+def size_histogram(books: Books) -> HistogramMetricFamily:
+    """The sizes of what was handed out, each grant by itself."""
+    bounds = [*(str(float(bound)) for bound in SIZE_BUCKETS_TOKENS), "+Inf"]
+    return HistogramMetricFamily(
+        "dean_allocation_size_tokens",
+        "Tokens handed out to an agent at once.",
+        buckets=list(zip(bounds, accumulate(books.size_counts), strict=True)),
+        sum_value=books.size_sum_tokens,
+    )
+
+
+def utilization(pool: Balance | None) -> float:
+    """The part of the pool that is gone; 0 where there is none, 1 where its limit is 0."""
+    if pool is None:
+        return 0.0
+    return (pool.limit - pool.available) / pool.limit if pool.limit else 1.0
