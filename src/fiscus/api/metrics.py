@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fiscus.contract.treasury import REASONS, Readiness
+from fiscus.contract.treasury import REASONS, LiveState, Readiness
 from fiscus.core.commands import AnyCommand, Reserve, Settle
 from fiscus.core.outcomes import AnyOutcome, HoldAnswer, Refused
 
@@ -133,6 +133,8 @@ class ApiCollector(Collector):
         for reason in REASONS:
             unready.add_metric((reason,), int(reason in readiness.reasons))
         yield unready
+        if readiness.live_state is not None:
+            yield from _live_state(readiness.live_state)
 
     def _durations(self) -> HistogramMetricFamily:
         family = HistogramMetricFamily(
@@ -153,6 +155,27 @@ class ApiCollector(Collector):
 
 def _reaches_store(readiness: Readiness) -> bool:
     return not {"store_unavailable", "budget_unavailable"} & set(readiness.reasons)
+
+
+def _live_state(live: LiveState) -> Iterable[Metric]:
+    yield GaugeMetricFamily(
+        "fiscus_live_state_current",
+        "1 when Redis has all that the read models have.",
+        value=int(live.state == "current"),
+    )
+    yield GaugeMetricFamily(
+        "fiscus_live_state_seq", "Entry of the journal that Redis has reached.", value=live.as_of_seq
+    )
+    yield GaugeMetricFamily(
+        "fiscus_live_state_lag_entries", "Entries that the read models have and Redis lacks.", value=live.lag_entries
+    )
+    yield GaugeMetricFamily(
+        "fiscus_live_state_lag_seconds", "For how long Redis has lacked something.", value=live.lag_ms / 1_000
+    )
+    yield CounterMetricFamily(
+        "fiscus_live_state_rebuilds", "How often all of Redis was written anew.", value=live.rebuilds
+    )
+    yield CounterMetricFamily("fiscus_live_state_failures", "How often Redis did not answer.", value=live.failures)
 
 
 def _keyed(counts: dict[str, int]) -> dict[tuple[str, ...], int]:

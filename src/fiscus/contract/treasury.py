@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -28,6 +28,7 @@ __all__ = [
     "EntriesPage",
     "HoldView",
     "KeysView",
+    "LiveState",
     "Readiness",
     "TemplatesView",
     "Treasury",
@@ -49,6 +50,29 @@ REASONS = (
 """Why calls may not be admitted; ``docs/guides/observe.md`` says what to do about each."""
 
 
+LiveStateName = Literal["starting", "current", "behind", "rebuilding", "unreachable"]
+
+
+class LiveState(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the copy of the balances in Redis is. Whatever it says, it decides nothing.
+
+    Attributes:
+        state: ``current``, or why it is not.
+        as_of_seq: the entry of the journal that all of it has reached; 0: none, or it is being written anew.
+        lag_entries: how many entries the read models have that it lacks.
+        lag_ms: for how long it has lacked something, or has not been seen to be complete, in milliseconds.
+        rebuilds: how often all of it was written anew, since the start.
+        failures: how often the server did not answer, since the start.
+    """
+
+    state: LiveStateName
+    as_of_seq: int = 0
+    lag_entries: int = 0
+    lag_ms: int = 0
+    rebuilds: int = 0
+    failures: int = 0
+
+
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     """Whether calls are admitted, and if not, why.
 
@@ -57,6 +81,7 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
         reasons: why not: ``store_unavailable``, ``followers_behind``, ``clock_stepped``, ``drift``, ``unknown_format``,
             ``ledger_corrupt``, ``internal_error``, ``draining``.
         followers_lag_ms: how far the read models are behind, in milliseconds.
+        live_state: the copy in Redis, where there is one; it never makes a service unready.
         spooled: settlements, usage and releases that wait on the local disk for the ledger to be back.
         spooled_bytes: their length, in bytes.
         spooled_age_s: how long the oldest of them has waited, in whole seconds.
@@ -70,6 +95,7 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     followers_seq: int = 0
     followers_lag_ms: int = 0
     queue_depth: int = 0
+    live_state: LiveState | None = None
     spooled: int = 0
     spooled_bytes: int = 0
     spooled_age_s: int = 0

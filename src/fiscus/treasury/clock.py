@@ -48,6 +48,11 @@ class LedgerTime:
         self._is_stores = False
         self.stepped = False
 
+    @property
+    def last_ms(self) -> int:
+        """What ``now`` said when it was last asked; callable from any thread."""
+        return self._last
+
     def at_least(self, at_ms: int) -> None:
         """Time does not run behind what the journal says already.
 

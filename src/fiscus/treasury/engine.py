@@ -24,7 +24,7 @@ import structlog
 
 from fiscus.contract.errors import BudgetUnavailable, LedgerCorrupt, StoreUnavailable, TreasuryError, UnknownFormat
 from fiscus.contract.queries import AnyQuery, View
-from fiscus.contract.treasury import Readiness
+from fiscus.contract.treasury import LiveState, Readiness
 from fiscus.core.checks import check_id
 from fiscus.core.commands import Compound, Extend, Release, Request, Reserve, SetStatus, Settle
 from fiscus.core.decide import LEDGER_ACTOR, bring_due, decide
@@ -161,6 +161,7 @@ class Engine:
         self.times = BatchTimes()
         self.observers: list[Observer] = []
         self.view_observers: list[ViewObserver] = []
+        self.live_state: Callable[[], LiveState] | None = None
         self._clock = clock or HostClock()
         self._time = LedgerTime(self._clock)
         self._rules = rules or Rules()
@@ -284,7 +285,13 @@ class Engine:
             queue_depth=self._queue.qsize(),
             tenants=tenants,
             epoch=self.statistics.epoch,
+            live_state=self.live_state() if self.live_state is not None else None,
         )
+
+    @property
+    def now_ms(self) -> int:
+        """The ledger's time (ms) as of the last batch, at most ``TICK_S`` ago; callable from any thread."""
+        return self._time.last_ms
 
     def confirm_clock(self) -> None:
         """An operator says that the clock is right after a step."""

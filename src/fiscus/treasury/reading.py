@@ -68,7 +68,7 @@ def read_view(draft: Draft, as_of_seq: int, query: AnyQuery, now: int) -> View |
         account = wrong or find_account(draft, query.account, query.scope)
         if isinstance(account, Refused):
             return account
-        return AccountView(as_of_seq=as_of_seq, account=_rolled_over(draft, account, now))
+        return AccountView(as_of_seq=as_of_seq, account=rolled_over(draft, account, now))
     if isinstance(query, ReadHold):
         wrong = check_id("id", query.id)
         hold = wrong or find_hold(draft, query.id, query.scope)
@@ -85,7 +85,7 @@ def read_view(draft: Draft, as_of_seq: int, query: AnyQuery, now: int) -> View |
     return KeysView(as_of_seq=as_of_seq, keys=tuple(key_answer(draft, key) for key in found))
 
 
-def _rolled_over(draft: Draft, account: Account, now: int) -> Any:
+def rolled_over(draft: Draft, account: Account, now: int) -> Any:
     mark = draft.mark()
     draft.isolate()
     draft.now = now

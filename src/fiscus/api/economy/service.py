@@ -227,23 +227,8 @@ class TokenEconomy:
         view = await self._ledger.account(ACCOUNT_PREFIX + agent_id, scope)
         if isinstance(view, Refused) and scope != POOL_ACCOUNT:
             return forbidden()
-        current = allocation(view.account) if isinstance(view, AccountView) else None
-        if (
-            isinstance(view, Refused)
-            or current is None
-            or current.balance is None
-            or view.account.status in {"terminated", "closed"}
-            or not (view.account.status_effective == "suspended" or is_running(current, await self._ledger.pool()))
-        ):
-            return Denied(status=404, detail=f"No active allocation for agent {agent_id}")
-        balance = current.balance
-        return AgentStatus(
-            agent_id=agent_id,
-            allocated=balance.limit,
-            consumed=balance.spent,
-            remaining=max(0, balance.available),
-            percent_used=percent(balance.spent, balance.limit),
-        )
+        status = None if isinstance(view, Refused) else status_of(agent_id, view.account, await self._ledger.pool())
+        return status or Denied(status=404, detail=f"No active allocation for agent {agent_id}")
 
     # -- how it is done --------------------------------------------------------------------------------------------
 
@@ -399,6 +384,32 @@ class TokenEconomy:
             except FiscusError as error:
                 log.warning("token_economy_pool_wait", error=str(error))
             await asyncio.sleep(POOL_INTERVAL_S)
+
+
+def status_of(agent_id: str, account: AccountAnswer, pool: Balance) -> AgentStatus | None:
+    """An agent's allocation as its status shows it; None if it has none that runs.
+
+    Args:
+        agent_id: the name in the answer.
+        account: the agent's.
+        pool: the running window of the pool.
+    """
+    current = allocation(account)
+    if (
+        current is None
+        or current.balance is None
+        or account.status in {"terminated", "closed"}
+        or not (account.status_effective == "suspended" or is_running(current, pool))
+    ):
+        return None
+    balance = current.balance
+    return AgentStatus(
+        agent_id=agent_id,
+        allocated=balance.limit,
+        consumed=balance.spent,
+        remaining=max(0, balance.available),
+        percent_used=percent(balance.spent, balance.limit),
+    )
 
 
 def digest(agent_id: str, key: str | None) -> str:
