@@ -10,7 +10,7 @@ from fiscus.api import create_app
 from fiscus.client import RemoteTreasury
 from fiscus.client.backoff import Backoff
 from fiscus.sdk import Treasury
-from fiscus.sdk.spool import Spool
+from fiscus.spool.spool import Spool
 from fiscus.treasury.local import LocalTreasury
 from tests.api.service import ledger, serving
 from tests.client.conftest import QUICKLY

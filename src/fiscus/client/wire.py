@@ -30,6 +30,7 @@ from fiscus.contract import (
     Reserve,
     RevokeKey,
     Settle,
+    Spooled,
     TemplateAnswer,
     TransferAnswer,
 )
@@ -63,6 +64,7 @@ _BatchOutcome = (
     | TransferAnswer
     | AdjustmentAnswer
     | TemplateAnswer
+    | Spooled
     | Refused
 )
 _encode = msgspec.json.Encoder().encode
@@ -103,7 +105,7 @@ class _UsagePage(msgspec.Struct, frozen=True, kw_only=True):
     next: str | None
 
 
-_decode_hold = msgspec.json.Decoder(HoldAnswer).decode
+_decode_hold = msgspec.json.Decoder(HoldAnswer | Spooled).decode
 _decode_batch = msgspec.json.Decoder(_BatchAnswer).decode
 
 

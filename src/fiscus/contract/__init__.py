@@ -38,6 +38,7 @@ from fiscus.core.outcomes import (
     HoldAnswer,
     KeyAnswer,
     Refused,
+    Spooled,
     TemplateAnswer,
     TransferAnswer,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "SetStatus",
     "Settle",
     "SingleCommand",
+    "Spooled",
     "TemplateAnswer",
     "TemplateBudget",
     "Tokens",

@@ -114,6 +114,18 @@ class HoldAnswer(Outcome, tag="hold"):
     warnings: tuple[str, ...] = ()
 
 
+class Spooled(Outcome, tag="spooled"):
+    """Accepted for good, but not on the books yet: the ledger is away. It gets this, with the same id, when it is back.
+
+    Attributes:
+        id: of the hold or call.
+        state: so that readers of a hold's ``state`` see it.
+    """
+
+    id: str
+    state: Literal["spooled"]
+
+
 class BudgetView(msgspec.Struct, frozen=True, kw_only=True):
     """A budget as it was set, with its version and the window that runs."""
 
@@ -221,6 +233,7 @@ class CompoundAnswer(Outcome, tag="compound"):
         | TransferAnswer
         | AdjustmentAnswer
         | TemplateAnswer
+        | Spooled
         | Refused,
         ...,
     ]
@@ -236,6 +249,7 @@ Answer = (
     | TemplateAnswer
     | KeyAnswer
     | ErasedAnswer
+    | Spooled
     | CompoundAnswer
 )
 AnyOutcome = Answer | Refused

@@ -11,9 +11,9 @@ import uuid_utils
 
 from fiscus.client import RemoteTreasury
 from fiscus.client.remote import TIMEOUT_S_DEFAULT
-from fiscus.sdk.spool import Spool
 from fiscus.sdk.sync import SyncTreasury
 from fiscus.sdk.treasury import Treasury
+from fiscus.spool.spool import Spool
 from fiscus.stores import SQLITE_SCHEME, open_store
 from fiscus.treasury.engine import Engine
 from fiscus.treasury.local import LocalTreasury

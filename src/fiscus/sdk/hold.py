@@ -169,7 +169,7 @@ class Hold:
         self._last = self._read(usage, cost_nanousd, record)
         self._last_is_final = False
         try:
-            self._answer = await self._teller.ask(HoldAnswer, self._settlement(self._last, final=False))
+            self._answer = await self._teller.note(self._settlement(self._last, final=False)) or self._answer
         except BudgetUnavailable as error:
             log.info("reading_not_booked", hold=self.id, error=str(error))
 

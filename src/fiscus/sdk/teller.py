@@ -7,10 +7,10 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from fiscus.client.logs import get_logger
-from fiscus.contract import AnyCommand, AnyOutcome, HoldAnswer, Refused, Release, Request, Settle
+from fiscus.contract import AnyCommand, AnyOutcome, HoldAnswer, Refused, Release, Request, Settle, Spooled
 from fiscus.contract.errors import FiscusError, refusal
 from fiscus.contract.treasury import Treasury as Ledger
-from fiscus.sdk.outbox import Outbox
+from fiscus.spool.outbox import Outbox
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -39,14 +39,22 @@ class Teller:
         return _answered(kind, await self.ledger.execute(self.request(command, idempotency_key)))
 
     async def book(self, command: Settle | Release) -> HoldAnswer | None:
-        """Book what was used, or give back what was not, now or later; None: later, it is in the spool.
+        """Book what was used, or give back what was not, now or later; None: later, it is in a spool, here or there.
 
         Raises:
             Refusal: the ledger said no.
             SpoolUnavailable: the ledger is away and the spool cannot take it.
         """
-        outcome = await self.outbox.deliver(self.request(command))
-        return None if outcome is None else _answered(HoldAnswer, outcome)
+        return _booked(await self.outbox.deliver(self.request(command)))
+
+    async def note(self, command: Settle) -> HoldAnswer | None:
+        """Book a running total, if that is possible now; None: the service has put it into its spool.
+
+        Raises:
+            Refusal, TreasuryError: as ``contract.errors`` says.
+        """
+        self.outbox.start()
+        return _booked(await self.ledger.execute(self.request(command)))
 
     async def uninterrupted(self, work: Coroutine[Any, Any, T]) -> T:
         """Await work that goes on to its end when the waiting is cancelled."""
@@ -61,6 +69,10 @@ class Teller:
             await self.book(command)
         except FiscusError as error:
             log.warning("booking_failed", id=command.id, code=error.code, detail=str(error))
+
+
+def _booked(outcome: AnyOutcome | None) -> HoldAnswer | None:
+    return None if outcome is None or isinstance(outcome, Spooled) else _answered(HoldAnswer, outcome)
 
 
 def _answered(kind: type[A], outcome: AnyOutcome) -> A:

@@ -64,10 +64,10 @@ from fiscus.contract.treasury import Treasury as Ledger
 from fiscus.core.commands import LEASE_S_DEFAULT, Status
 from fiscus.sdk.decorator import Function, held
 from fiscus.sdk.hold import Hold, amounts_of
-from fiscus.sdk.outbox import Outbox
-from fiscus.sdk.spool import Spool
 from fiscus.sdk.teller import Teller
 from fiscus.sdk.usage import reading
+from fiscus.spool.outbox import Outbox
+from fiscus.spool.spool import Spool
 
 V = TypeVar("V", bound=View)
 
@@ -253,7 +253,8 @@ class Treasury:
             final: False for the running total of a stream.
 
         Returns:
-            The hold; None if the ledger is away: the settlement is in the spool and will be booked.
+            The hold; None if the ledger is away: the settlement is in a spool, here or at the service, and will be
+            booked.
 
         Raises:
             SpoolUnavailable: the ledger is away and the spool is full or cannot be written. It is not booked.
@@ -269,7 +270,7 @@ class Treasury:
             account: its payer; then the release also counts when it arrives before the reserve.
 
         Returns:
-            The hold; None if the ledger is away: the release is in the spool and will be done.
+            The hold; None if the ledger is away: the release is in a spool and will be done.
         """
         return await self._book(Release(id=id, account=account))
 
@@ -294,7 +295,7 @@ class Treasury:
             id: of the call; repeating it books nothing twice.
 
         Returns:
-            What was booked; None if the ledger is away: it is in the spool and will be booked.
+            What was booked; None if the ledger is away: it is in a spool and will be booked.
         """
         read = reading(usage, cost_nanousd=cost_nanousd, record=record)
         known = read.record

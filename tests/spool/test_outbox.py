@@ -13,7 +13,7 @@ from fiscus.contract import PutAccount, PutBudget, Refused, Request, Reserve
 from fiscus.contract.errors import Conflict, SpoolUnavailable, Unknown
 from fiscus.contract.queries import ListUsage, ReadAccount, ReadHold
 from fiscus.sdk import Treasury
-from fiscus.sdk.spool import Spool
+from fiscus.spool.spool import Spool
 from fiscus.treasury.local import LocalTreasury
 from tests.sdk.conftest import patient
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiscus.contract import CallRecord, Release, Request, Settle, Tokens
+from fiscus.contract import CallRecord, Compound, Refused, Release, Request, Settle, Tokens
 from fiscus.contract.errors import SpoolUnavailable
-from fiscus.sdk import spool as module
-from fiscus.sdk.spool import Spool
+from fiscus.spool import spool as module
+from fiscus.spool.spool import Spool, read_set_aside, read_waiting
 
 
 def settlement(number: int) -> Request:
@@ -74,12 +74,105 @@ def test_what_was_delivered_is_not_found_again(directory):
     assert waiting(Spool(directory, "t")) == settlements(10, 11)
 
 
-def test_after_a_crash_what_was_delivered_in_part_is_found_whole_so_that_nothing_is_lost(directory):
+def test_after_a_crash_what_was_delivered_in_part_is_found_without_what_was_delivered(directory):
+    # covers E7
     spool = Spool(directory, "t")
     spool.append(settlements(*range(10)))
     spool.drop(4)
+    spool.append(settlements(10))
+    spool.drop(1)
     crash(spool)
-    assert waiting(Spool(directory, "t"))[-6:] == settlements(*range(4, 10))
+    heir = Spool(directory, "t")
+    assert waiting(heir) == settlements(*range(5, 11))
+    heir.append(settlements(11))
+    heir.drop(2)
+    crash(heir)
+    assert waiting(Spool(directory, "t")) == settlements(*range(7, 12))
+
+
+def test_a_mark_that_cannot_be_written_costs_nothing_but_a_second_delivery(directory):
+    failing = False
+
+    def fsync(descriptor: int) -> None:
+        if failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        os.fsync(descriptor)
+
+    spool = Spool(directory, "t", fsync=fsync)
+    spool.append(settlements(*range(5)))
+    failing = True
+    spool.drop(2)
+    failing = False
+    assert waiting(spool) == settlements(2, 3, 4)
+    spool.append(settlements(5))
+    crash(spool)
+    assert waiting(Spool(directory, "t"))[-4:] == settlements(2, 3, 4, 5)
+
+
+def test_a_torn_file_that_was_taken_over_takes_marks(directory):
+    spool = Spool(directory, "t")
+    spool.append(settlements(*range(5)))
+    crash(spool)
+    (file,) = files(directory)
+    file.write_bytes(file.read_bytes() + b"torn")
+    heir = Spool(directory, "t")
+    heir.drop(2)
+    crash(heir)
+    assert waiting(Spool(directory, "t")) == settlements(2, 3, 4)
+
+
+def test_it_knows_about_which_ids_something_waits_and_since_when(directory):
+    now = 1_000.0
+    spool = Spool(directory, "t", clock_s=lambda: now)
+    assert spool.age_s() == 0
+    compound = Compound(commands=(Settle(id="a", total={"calls": 1}), Release(id="b")))
+    spool.append([Request(command=compound, tenant="x"), settlement(1)])
+    now = 1_007.0
+    spool.append([settlement(1)])
+    crash(spool)
+    heir = Spool(directory, "t", clock_s=lambda: now)
+    assert heir.age_s() == 7
+    assert heir.holds("x", "a")
+    assert heir.holds("x", "b")
+    assert not heir.holds("default", "a")
+    assert heir.holds("default", "hold-1")
+    heir.drop(2)
+    assert not heir.holds("x", "a")
+    assert heir.holds("default", "hold-1")
+    assert heir.age_s() == 0
+    assert heir.waiting_bytes == len(module._line(settlement(1), 1_007_000))
+
+
+def test_a_running_total_is_outdated_once_the_final_one_waits(directory):
+    spool = Spool(directory, "t")
+    running = Request(command=Settle(id="a", total={"tokens": 10}, final=False))
+    spool.append([running])
+    assert not spool.is_outdated(running)
+    spool.append([Request(command=Settle(id="a", total={"tokens": 8}))])
+    assert spool.is_outdated(running)
+    assert not spool.is_outdated(Request(command=Settle(id="a", total={"tokens": 8})))
+
+
+def test_what_was_refused_for_good_is_kept_with_the_reason_and_counted_by_the_next_start(directory):
+    spool = Spool(directory, "t")
+    spool.append(settlements(1))
+    refused = Refused(code="unknown_hold", detail="there is no hold")
+    spool.set_aside([(settlement(1), refused)])
+    spool.drop(1)
+    spool.close()
+    heir = Spool(directory, "t")
+    assert heir.set_aside_count == 1
+    (kept,) = read_set_aside(heir.refused_path)
+    assert (kept.request, kept.refused) == (settlement(1), refused)
+    assert heir.refused_path.stat().st_mode & 0o077 == 0
+
+
+def test_what_waits_can_be_looked_at_without_taking_it_over(directory):
+    spool = Spool(directory, "t")
+    spool.append(settlements(1, 2, 3))
+    spool.drop(1)
+    assert [found.command.id for _, found in read_waiting(directory)] == ["hold-2", "hold-3"]
+    assert waiting(spool) == settlements(2, 3)
 
 
 def test_delivered_records_are_compacted_while_others_wait(directory, monkeypatch):
@@ -178,8 +271,8 @@ def test_it_says_so_when_it_is_full_and_takes_nothing(directory):
 
 
 def test_the_bytes_of_what_waits_are_bounded(directory):
-    line_bytes = len(module._line(settlement(1)))
-    spool = Spool(directory, "t", bytes_max=3 * line_bytes)
+    line_bytes = len(module._line(settlement(1), 1_000_000))
+    spool = Spool(directory, "t", bytes_max=3 * line_bytes, clock_s=lambda: 1_000.0)
     spool.append(settlements(1, 2, 3))
     with pytest.raises(SpoolUnavailable):
         spool.append(settlements(4))
@@ -218,8 +311,8 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
 from pathlib import Path
 from fiscus.contract.errors import SpoolUnavailable
-from fiscus.sdk.spool import Spool
-from tests.sdk.test_spool import settlements
+from fiscus.spool.spool import Spool
+from tests.spool.test_spool import settlements
 spool, taken = Spool(Path({str(directory)!r}), "t"), 0
 try:
     for taken in range(1_000):
@@ -276,8 +369,8 @@ def test_after_kill_9_everything_that_was_acknowledged_is_there_and_the_lock_is_
 import sys
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
-from fiscus.sdk.spool import Spool
-from tests.sdk.test_spool import settlements
+from fiscus.spool.spool import Spool
+from tests.spool.test_spool import settlements
 spool = Spool(Path({str(directory)!r}), "t")
 for number in range(1_000_000):
     spool.append(settlements(number))

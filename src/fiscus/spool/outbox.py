@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from fiscus.client.logs import get_logger
 from fiscus.contract import AnyOutcome, Refused, Request
 from fiscus.contract.errors import SpoolUnavailable, TreasuryError, refusal
 from fiscus.contract.treasury import Treasury as Ledger
-from fiscus.sdk.spool import Spool
+from fiscus.spool.spool import Spool
 
 BATCH_LENGTH_MAX = 100
 CLOSE_S_MAX = 5.0
@@ -34,9 +35,13 @@ class Outbox:
         self._backoff = backoff or Backoff(first_s=0.2, delay_s_max=30.0)
         self._something_waits = asyncio.Event()
         self._emptier: asyncio.Task[None] | None = None
-        self._gathered: list[tuple[Request, asyncio.Future[SpoolUnavailable | None]]] = []
+        self._gathered: list[tuple[Sequence[Request], asyncio.Future[SpoolUnavailable | None]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
+        # A thread of its own: those of the loop may all be waiting for a database that hangs.
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="fiscus-spool")
+        self.kept_count = 0
+        self.delivered_count = 0
 
     def __len__(self) -> int:
         """How many requests wait in the spool."""
@@ -67,9 +72,31 @@ class Outbox:
             except asyncio.CancelledError:
                 self._keep_now(request)  # it may be booked or not: a second delivery has no second effect
                 raise
-        await self._keep(request)
-        self.start()
+        await self.keep([request])
         return None
+
+    async def keep(self, requests: Sequence[Request]) -> None:
+        """Put requests into the spool, all or none; they are on the disk when it returns, and will be delivered.
+
+        Those that come while the disk is busy share the next wait for it.
+
+        Raises:
+            SpoolUnavailable: the spool cannot take them.
+        """
+        kept: asyncio.Future[SpoolUnavailable | None] = asyncio.get_running_loop().create_future()
+        self._gathered.append((requests, kept))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.get_running_loop().create_task(self._write_gathered())
+            self.in_background(self._writer)
+        try:
+            error = await kept
+        except asyncio.CancelledError:
+            for request in requests:
+                self._keep_now(request)
+            raise
+        if error is not None:
+            raise error
+        self.start()
 
     async def uninterrupted(self, work: Coroutine[Any, Any, T]) -> T:
         """Await work that goes on to its end in the background when the waiting for it is cancelled."""
@@ -77,7 +104,7 @@ class Outbox:
         self.in_background(task)
         return await asyncio.shield(task)
 
-    async def close(self) -> None:
+    async def close(self, *, deliver: bool = True) -> None:
         """Wait for what is under way and deliver what waits, for at most ``CLOSE_S_MAX`` seconds each.
 
         What could not be delivered stays in the spool for the next start.
@@ -89,8 +116,9 @@ class Outbox:
             await _cancelled({self._emptier})
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S_MAX):
-                while len(self._spool) and await self._deliver_oldest():
+                while deliver and len(self._spool) and await self._deliver_oldest():
                     pass
+        self._disk.shutdown()
         self._spool.close()
 
     def in_background(self, task: asyncio.Task[Any]) -> None:
@@ -98,34 +126,26 @@ class Outbox:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _keep(self, request: Request) -> None:
-        """Put a request into the spool; those that come while the disk is busy share the next wait for it."""
-        kept: asyncio.Future[SpoolUnavailable | None] = asyncio.get_running_loop().create_future()
-        self._gathered.append((request, kept))
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.get_running_loop().create_task(self._write_gathered())
-            self.in_background(self._writer)
-        try:
-            error = await kept
-        except asyncio.CancelledError:
-            self._keep_now(request)
-            raise
-        if error is not None:
-            raise error
-
     async def _write_gathered(self) -> None:
         while self._gathered:
             gathered, self._gathered = self._gathered, []
-            error = await asyncio.to_thread(self._append, [request for request, _ in gathered])
-            for _, kept in gathered:
+            groups = [requests for requests, _ in gathered]
+            errors = await asyncio.get_running_loop().run_in_executor(self._disk, self._append_groups, groups)
+            for (_, kept), error in zip(gathered, errors, strict=True):
                 if not kept.done():
                     kept.set_result(error)
+
+    def _append_groups(self, groups: Sequence[Sequence[Request]]) -> list[SpoolUnavailable | None]:
+        """Put all into the spool with one wait for the disk, or what still fits, each by itself."""
+        error = self._append([request for requests in groups for request in requests])
+        return [None] * len(groups) if error is None else [self._append(requests) for requests in groups]
 
     def _append(self, requests: Sequence[Request]) -> SpoolUnavailable | None:
         try:
             self._spool.append(requests)
         except SpoolUnavailable as error:
             return error
+        self.kept_count += len(requests)
         return None
 
     def _keep_now(self, request: Request) -> None:
@@ -148,15 +168,17 @@ class Outbox:
     async def _deliver_oldest(self) -> bool:
         """Deliver the oldest ``BATCH_LENGTH_MAX`` requests; whether all of them are off the table."""
         batch = self._spool.head(BATCH_LENGTH_MAX)
+        due = [request for request in batch if not self._spool.is_outdated(request)]
         try:
-            outcomes = await self._ledger.execute_many(batch)
-            return await asyncio.to_thread(self._settled, list(zip(batch, outcomes, strict=True)))
+            outcomes = await self._ledger.execute_many(due)
+            pairs = list(zip(due, outcomes, strict=True))
+            return await asyncio.get_running_loop().run_in_executor(self._disk, self._settled, pairs, len(batch))
         except (TreasuryError, OSError) as error:
             log.info("spool_waits", requests=len(self._spool), error=str(error))
             return False
 
-    def _settled(self, pairs: Sequence[tuple[Request, AnyOutcome]]) -> bool:
-        """Take delivered requests out of the spool; what was refused goes to its end, or aside if it is for good.
+    def _settled(self, pairs: Sequence[tuple[Request, AnyOutcome]], count: int) -> bool:
+        """Take the oldest ``count`` requests out of the spool; what was refused goes to its end, or aside for good.
 
         Returns:
             Whether everything was booked.
@@ -165,12 +187,13 @@ class Outbox:
         for request, outcome in refused:
             log.error("spooled_request_refused", id=_id(request), code=outcome.code, detail=outcome.detail)
         again = [request for request, outcome in refused if refusal(outcome).retryable]
-        for_people = [request for request, outcome in refused if not refusal(outcome).retryable]
+        for_people = [(request, outcome) for request, outcome in refused if not refusal(outcome).retryable]
         if again:
             self._spool.append(again)
         if for_people:
             self._spool.set_aside(for_people)
-        self._spool.drop(len(pairs))
+        self._spool.drop(count)
+        self.delivered_count += len(pairs) - len(refused)
         return not again
 
 
