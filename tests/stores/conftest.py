@@ -1,4 +1,4 @@
-"""The contract suite runs over every store."""
+"""The contract suite runs over every store; a test asks for ``exclusive_place`` or ``shared_place`` if it matters."""
 
 from __future__ import annotations
 
@@ -23,3 +23,19 @@ def store(place: Place) -> Iterator[Store]:
     opened = place.open()
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def exclusive_place(place: Place) -> Place:
+    """An empty place that one process at a time has open."""
+    if not place.is_exclusive:
+        pytest.skip("several nodes may have this one open")
+    return place
+
+
+@pytest.fixture
+def shared_place(place: Place) -> Place:
+    """An empty place that several nodes have open."""
+    if place.is_exclusive:
+        pytest.skip("one process at a time has this one open")
+    return place

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
+
+import psycopg
 
 from fiscus.core.state import Kind
 from fiscus.stores import open_store
 from fiscus.stores.sqlite.store import SqliteStore
 from fiscus.treasury.codec import SealedPrivate, genesis, link
 from fiscus.treasury.store import EntityRow, Head, Row, Snapshot, Store, UsageRow, Watermark
+from tests.servers.postgres import server, versions
 
 AT_MS = 1_800_000_000_000
 
 
 class Place(Protocol):
-    """A ledger that can be opened again and again."""
+    """A ledger that can be opened again and again.
+
+    Attributes:
+        is_exclusive: whether one process at a time may have it open.
+        can_copy: whether ``Journal.backup`` copies it.
+    """
+
+    is_exclusive: bool
+    can_copy: bool
 
     def open(self, address: str | None = None) -> Store:
         """Open it."""
@@ -33,6 +45,9 @@ class Place(Protocol):
 
 class SqlitePlace:
     """A ledger in files of a directory."""
+
+    is_exclusive = True
+    can_copy = True
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "fiscus.db"
@@ -53,7 +68,30 @@ class SqlitePlace:
         return str(copy.path), copy
 
 
-PLACES: dict[str, type[SqlitePlace]] = {"sqlite": SqlitePlace}
+class PostgresPlace:
+    """A ledger in a database of its own, on a server that all tests share."""
+
+    is_exclusive = False
+    can_copy = False
+
+    def __init__(self, directory: Path, version: str = "18") -> None:
+        self.url = server(version).migrated_database()
+
+    def open(self, address: str | None = None) -> Store:
+        return open_store(self.url, address=address)
+
+    def damage_views(self) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute("TRUNCATE fiscus.entities, fiscus.usage, fiscus.watermarks")
+
+    def copied_to(self, name: str) -> tuple[str, Place]:
+        return name, self
+
+
+PLACES: dict[str, Callable[[Path], Place]] = {
+    "sqlite": SqlitePlace,
+    **{f"postgres-{version}": partial(PostgresPlace, version=version) for version in versions()},
+}
 """The stores of the suite by name; a new store is one line here."""
 
 

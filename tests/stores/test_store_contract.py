@@ -8,32 +8,46 @@ from fiscus.contract.errors import LedgerBusy
 from tests.stores.places import AT_MS, account, entries, snapshot
 
 
-def test_a_second_opener_learns_where_the_ledger_is_served(place):
-    store = place.open(address="http://127.0.0.1:8091")
+def test_a_second_opener_learns_where_the_ledger_is_served(exclusive_place):
+    store = exclusive_place.open(address="http://127.0.0.1:8091")
     with pytest.raises(LedgerBusy) as busy:
-        place.open()
+        exclusive_place.open()
     assert busy.value.address == "http://127.0.0.1:8091"
     store.publish_address("http://127.0.0.1:9000")
     with pytest.raises(LedgerBusy, match=r"http://127\.0\.0\.1:9000"):
-        place.open(address="http://127.0.0.1:1")
+        exclusive_place.open(address="http://127.0.0.1:1")
     store.close()
-    again = place.open()
+    again = exclusive_place.open()
     with pytest.raises(LedgerBusy) as busy:
-        place.open()
+        exclusive_place.open()
     assert busy.value.address is None
     again.close()
 
 
-def test_a_refused_opener_disturbs_nothing(place):
-    store = place.open()
+def test_a_refused_opener_disturbs_nothing(exclusive_place):
+    store = exclusive_place.open()
     number = store.journal.add_tenant("default")
     with pytest.raises(LedgerBusy):
-        place.open()
+        exclusive_place.open()
     store.journal.append(entries(number, "default", 3))
     store.views.write([snapshot(number, 3, [account(1, "bob")])], AT_MS)
     assert store.journal.head(number).seq == 3
     assert store.views.load_name(number, "bob") == 1
     store.close()
+
+
+def test_a_second_opener_of_a_shared_ledger_sees_what_the_first_one_writes(shared_place):
+    one, two = shared_place.open(), shared_place.open(address="http://127.0.0.1:1")
+    number = one.journal.add_tenant("default")
+    assert two.journal.tenants() == {"default": number}
+    one.journal.append(entries(number, "default", 3))
+    one.views.write([snapshot(number, 3, [account(1, "bob")])], AT_MS)
+    assert two.journal.head(number).seq == 3
+    assert two.views.load_name(number, "bob") == 1
+    one.close()
+    two.journal.append(entries(number, "default", 1, after=two.journal.head(number)))
+    assert two.journal.head(number).seq == 4
+    two.close()
 
 
 # covers E12

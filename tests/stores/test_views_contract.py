@@ -20,12 +20,14 @@ def test_views_that_hold_nothing_say_so(store):
     assert views.carved_below(1, 1) == []
 
 
-def test_what_was_written_is_loaded_and_a_later_snapshot_replaces_it(store, place):
+def test_what_was_written_is_loaded_and_a_later_snapshot_replaces_it(place):
+    store = place.open()
     written = snapshot(1, 4, [account(1, "bob"), entity("hold", "1", body=b"text"), entity("cell", 1, body=b"number")])
     store.views.write([written], NOW_MS)
     store.views.write([snapshot(1, 6, [entity("cell", 1, body=b"changed")])], NOW_MS)
     store.close()
-    views = place.open().views
+    again = place.open()
+    views = again.views
     assert views.watermark(1) == snapshot(1, 6).watermark
     assert views.load(1, "account", 1) == account(1, "bob").body
     assert views.load(1, "hold", "1") == b"text"
@@ -34,6 +36,7 @@ def test_what_was_written_is_loaded_and_a_later_snapshot_replaces_it(store, plac
     assert views.load_many(1, "cell", [1, 2]) == {1: b"changed"}
     assert views.load_many(1, "hold", ["1", "2", 'a "quoted" id']) == {"1": b"text"}
     assert views.load_name(1, "bob") == 1
+    again.close()
 
 
 def test_a_node_starts_from_the_deadlines_and_from_the_entities_that_are_always_in_memory(store):

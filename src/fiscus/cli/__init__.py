@@ -179,6 +179,17 @@ async def checkpoint(invocation: Invocation) -> None:
     await seal_ledger(invocation)
 
 
+@command(app, "migrate", rich_help_panel=SERVICE)
+def migrate(
+    invocation: Invocation,
+    sql: Annotated[bool, typer.Option("--sql", help="Only print the SQL of all migrations.")] = False,
+) -> None:
+    """Bring a PostgreSQL database to the schema that this version needs; several nodes may do so at once."""
+    from fiscus.cli.migrate import migrate_database
+
+    migrate_database(invocation, sql=sql)
+
+
 @command(app, "demo", rich_help_panel=TRAFFIC)
 def demo(
     invocation: Invocation,

@@ -113,7 +113,7 @@ def test_a_ledger_may_have_any_name(tmp_path, name):
 
 
 def test_a_url_of_no_known_kind_is_a_wrong_setting():
-    for url in ("", "sqlite://", "sqlite:///", "postgresql://host/db", "fiscus.db"):
+    for url in ("", "sqlite://", "sqlite:///", "mysql://host/db", "fiscus.db"):
         with pytest.raises(ConfigurationInvalid):
             open_store(url)
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import msgspec
 
 from fiscus.contract.errors import StoreUnavailable
+from fiscus.stores.queries import queries
 from fiscus.stores.sqlite.journal import connect
-from fiscus.stores.sqlite.queries import queries
 from fiscus.treasury.codec import SealedPrivate
 from fiscus.treasury.store import AnswerRow, Row
 
-SQL = queries("copying.sql")
+SQL = queries(__package__, "copying.sql")
 COPY_PAGES = 4_096
 
 

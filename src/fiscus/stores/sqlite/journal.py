@@ -13,10 +13,10 @@ import msgspec
 
 from fiscus.contract.errors import StoreUnavailable, UnknownFormat
 from fiscus.core.events import FORMAT
-from fiscus.stores.sqlite.queries import queries
+from fiscus.stores.queries import queries
 from fiscus.treasury.store import AnswerRow, Erasure, Head, KeyTaken, Row, StoredAnswer, StoredEntry, Turn
 
-SQL = queries("journal.sql")
+SQL = queries(__package__, "journal.sql")
 ROWS_PER_STATEMENT_MAX = 256
 """Rows of one statement: each statement hands over the interpreter lock, and getting it back can take long."""
 

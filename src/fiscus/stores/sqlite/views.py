@@ -13,11 +13,11 @@ import msgspec
 
 from fiscus.contract.errors import StoreUnavailable
 from fiscus.core.state import KINDS, Kind
+from fiscus.stores.queries import queries
 from fiscus.stores.sqlite.journal import connect
-from fiscus.stores.sqlite.queries import queries
 from fiscus.treasury.store import ANY_HEAD, Opening, Snapshot, UsageRow, Watermark
 
-SQL = queries("views.sql")
+SQL = queries(__package__, "views.sql")
 NUMBER = {kind: number for number, kind in enumerate(KINDS)}
 PAGE_SIZE = "PRAGMA page_size = 8192"
 """For new files. Entities are some 400 bytes long: fewer and larger pages cost the follower less."""

@@ -1,4 +1,4 @@
-"""SQL by name, from the file beside the code that runs it."""
+"""SQL by name, from files beside the code that runs it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from importlib.resources import files
 
 
 @cache
-def queries(file_name: str) -> dict[str, str]:
-    """The named statements of a file: each begins with a line ``-- name: NAME``."""
+def queries(package: str, file_name: str) -> dict[str, str]:
+    """The named statements of a file of a package, in order: each begins with a line ``-- name: NAME``."""
     found: dict[str, str] = {}
     name = ""
-    for line in (files(__package__) / file_name).read_text(encoding="utf-8").splitlines():
+    for line in (files(package) / file_name).read_text(encoding="utf-8").splitlines():
         if line.startswith("-- name: "):
             name = line.removeprefix("-- name: ").strip()
             found[name] = ""

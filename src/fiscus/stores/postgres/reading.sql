@@ -1,0 +1,54 @@
+-- What is asked of the journal outside of commits.
+
+-- name: tenants
+SELECT name, number FROM tenants
+
+-- name: tenant
+SELECT number FROM tenants WHERE name = $1
+
+-- name: add_tenant
+INSERT INTO tenants (name) VALUES ($1) ON CONFLICT (name) DO NOTHING RETURNING number
+
+-- name: head
+SELECT last_seq, hash FROM batches WHERE tenant = $1 ORDER BY first_seq DESC LIMIT 1
+
+-- name: entries
+SELECT journal.seq, journal.at, journal.body, journal.hash, private.salt, private.body
+FROM journal LEFT JOIN private ON private.tenant = journal.tenant AND private.seq = journal.seq
+WHERE journal.tenant = $1 AND journal.seq > $2 ORDER BY journal.seq LIMIT $3
+
+-- name: find_answers
+SELECT key, at, answer FROM answers WHERE tenant = $1 AND key = ANY ($2::text[])
+
+-- name: forget_answers
+-- A bounded number: the engine waits for it, and comes again.
+UPDATE answers SET answer = NULL WHERE (tenant, key) IN (
+    SELECT tenant, key FROM answers WHERE at < $1 AND answer IS NOT NULL ORDER BY at LIMIT 5000 FOR UPDATE SKIP LOCKED
+) RETURNING 1
+
+-- name: forget_checkpoints
+-- Older ones, a bounded number with each part of a newer one that is put.
+DELETE FROM checkpoints WHERE (tenant, seq, kind, number, id) IN (
+    SELECT tenant, seq, kind, number, id FROM checkpoints WHERE tenant = $1 AND seq < $2 LIMIT 20000
+)
+
+-- name: put_checkpoint
+INSERT INTO checkpoints (tenant, seq, kind, number, id, body)
+SELECT $1, $2, kind, number, id, body
+FROM unnest($3::smallint[], $4::bigint[], $5::text[], $6::bytea[]) AS given (kind, number, id, body)
+ON CONFLICT (tenant, seq, kind, number, id) DO UPDATE SET body = excluded.body
+
+-- name: checkpoint_seq
+SELECT max(seq) FROM checkpoints WHERE tenant = $1
+
+-- name: checkpoint
+SELECT kind, number, id, body FROM checkpoints WHERE tenant = $1 AND seq = $2 ORDER BY kind, number, id
+
+-- name: min_format
+SELECT min_format FROM formats
+
+-- name: revision
+SELECT version_num FROM alembic_version
+
+-- name: make_months
+SELECT make_months($1)
