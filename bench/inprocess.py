@@ -14,8 +14,9 @@ from pathlib import Path
 
 import uvloop
 
-from bench.ledgers import Calls, agent, check_books, make_accounts, open_treasury, reserve_and_settle
+from bench.ledgers import Calls, agent, check_books, in_turn, make_accounts, open_treasury, reserve_and_settle
 from bench.measuring import Figures, median, run_as_child, say, scaled, scratch, stopwatch
+from fiscus.core.commands import Request
 from fiscus.stores.sqlite.journal import SqliteJournal
 from fiscus.treasury.codec import SealedPrivate
 from fiscus.treasury.local import LocalTreasury
@@ -55,7 +56,10 @@ async def _rounds(rounds: int, calls_per_caller: int, *, records: bool) -> Figur
         copied = _append(bare, rows_after(path, 0))
         callers = [Calls(agent(index), index, records=records) for index in range(CALLERS)]
         for number in range(rounds):
-            requests = [calls.requests(calls_per_caller) for calls in callers]
+            requests = [
+                [Request(command=command) for call in calls for command in call]
+                for calls in in_turn(callers, calls_per_caller)
+            ]
             gc.freeze()  # what stands ready is not looked through again and again while the clock runs
             watch = asyncio.create_task(_watch_followers(treasury, lags_ms))
             with stopwatch() as taken:

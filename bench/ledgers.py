@@ -84,9 +84,14 @@ class Calls:
         self.sum["cost"] += used["cost"]
         return pair(self.account, used, records=self.records)
 
-    def requests(self, count: int) -> list[Request]:
-        """The requests of so many calls, in order: a reserve, its settlement, the next reserve …"""
-        return [Request(command=command) for _ in range(count) for command in self.next()]
+
+def in_turn(callers: Sequence[Calls], count: int) -> list[list[tuple[Reserve, Settle]]]:
+    """So many calls of each caller, made round by round: ids follow each other in time as those of live callers do."""
+    made: list[list[tuple[Reserve, Settle]]] = [[] for _ in callers]
+    for _ in range(count):
+        for caller, own in zip(callers, made, strict=True):
+            own.append(caller.next())
+    return made
 
 
 def pair(account: str, used: Amounts, *, records: bool = False) -> tuple[Reserve, Settle]:

@@ -18,7 +18,8 @@ from functools import partial
 import msgspec
 import uvloop
 
-from bench.ledgers import Calls, agent
+from bench.ledgers import Calls, agent, in_turn
+from fiscus.core.commands import Reserve, Settle
 
 RESERVE_OK, SETTLE_OK = b"HTTP/1.1 201", b"HTTP/1.1 200"
 CONTENT_LENGTH = b"content-length: "
@@ -74,11 +75,10 @@ class Connection(asyncio.Protocol):
             self._done.set_exception(error or ConnectionError("the server closed the connection"))
 
 
-def requests_of(calls: Calls, pairs: int, port: int) -> list[tuple[bytes, bytes]]:
+def requests_of(calls: Sequence[tuple[Reserve, Settle]], port: int) -> list[tuple[bytes, bytes]]:
     """The requests of one connection as bytes, with the status lines that must come back."""
     requests: list[tuple[bytes, bytes]] = []
-    for _ in range(pairs):
-        reserve, settle = calls.next()
+    for reserve, settle in calls:
         body = {"id": reserve.id, "account": reserve.account, "amounts": reserve.amounts}
         requests.append((_post("/v1/holds", body, port), RESERVE_OK))
         requests.append((_post(f"/v1/holds/{settle.id}/settle", {"total": settle.total}, port), SETTLE_OK))
@@ -99,8 +99,9 @@ async def run(port: int, pairs: int, seed: int, connections: int) -> dict[str, f
     loop = asyncio.get_running_loop()
     opened: list[Connection] = []
     done: list[asyncio.Future[int]] = []
-    for index in range(connections):
-        requests = requests_of(Calls(agent(index), seed * connections + index, records=False), pairs, port)
+    callers = [Calls(agent(index), seed * connections + index, records=False) for index in range(connections)]
+    for calls in in_turn(callers, pairs):
+        requests = requests_of(calls, port)
         future: asyncio.Future[int] = loop.create_future()
         done.append(future)
         _, connection = await loop.create_connection(partial(Connection, requests, future), "127.0.0.1", port)

@@ -30,9 +30,9 @@ THRESHOLDS_DEFAULT: dict[int, Severity] = {50: "info", 75: "warning", 90: "criti
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Command(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, tag_field="op"
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, tag_field="op", gc=False
 ):
-    """One wish. ``op`` names it on the wire."""
+    """One wish. ``op`` names it on the wire. Like all values of the core it forms no cycles (``gc=False``)."""
 
 
 class Reserve(Command, tag="reserve"):
@@ -322,7 +322,7 @@ class Compound(Command, tag="compound"):
 AnyCommand = SingleCommand | PutKey | RevokeKey | EraseName | Compound
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A command with who asks.
 
     Attributes:

@@ -39,7 +39,7 @@ class Private(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
     """Base of all events; ``kind`` names it in the journal."""
 
 

@@ -41,7 +41,7 @@ RefusalCode = Literal[
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
-class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="outcome"):
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="outcome", gc=False):
     """Base of all outcomes; ``outcome`` names it on the wire."""
 
 
