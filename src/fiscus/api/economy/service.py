@@ -227,7 +227,7 @@ class TokenEconomy:
         view = await self._ledger.account(ACCOUNT_PREFIX + agent_id, scope)
         if isinstance(view, Refused) and scope != POOL_ACCOUNT:
             return forbidden()
-        status = None if isinstance(view, Refused) else status_of(agent_id, view.account, await self._ledger.pool())
+        status = None if isinstance(view, Refused) else agent_status(agent_id, view.account, await self._ledger.pool())
         return status or Denied(status=404, detail=f"No active allocation for agent {agent_id}")
 
     # -- how it is done --------------------------------------------------------------------------------------------
@@ -386,7 +386,7 @@ class TokenEconomy:
             await asyncio.sleep(POOL_INTERVAL_S)
 
 
-def status_of(agent_id: str, account: AccountAnswer, pool: Balance) -> AgentStatus | None:
+def agent_status(agent_id: str, account: AccountAnswer, pool: Balance) -> AgentStatus | None:
     """An agent's allocation as its status shows it; None if it has none that runs.
 
     Args:
