@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fiscus.contract.errors import BudgetUnavailable, TreasuryError
+from fiscus.contract.errors import BudgetUnavailable, TreasuryError, UnknownFormat
 from fiscus.contract.queries import ReadAccount, ReadHold
 from fiscus.core.commands import (
     Adjust,
@@ -30,7 +30,9 @@ from fiscus.core.outcomes import AccountAnswer, HoldAnswer, Refused
 from fiscus.core.state import Rules
 from fiscus.stores.sqlite.store import SqliteStore
 from fiscus.treasury import engine as engine_module
+from fiscus.treasury.codec import link
 from fiscus.treasury.engine import Engine
+from fiscus.treasury.store import Row
 from fiscus.treasury.verify import verify
 from tests.treasury.clock import ManualClock
 from tests.treasury.desk import SALT, Desk, entities, journal
@@ -680,6 +682,70 @@ def test_views_that_cannot_be_written_are_seen_in_the_lag_and_caught_up_later(tm
     assert again.views.watermark(1).seq == 20
     assert verify(again).faults == ()
     again.close()
+
+
+def test_views_that_can_never_be_written_end_admissions_then_everything_and_memory_stays_bounded(
+    tmp_path, clock, monkeypatch
+):
+    monkeypatch.setattr(engine_module, "BACKLOG_ROWS_MAX", 40)
+    monkeypatch.setattr(engine_module, "BACKLOG_ROWS_FULL", 80)
+    faults = Faults()
+    desk = Desk(watched_store(tmp_path / "fiscus.db", faults), clock)
+    found_team(desk)
+    faults.arm("views: before commit", 10_000)
+
+    def until_unavailable(make: Any) -> BudgetUnavailable:
+        for number in range(100):
+            clock.advance(250)
+            desk.after_batch()
+            answer = desk.ask(make(number))[0]
+            if isinstance(answer, BudgetUnavailable):
+                return answer
+            assert not isinstance(answer, Refused), answer
+        raise AssertionError("it goes on for ever")
+
+    assert "cannot be written" in str(until_unavailable(lambda number: hold(f"h{number}", amount=1)))
+    assert desk.engine.readiness().reasons == ("followers_behind",)
+    assert desk.engine._backlog in range(41, 50)
+    usage = {"account": "agent:a", "total": {"tokens": 1}}
+    until_unavailable(lambda number: Request(command=Settle(id=f"u{number}", **usage)))
+    assert desk.engine._backlog in range(81, 90)
+    faults.arm("views: before commit", 0)
+    clock.advance(250)
+    desk.after_batch()
+    desk.after_batch()
+    assert desk.engine.readiness().ready
+    assert isinstance(desk.ask(hold("again", amount=1))[0], HoldAnswer)
+    desk.write_views()
+    assert verify(desk.engine.store).faults == ()
+    desk.engine.close()
+
+
+def test_views_that_are_too_old_are_a_reason_not_to_be_ready(desk, clock):
+    found_team(desk)
+    clock.advance(engine_module.FOLLOWERS_LAG_MS_MAX)
+    assert desk.engine.readiness().ready
+    clock.advance(1)
+    assert desk.engine.readiness().reasons == ("followers_behind",)
+    desk.write_views()
+    assert desk.engine.readiness().ready
+
+
+def test_a_tenant_of_a_newer_format_is_told_so_and_others_go_on(desk, clock):
+    found_team(desk)
+    desk.do(PutAccount(account="agent:x"), tenant="newer")
+    desk.write_views()
+    seq, at, _, before = journal(desk.engine.store, "newer")[-1]
+    body = b'{"kind":"of_a_later_version"}'
+    desk.engine.store.journal.append([Row(2, seq + 1, at, None, body, link(before, seq + 1, at, body))])
+    desk.engine._forget()
+    newer, own = desk.ask(
+        Request(tenant="newer", command=PutAccount(account="agent:y")), Request(command=PutAccount(account="agent:y"))
+    )
+    assert isinstance(newer, UnknownFormat)
+    assert isinstance(own, AccountAnswer)
+    assert desk.engine.readiness().tenants == {"newer": "unknown_format"}
+    assert desk.engine.statistics.defects == 0
 
 
 def test_statistics_count_what_was_done(desk):

@@ -49,6 +49,7 @@ STATUSES: dict[str, int] = {
     # The ledger could not be asked
     "internal": 500,
     "budget_unavailable": 503,
+    "drift": 503,
     "treasury_error": 503,
     "ledger_busy": 503,
     "ledger_corrupt": 503,
@@ -90,6 +91,7 @@ TITLES: dict[str, str] = {
     "too_many_accounts": "The template may not open more accounts now",
     "internal": "A fault of the service",
     "budget_unavailable": "The ledger cannot be asked",
+    "drift": "The ledger's figures are in doubt",
     "treasury_error": "The ledger cannot answer",
     "ledger_busy": "The ledger is open in another process",
     "ledger_corrupt": "The ledger contradicts itself",

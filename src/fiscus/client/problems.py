@@ -11,6 +11,7 @@ from fiscus.contract.errors import (
     REFUSALS,
     BudgetUnavailable,
     LedgerCorrupt,
+    LedgerDrift,
     TreasuryError,
     UnknownFormat,
 )
@@ -73,6 +74,8 @@ def decode_problem(status: int, body: bytes, retry_after: str | None = None) -> 
             index=problem.index,
         )
     detail = f"{problem.detail} ({problem.field})" if problem.field else problem.detail
+    if problem.code == "drift":
+        return LedgerDrift(detail, problem.retry_after_s or wait_s or 1)
     if problem.code == "rate_limited" or (status in PASSING_STATUSES and problem.code not in _FOR_GOOD):
         return BudgetUnavailable(detail, problem.retry_after_s or wait_s or 1)
     return _error(problem.code, detail)

@@ -125,6 +125,15 @@ class StoreUnavailable(BudgetUnavailable):
     """The database is away or refused the write; the outcome of the batch is resolved before anything else."""
 
 
+class LedgerDrift(BudgetUnavailable):
+    """What is kept of this tenant says otherwise than its journal, so that nothing more is admitted.
+
+    What has been spent is booked as before. An operator repairs it (``fiscus repair``).
+    """
+
+    code = "drift"
+
+
 class LedgerBusy(TreasuryError):
     """Another process has this ledger open. Talk to it at ``address`` (``fiscus.connect``) instead."""
 

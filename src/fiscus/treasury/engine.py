@@ -22,11 +22,30 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from fiscus.contract.errors import BudgetUnavailable, LedgerCorrupt, StoreUnavailable, TreasuryError, UnknownFormat
+from fiscus.contract.errors import (
+    BudgetUnavailable,
+    LedgerCorrupt,
+    LedgerDrift,
+    StoreUnavailable,
+    TreasuryError,
+    UnknownFormat,
+)
 from fiscus.contract.queries import AnyQuery, View
 from fiscus.contract.treasury import LiveState, Readiness
 from fiscus.core.checks import check_id
-from fiscus.core.commands import Compound, Extend, Release, Request, Reserve, SetStatus, Settle
+from fiscus.core.commands import (
+    Adjust,
+    Allocate,
+    Compound,
+    Extend,
+    PutBudget,
+    Release,
+    Request,
+    Reserve,
+    SetStatus,
+    Settle,
+    Transfer,
+)
 from fiscus.core.decide import LEDGER_ACTOR, bring_due, decide
 from fiscus.core.events import AnyEvent, Checkpoint
 from fiscus.core.outcomes import AnyOutcome, Refused
@@ -54,6 +73,9 @@ from fiscus.treasury.store import (
 HAVE_IDS = frozenset({Reserve, Extend, Settle, Release})
 """Commands that carry an id or are absolute readings: they need no idempotency key."""
 
+ADMITTING = frozenset({Reserve, Extend, Allocate, Transfer, PutBudget, Adjust})
+"""Commands that may let more be spent: not decided for a tenant whose figures are in doubt."""
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 BATCH_MAX = 256
@@ -74,6 +96,12 @@ SNAPSHOT_ROWS = 20_000
 
 BACKLOG_ROWS_MAX = 400_000
 """Changed rows that the views lack before the engine waits for its follower: memory has a bound."""
+
+BACKLOG_ROWS_FULL = 2 * BACKLOG_ROWS_MAX
+"""Changed rows at which nothing is decided any more; from ``BACKLOG_ROWS_MAX`` on admissions are not."""
+
+FOLLOWERS_LAG_MS_MAX = 60_000
+"""Age of the views beyond which readiness says ``followers_behind``."""
 
 LOAD_TRIES_MAX = 20
 """How often a tenant is loaded again when the views have moved on meanwhile."""
@@ -174,6 +202,8 @@ class Engine:
         self._down: str | None = None
         self._down_reason = ""
         self._unreadable: dict[str, str] = {}
+        self._drifting: dict[str, LedgerDrift] = {}
+        self._backlog = 0
         self._appended = False
         self._draining = False
         self._closed = False
@@ -272,16 +302,19 @@ class Engine:
             reasons.append("clock_stepped")
         if self._draining:
             reasons.append("draining")
-        tenants = dict(self._unreadable)
+        tenants = dict.fromkeys(self._drifting, "drift") | self._unreadable
         reasons += sorted(set(tenants.values()))
         waiting = [at for at in (self._changed_at, self._handed_over_at) if at is not None]
+        lag_ms = max(0, self._clock.monotonic_ms() - min(waiting)) if waiting else 0
+        if lag_ms > FOLLOWERS_LAG_MS_MAX or self._backlog > BACKLOG_ROWS_MAX:
+            reasons.append("followers_behind")
         default = self._ledgers.get("default")
         return Readiness(
             ready=not reasons,
             reasons=tuple(reasons),
             head_seq=default.head.seq if default is not None else 0,
             followers_seq=default.snapshot_seq if default is not None else 0,
-            followers_lag_ms=max(0, self._clock.monotonic_ms() - min(waiting)) if waiting else 0,
+            followers_lag_ms=lag_ms,
             queue_depth=self._queue.qsize(),
             tenants=tenants,
             epoch=self.statistics.epoch,
@@ -296,6 +329,54 @@ class Engine:
     def confirm_clock(self) -> None:
         """An operator says that the clock is right after a step."""
         self.errand(self._time.confirm)
+
+    def look(self, tenant: str, see: Callable[[Ledger], None]) -> None:
+        """Show a tenant's state in memory as it is between two batches; not one that is not in memory."""
+
+        def show() -> None:
+            ledger = self._ledgers.get(tenant)
+            if ledger is not None:
+                see(ledger)
+
+        self.errand(show)
+
+    @property
+    def tenants(self) -> dict[str, int]:
+        """Numbers of all tenants by name."""
+        return dict(self._tenants)
+
+    def doubt(self, tenant: str, drift: LedgerDrift) -> None:
+        """Answer admissions of a tenant with this error, until ``repair``; callable from any thread."""
+        self._drifting[tenant] = drift
+
+    def repair(self, tenant: str) -> int:
+        """Make the views and what is in memory of a tenant anew from the journal, and admit again.
+
+        Nothing is decided meanwhile, for no tenant of this engine.
+
+        Returns:
+            The sequence as of which the tenant is.
+
+        Raises:
+            LedgerCorrupt: the journal itself is wrong; nothing is admitted as before.
+        """
+        head: list[int] = []
+
+        def work() -> None:
+            while self._following:
+                self._take_written(block=True)
+            self._ledgers.pop(tenant, None)
+            number = self._tenants.get(tenant)
+            if number is not None:
+                self.store.views.clear(number)
+            ledger = self.ledger(tenant)
+            self._write_views_now()
+            self._drifting.pop(tenant, None)
+            head.append(ledger.head.seq)
+
+        self.errand(work)
+        log.warning("tenant_repaired", tenant=tenant, head_seq=head[0])
+        return head[0]
 
     def ledger(self, tenant: str) -> Ledger:
         """The tenant's ledger, loaded now if it was not; for the engine's thread."""
@@ -422,6 +503,8 @@ class Engine:
                     commands.append(submission)
                 else:
                     answers.append((submission, self._read(submission.wish, now)))
+            if self._drifting or self._backlog > BACKLOG_ROWS_MAX:
+                commands = self._turn_away(commands, answers)
             answers += self._decide_and_commit(commands, now)
         except TurnUnavailable as error:
             # Nothing was begun: what is in memory still holds, and the next turn shows what has been written since.
@@ -459,6 +542,30 @@ class Engine:
                 self._one_by_one(batch, answers)
                 return
         self._deliver(answers)
+
+    def _turn_away(self, commands: list[Submission], answers: list[tuple[Submission, AnyResult]]) -> list[Submission]:
+        """Answer what must not be decided now; returns the rest."""
+        rest: list[Submission] = []
+        for submission in commands:
+            assert isinstance(submission.wish, Request)
+            error = self._objection(submission.wish)
+            if error is None:
+                rest.append(submission)
+            else:
+                answers.append((submission, error))
+        return rest
+
+    def _objection(self, request: Request) -> TreasuryError | None:
+        behind = f"the views lack {self._backlog:,} rows and cannot be written"
+        if self._backlog > BACKLOG_ROWS_FULL:
+            return BudgetUnavailable(behind, RETRY_AFTER_S)
+        command = request.command
+        parts = command.commands if isinstance(command, Compound) else (command,)
+        if not any(type(part) in ADMITTING for part in parts):
+            return None
+        if self._backlog > BACKLOG_ROWS_MAX:
+            return BudgetUnavailable(behind, RETRY_AFTER_S)
+        return self._drifting.get(request.tenant)
 
     def _one_by_one(self, batch: Sequence[Submission], answers: list[tuple[Submission, AnyResult]]) -> None:
         """After an attempt that wrote nothing: each by itself, so that one of them cannot spoil the others."""
@@ -813,6 +920,8 @@ class Engine:
         unwritten = sum(ledger.unwritten for ledger in self._ledgers.values())
         while unwritten > BACKLOG_ROWS_MAX and self._following:
             self._take_written(block=True)
+            unwritten = sum(ledger.unwritten for ledger in self._ledgers.values())
+        self._backlog = unwritten
         if unwritten and not self._following and (now - self._snapshot_at >= SNAPSHOT_MS or unwritten >= SNAPSHOT_ROWS):
             self._snapshot_at = now
             self._following = True

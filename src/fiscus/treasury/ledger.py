@@ -81,7 +81,7 @@ class Ledger:
 
     def _load(self) -> None:
         """Start from the views, or from the very beginning where they do not fit the journal."""
-        journal, views = self._store.journal, self._store.views
+        views = self._store.views
         opening = views.opening(self.number)
         if opening is not None and not self._fits(opening.watermark):
             views.clear(self.number)
@@ -101,14 +101,18 @@ class Ledger:
             self._use_views()
             for deadline in opening.deadlines:
                 self.draft.due(deadline[0], deadline[1], -deadline[2], deadline[3], deadline[4])
+        self._load_tail()
+
+    def _load_tail(self) -> None:
+        """Fold what the journal has after the views."""
         while True:
-            entries = journal.entries(self.number, self.head.seq, TAIL_MAX)
+            entries = self._store.journal.entries(self.number, self.head.seq, TAIL_MAX)
             self.follow(entries)
             if len(entries) < TAIL_MAX:
                 return
             if self.unwritten > LOAD_ROWS_MAX:
                 snapshot = self.snapshot()
-                views.write([snapshot], self.head_at)
+                self._store.views.write([snapshot], self.head_at)
                 self.snapshot_written(snapshot)
 
     def follow(self, entries: Sequence[StoredEntry]) -> list[AnyEvent]:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import hashlib
 
+from fiscus.contract.errors import LedgerCorrupt, UnknownFormat
+from fiscus.core.events import Checkpoint
+from fiscus.treasury.codec import decode_event
+from fiscus.treasury.store import Journal
+
 CHECKPOINT_CHUNK = 5_000
 """Entities that are copied between two batches."""
+
+
+PAGE = 5_000
 
 
 class StateDigest:
@@ -24,3 +32,20 @@ class StateDigest:
     def hexdigest(self) -> str:
         """Hex of the digest."""
         return self._hash.hexdigest()
+
+
+def sealing_event(journal: Journal, tenant: int, seq: int) -> Checkpoint | None:
+    """The entry that vouches for the state as of ``seq``; None: there is none."""
+    after = seq
+    while True:
+        entries = journal.entries(tenant, after, PAGE)
+        for entry in entries:
+            after = entry.seq
+            try:
+                event = decode_event(entry.body, None)
+            except (LedgerCorrupt, UnknownFormat):
+                continue  # whoever folds the journal comes to it and says so
+            if isinstance(event, Checkpoint) and event.state_seq == seq:
+                return event
+        if len(entries) < PAGE:
+            return None

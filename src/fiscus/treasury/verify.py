@@ -13,7 +13,6 @@ from fiscus.core.events import (
     AllocationPut,
     AllocationResized,
     AnyEvent,
-    Checkpoint,
     Extended,
     Held,
     Transferred,
@@ -23,7 +22,7 @@ from fiscus.core.invariants import broken, broken_admission, broken_cell, broken
 from fiscus.core.outcomes import HoldState
 from fiscus.core.state import ENTITY_TYPES, KINDS, Account, Cell, Draft, Hold, Kind
 from fiscus.treasury.codec import commitment_holds, decode_event, genesis, link
-from fiscus.treasury.sealing import StateDigest
+from fiscus.treasury.sealing import StateDigest, sealing_event
 from fiscus.treasury.store import Store, StoredEntry, Watermark
 
 PAGE = 5_000
@@ -107,7 +106,7 @@ class _Verification:
         if kept is None:
             return
         seq, rows = kept
-        sealed = self._sealing_event(seq)
+        sealed = sealing_event(self.store.journal, self.number, seq)
         if sealed is None:
             return
         digest = StateDigest()
@@ -127,21 +126,6 @@ class _Verification:
         self._states = {id: hold.state for id, hold in self.draft.holds.items()}
         self.seq = self.from_seq = seq
         self.hash = bytes.fromhex(sealed.chain_hash)
-
-    def _sealing_event(self, seq: int) -> Checkpoint | None:
-        after = seq
-        while True:
-            entries = self.store.journal.entries(self.number, after, PAGE)
-            for entry in entries:
-                after = entry.seq
-                try:
-                    event = decode_event(entry.body, None)
-                except (LedgerCorrupt, UnknownFormat):
-                    continue  # the check of the chain comes to it and says so
-                if isinstance(event, Checkpoint) and event.state_seq == seq:
-                    return event
-            if len(entries) < PAGE:
-                return None
 
     def _table(self, kind: Kind) -> dict[object, object]:
         tables: dict[Kind, object] = {
