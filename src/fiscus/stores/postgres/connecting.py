@@ -116,6 +116,7 @@ LOADING: Mapping[str, str | int] = {
     "default_transaction_read_only": "on",
     "statement_timeout": HOT_STATEMENT_MS_MAX,
     "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_MS_MAX,
+    "plan_cache_mode": "force_generic_plan",
 }
 """For what the engine waits for."""
 

@@ -7,18 +7,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg.pq.abc import PGresult
 
 from fiscus.contract.errors import StoreUnavailable
 from fiscus.core.state import KINDS, Kind
 from fiscus.stores.postgres.connecting import LIST_S_MAX, LISTING, LOADING, Connections, unavailable
 from fiscus.stores.postgres.keys import columns, key
-from fiscus.stores.postgres.line import int4, int8
+from fiscus.stores.postgres.line import Value, int4, int8, int8s, number, texts
+from fiscus.stores.postgres.session import Session
 from fiscus.stores.postgres.writing import NUMBER, ViewsWriter
 from fiscus.stores.queries import queries
 from fiscus.treasury.store import ANY_HEAD, Opening, Snapshot, UsageRow, ViewsAhead, Watermark
 
 SQL = queries(__package__, "views.sql")
-LOADERS_MAX = 2
+LOADING_SQL = queries(__package__, "loading.sql")
 LISTERS_MAX = 4
 SCAN_ROWS = 2_000
 ALWAYS_IN_MEMORY: tuple[Kind, Kind] = ("template", "key")
@@ -33,7 +35,7 @@ class PostgresViews:
 
     def __init__(self, url: str) -> None:
         self._writer = ViewsWriter(url)
-        self._loaders = Connections(url, LOADING, LOADERS_MAX)
+        self._loader = Session(url, LOADING, LOADING_SQL)
         self._listers = Connections(url, LISTING, LISTERS_MAX, LIST_S_MAX)
 
     def reopen(self) -> None:
@@ -42,52 +44,64 @@ class PostgresViews:
     def close(self) -> None:
         """Close all connections."""
         self._writer.close()
-        self._loaders.close()
+        self._loader.close()
         self._listers.close()
 
     # -- loading ----------------------------------------------------------------------------------------------------
 
     def watermark(self, tenant: int) -> Watermark | None:
         """See ``Views``."""
-        rows = self._loaders.fetch(SQL["watermark"], (tenant,))
+        rows = self._listers.fetch(SQL["watermark"], (tenant,))
         return Watermark(*rows[0]) if rows else None
 
     def load(self, tenant: int, kind: Kind, key: int | str, head: int = ANY_HEAD) -> bytes | None:
         """See ``Views``."""
-        ((body,),) = self._load("load", head, tenant, NUMBER[kind], *columns(key))
-        found: bytes | None = body
-        return found
+        number, id = columns(key)
+        result = self._load(b"load", head, int4(tenant), int4(NUMBER[kind]), int8(number), id.encode())
+        return result.get_value(0, 1)
 
     def load_many(
         self, tenant: int, kind: Kind, keys: Sequence[int | str], head: int = ANY_HEAD
     ) -> dict[int | str, bytes]:
         """See ``Views``."""
-        wanted = [columns(one) for one in keys]
-        values = ([one[0] for one in wanted], [one[1] for one in wanted])
-        rows = self._load("load_many", head, tenant, NUMBER[kind], *values)
-        return {key(number, id): body for number, id, body in rows if body is not None}
+        found: dict[int | str, bytes] = {}
+        ids = [key for key in keys if isinstance(key, str)]
+        numbers = [key for key in keys if not isinstance(key, str)]
+        if ids:
+            result = self._load(b"load_ids", head, int4(tenant), int4(NUMBER[kind]), texts(ids))
+            for row in range(result.ntuples):
+                if (id := result.get_value(row, 1)) is not None:
+                    found[id.decode()] = result.get_value(row, 2) or b""
+        if numbers:
+            result = self._load(b"load_numbers", head, int4(tenant), int4(NUMBER[kind]), int8s(numbers))
+            for row in range(result.ntuples):
+                if (key := result.get_value(row, 1)) is not None:
+                    found[number(key)] = result.get_value(row, 2) or b""
+        return found
 
     def load_name(self, tenant: int, name: str, head: int = ANY_HEAD) -> int | None:
         """See ``Views``."""
-        ((number,),) = self._load("load_name", head, tenant, name)[:1]
-        found: int | None = number
-        return found
+        result = self._load(b"load_name", head, int4(tenant), name.encode())
+        found = result.get_value(0, 1)
+        return None if found is None else number(found)
 
     def carved_below(self, tenant: int, account: int, head: int = ANY_HEAD) -> list[int]:
         """See ``Views``."""
-        ((has_children, carved),) = self._load("carved_look", head, tenant, account, CARVED_FEW + 1)
-        if not has_children:
+        look = self._load(b"carved_look", head, int4(tenant), int8(account), int8(CARVED_FEW + 1))
+        if look.get_value(0, 1) != b"\x01":
             return []
-        name = "carved_upward" if carved <= CARVED_FEW else "carved_downward"
-        return [number for (number,) in self._load(name, head, tenant, account) if number is not None]
+        name = b"carved_upward" if number(look.get_value(0, 2)) <= CARVED_FEW else b"carved_downward"
+        result = self._load(name, head, int4(tenant), int8(account))
+        found = [result.get_value(row, 1) for row in range(result.ntuples)]
+        return [number(value) for value in found if value is not None]
 
-    def _load(self, name: str, head: int, *values: object) -> list[tuple[Any, ...]]:
-        """Rows without their first column, which is the watermark that they are as of."""
-        rows = self._loaders.fetch(SQL[name], values)
-        mark = rows[0][0]
-        if mark is not None and mark > head:
-            raise ViewsAhead(f"the views are as of entry {mark}, this node of entry {head}")
-        return [row[1:] for row in rows]
+    def _load(self, name: bytes, head: int, *values: Value) -> PGresult:
+        """Rows, each with the watermark that they are as of in its first column; at least one."""
+        (result,) = self._loader.ask([(name, values)])
+        mark = result.get_value(0, 0)
+        if mark is not None and number(mark) > head:
+            raise ViewsAhead(f"the views are as of entry {number(mark)}, this node of entry {head}")
+        return result
 
     def opening(self, tenant: int) -> Opening | None:
         """See ``Views``."""
@@ -143,7 +157,7 @@ class PostgresViews:
 
     def idle_accounts(self, tenant: int, template: str, before: int, limit: int) -> list[int]:
         """See ``Views``."""
-        return [row[0] for row in self._loaders.fetch(SQL["idle_accounts"], (tenant, template, before, limit))]
+        return [row[0] for row in self._listers.fetch(SQL["idle_accounts"], (tenant, template, before, limit))]
 
     # -- following --------------------------------------------------------------------------------------------------
 

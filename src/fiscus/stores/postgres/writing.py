@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from threading import Event, Lock
 from time import monotonic
-from typing import TypeVar
 
 import msgspec
-import psycopg
 
 from fiscus.contract.errors import StoreUnavailable
 from fiscus.core.state import KINDS
-from fiscus.stores.postgres.connecting import LOCK_MS_MAX, connect, unavailable
+from fiscus.stores.postgres.connecting import LOCK_MS_MAX
 from fiscus.stores.postgres.keys import columns
 from fiscus.stores.postgres.line import Call, Line, bools, byteas, int4, int4s, int8, int8s, number, texts
+from fiscus.stores.postgres.session import Session
 from fiscus.stores.queries import queries
 from fiscus.treasury.store import EntityRow, Snapshot, UsageRow, Watermark
 
-RV = TypeVar("RV")
 SQL = queries(__package__, "following.sql")
 NUMBER = {kind: position for position, kind in enumerate(KINDS)}
 
@@ -45,7 +42,6 @@ WRITING: Mapping[str, str | int] = {
 
 BEGIN: Call = (b"begin", ())
 COMMIT: Call = (b"commit", ())
-ROLLBACK: Call = (b"rollback", ())
 
 
 class _Template(msgspec.Struct):
@@ -59,19 +55,12 @@ class ViewsWriter:
     """The connection that writes the views, and holds the lock of the one that may."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self._line: Line | None = None
-        self._leads = False
-        self._writing = Lock()
-        self._closing = Event()
+        self._session = Session(url, WRITING, SQL, WRITE_S_MAX)
+        self._leader: Line | None = None
 
     def close(self) -> None:
         """Close the connection; another node may write then. Who waits stops waiting."""
-        self._closing.set()
-        with self._writing:
-            if self._line is not None:
-                self._line.close()
-                self._line = None
+        self._session.close()
 
     def write(self, snapshots: Sequence[Snapshot], now: int) -> list[Snapshot]:
         """Write snapshots, or wait until the node that may do so has come so far; returns those written here.
@@ -81,67 +70,28 @@ class ViewsWriter:
         """
         waiting = list(snapshots)
         deadline = monotonic() + WAIT_S_MAX
-        with self._writing:
-            while waiting:
-                written = self._again(partial(self._write, waiting, now))
-                if written is not None:
-                    return written
-                marks = self._again(partial(self._marks, waiting))
-                waiting = [one for one in waiting if one.watermark.seq > marks.get(one.tenant, 0)]
-                if waiting and (monotonic() > deadline or self._closing.wait(WAIT_STEP_S)):
-                    raise StoreUnavailable("postgresql: the node that writes the views has not come so far yet")
+        while waiting:
+            written = self._session.do(partial(self._write, waiting, now))
+            if written is not None:
+                return written
+            marks = self._session.do(partial(self._marks, waiting))
+            waiting = [one for one in waiting if one.watermark.seq > marks.get(one.tenant, 0)]
+            if waiting and (monotonic() > deadline or self._session.closing.wait(WAIT_STEP_S)):
+                raise StoreUnavailable("postgresql: the node that writes the views has not come so far yet")
         return []
 
     def run(self, *calls: Call) -> int:
         """Run changes of the views in one transaction, whoever leads; returns how many rows the last one changed."""
-        with self._writing:
-            results = self._again(lambda line: line.run([BEGIN, *calls, COMMIT], WRITE_S_MAX))
-        return results[-2].command_tuples or 0
-
-    def _again(self, do: Callable[[Line], RV]) -> RV:
-        """Do something in the connection; once more in a new one where the old one turns out to be lost."""
-        try:
-            was_open = self._line is not None and not self._line.closed
-            try:
-                return self._once(do)
-            except psycopg.OperationalError:
-                if not was_open or self._line is not None:
-                    raise
-            return self._once(do)
-        except psycopg.Error as error:
-            raise unavailable(error) from error
-
-    def _once(self, do: Callable[[Line], RV]) -> RV:
-        if self._closing.is_set():
-            raise StoreUnavailable("postgresql: the store is closed")
-        line = self._line
-        if line is None or line.closed:
-            self._leads = False
-            line = self._line = Line(connect(self._url, WRITING), SQL)
-        try:
-            return do(line)
-        except BaseException:
-            if line.in_transaction:
-                self._roll_back(line)
-            raise
-        finally:
-            if line.closed:
-                self._line, self._leads = None, False
-
-    @staticmethod
-    def _roll_back(line: Line) -> None:
-        try:
-            line.run([ROLLBACK])
-        except psycopg.Error:
-            line.close()
+        return self._session.ask([BEGIN, *calls, COMMIT])[-2].command_tuples or 0
 
     def _lead(self, line: Line) -> bool:
         """Whether this node may write. What it was told holds as long as the connection does."""
-        if self._leads:
-            return True
-        (result,) = line.run([(b"lead", ())])
-        self._leads = result.get_value(0, 0) == b"\x01"
-        return self._leads
+        if self._leader is not line:
+            (result,) = line.run([(b"lead", ())])
+            if result.get_value(0, 0) != b"\x01":
+                return False
+            self._leader = line
+        return True
 
     @staticmethod
     def _marks(snapshots: Sequence[Snapshot], line: Line) -> dict[int, int]:
