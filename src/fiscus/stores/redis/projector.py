@@ -206,25 +206,31 @@ class Projector:
 
     def _run(self) -> None:
         while not self._is_over():
-            self._absorb(self._wait_ms())
-            now_ms = self._monotonic_ms()
-            if now_ms < self._paused_until_ms:
-                continue
-            try:
-                self._find_tenants()
-                for tenant in self._tenants.values():
-                    self._work(tenant)
-                self._reachable = True
-            except ServerUnavailable as error:
-                self._give_up("live_state_unreachable", error)
-            except (TreasuryError, Unsettled) as error:
-                self._pause("live_state_waits", error, RETRY_MS)
-            except Exception as error:
-                # Whatever it is, all of it is read and written anew.
-                log.exception("live_state_defect")
-                for tenant in self._tenants.values():
-                    self._restart(tenant)
-                self._pause("live_state_waits", error, DEFECT_PAUSE_MS)
+            self.turn(self._wait_ms())
+
+    def turn(self, wait_ms: int = 0) -> None:
+        """One turn of the thread: take what waits, or wait for it, then bring Redis up to date; never raises.
+
+        For the thread, and for who has not started one.
+        """
+        try:
+            self._absorb(wait_ms)
+            if self._monotonic_ms() < self._paused_until_ms:
+                return
+            self._find_tenants()
+            for tenant in self._tenants.values():
+                self._work(tenant)
+            self._reachable = True
+        except ServerUnavailable as error:
+            self._give_up("live_state_unreachable", error)
+        except (TreasuryError, Unsettled) as error:
+            self._pause("live_state_waits", error, RETRY_MS)
+        except Exception as error:
+            # Whatever it is, all of it is read and written anew.
+            log.exception("live_state_defect")
+            for tenant in self._tenants.values():
+                self._restart(tenant)
+            self._pause("live_state_waits", error, DEFECT_PAUSE_MS)
 
     def _is_over(self) -> bool:
         if self._closing_ms is None:
@@ -341,6 +347,8 @@ class Projector:
         elif verdict == "newer":
             tenant.looked_ms = None
             tenant.since_ms = None
+        elif verdict == "pool":
+            self._look(tenant, must_rebuild=True)
         else:
             tenant.state = "behind"
             tenant.looked_ms = None
@@ -350,21 +358,15 @@ class Projector:
         order = sorted(numbers)
         steps = [order[start : start + ACCOUNTS_PER_STEP] for start in range(0, len(order), ACCOUNTS_PER_STEP)] or [[]]
         pool_number = self._pool_number(tenant)
-        had_pool = has_pool = False
         for index, step in enumerate(steps):
             pool, accounts = self._settled(tenant, step, pool_number)
             publication = Publication(
                 after=base, seq=target.seq, chain=target.hash.hex(), as_of=tenant.reader.seq, pool=_pool_text(pool)
             )
             is_last = index == len(steps) - 1
-            verdict, before = self._server.publish(tenant.keys, "last" if is_last else "step", publication, accounts)
+            verdict = self._server.publish(tenant.keys, "last" if is_last else "step", publication, accounts)
             if verdict != "done":
                 return verdict
-            had_pool, has_pool = had_pool or before, pool is not None
-        if tenant.keys.is_economy and had_pool != has_pool:
-            # Whether there is a pool decides of each agent whether it is shown.
-            tenant.must_rebuild = True
-            tenant.looked_ms = None
         return "done"
 
     def _settled(
@@ -461,12 +463,13 @@ class Projector:
 
     # -- looking --------------------------------------------------------------------------------------------------
 
-    def _look(self, tenant: Tenant) -> None:
+    def _look(self, tenant: Tenant, *, must_rebuild: bool = False) -> None:
         """Compare Redis with the views: refresh what has ended, or wait, or write all anew."""
         look = self._server.look(tenant.keys)
         mark = self._store.views.watermark(tenant.number)
         seq = mark.seq if mark is not None else 0
         first_look = tenant.looked_ms is None
+        tenant.must_rebuild = tenant.must_rebuild or must_rebuild
         tenant.looked_ms = self._monotonic_ms()
         tenant.streamed = look.stream_seq
         if tenant.told is None:
@@ -511,8 +514,7 @@ class Projector:
             pool, accounts = self._settled(tenant, step, self._pool_number(tenant))
             seq = tenant.reader.seq
             publication = Publication(seq=seq, chain="", as_of=seq, pool=_pool_text(pool))
-            verdict, _ = self._server.publish(tenant.keys, "refresh", publication, accounts)
-            if verdict != "done":
+            if self._server.publish(tenant.keys, "refresh", publication, accounts) != "done":
                 return
 
     # -- all of it ------------------------------------------------------------------------------------------------
@@ -549,7 +551,7 @@ class Projector:
             accounts.update(state.name for state in live)
             agents.update(state.name.removeprefix(AGENT_PREFIX) for state in live if state.agent)
             publication = msgspec.structs.replace(publication, pool=_pool_text(pool))
-            if self._server.publish(tenant.keys, "rebuild", publication, live)[0] != "done":
+            if self._server.publish(tenant.keys, "rebuild", publication, live) != "done":
                 return False
             self._absorb(0)
             # Half of the time is for others.
@@ -561,7 +563,7 @@ class Projector:
         self._server.sweep(tenant.keys, accounts, agents)
         if not numbers:
             publication = msgspec.structs.replace(publication, pool="none")
-        return self._server.publish(tenant.keys, "rebuilt", publication, [])[0] == "done"
+        return self._server.publish(tenant.keys, "rebuilt", publication, []) == "done"
 
 
 def _pool_text(pool: Balance | None) -> str:

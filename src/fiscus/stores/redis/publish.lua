@@ -6,26 +6,28 @@
 --       5 as_of: the entry that the accounts are as of   6 token of the rebuild   7 how long it lives (ms)
 --       8 prefix of accounts   9 prefix of agents, or empty   10 pool: what is left, "none", or empty: leave it
 --       11 accounts, MessagePack: {number, name, end of the first window or "", fields, fields of the agent}
--- Answer: {done | absent | newer | behind | lost | busy, whether there was a pool before}
+-- Answer: done | absent | newer | behind | busy | lost | pool: whether there is one has changed, and with it every agent
 
 local mode, seq, as_of = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[5])
 local accounts_prefix, agents_prefix, pool = ARGV[8], ARGV[9], ARGV[10]
 local is_rebuild = mode == 'rebuild' or mode == 'rebuilt'
 
 if is_rebuild then
-  if redis.call('GET', KEYS[4]) ~= ARGV[6] then return {'lost', 0} end
+  if redis.call('GET', KEYS[4]) ~= ARGV[6] then return 'lost' end
   redis.call('PEXPIRE', KEYS[4], ARGV[7])
 else
   local reached = tonumber(redis.call('GET', KEYS[1]) or '')
   local coming = tonumber(redis.call('GET', KEYS[3]) or '')
-  if not reached then return {'absent', 0} end
+  local had_pool = redis.call('EXISTS', KEYS[7]) == 1
+  if not reached then return 'absent' end
   if mode == 'refresh' then
-    if reached ~= seq or coming then return {'busy', 0} end
+    if reached ~= seq or coming then return 'busy' end
   else
-    if reached >= seq or (coming and coming > seq) then return {'newer', 0} end
-    if reached < tonumber(ARGV[2]) then return {'behind', 0} end
-    redis.call('SET', KEYS[3], ARGV[3])
+    if reached >= seq or (coming and coming > seq) then return 'newer' end
+    if reached < tonumber(ARGV[2]) then return 'behind' end
   end
+  if pool ~= '' and had_pool ~= (pool ~= 'none') then return 'pool' end
+  if mode ~= 'refresh' then redis.call('SET', KEYS[3], ARGV[3]) end
 end
 
 local function agent_key(name)
@@ -75,7 +77,6 @@ for _, account in ipairs(cmsgpack.unpack(ARGV[11])) do
   end
 end
 
-local had_pool = redis.call('EXISTS', KEYS[7])
 if pool == 'none' then
   redis.call('DEL', KEYS[7])
 elseif pool ~= '' then
@@ -87,4 +88,4 @@ if mode == 'last' or mode == 'rebuilt' then
   redis.call('DEL', KEYS[3])
   if is_rebuild then redis.call('DEL', KEYS[4]) end
 end
-return {'done', had_pool}
+return 'done'

@@ -24,7 +24,7 @@ REBUILD_MS_MAX = 10_000
 SCAN_COUNT = 1_000
 
 Mode = Literal["step", "last", "refresh", "rebuild", "rebuilt"]
-Verdict = Literal["done", "absent", "newer", "behind", "lost", "busy"]
+Verdict = Literal["done", "absent", "newer", "behind", "lost", "busy", "pool"]
 Begun = Literal["begun", "held", "changed"]
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -159,13 +159,11 @@ class RedisServer:
         arguments = [token, REBUILD_MS_MAX, seq, "fork" if is_fork else "", seen.rebuilder or ""]
         return cast("Begun", self._run(self._begin, names, arguments).decode())
 
-    def publish(
-        self, keys: Keys, mode: Mode, publication: Publication, accounts: Sequence[AccountState]
-    ) -> tuple[Verdict, bool]:
+    def publish(self, keys: Keys, mode: Mode, publication: Publication, accounts: Sequence[AccountState]) -> Verdict:
         """Write accounts in one step that is done as a whole or not at all.
 
         Returns:
-            Whether it was done, else why not, and whether there was a pool before.
+            Whether it was done, else why nothing was written.
         """
         names = [keys.seq, keys.chain, keys.next, keys.rebuild, keys.names, keys.ends, self._pool_key(keys)]
         arguments = [
@@ -181,8 +179,7 @@ class RedisServer:
             publication.pool if keys.is_economy else "",
             _pack(accounts),
         ]
-        verdict, had_pool = self._run(self._publish, names, arguments)
-        return cast("Verdict", verdict.decode()), bool(had_pool)
+        return cast("Verdict", self._run(self._publish, names, arguments).decode())
 
     def append(self, keys: Keys, entries: Sequence[StreamEntry], *, may_jump: bool = False) -> int:
         """Append those of the entries that the stream lacks; returns the last one that it has."""
