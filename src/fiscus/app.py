@@ -34,6 +34,8 @@ from fiscus.api.application import Application
 from fiscus.api.calls import Call, Reply
 from fiscus.api.calls import Route as ApiRoute
 from fiscus.api.economy import EconomyMetrics, TokenEconomy, economy_paths, economy_routes, economy_schemas
+from fiscus.api.economy.ledger import POOL_ACCOUNT, pool_balance
+from fiscus.api.economy.service import agent_status
 from fiscus.api.keys import store_first_key
 from fiscus.api.ledger_metrics import LedgerCollector
 from fiscus.api.openapi import document
@@ -72,12 +74,21 @@ class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
     key_pepper: str | None = None
 
 
+class RedisOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the live state is copied to, how long it waits for an answer, and how many entries the stream keeps."""
+
+    url: str
+    timeout_ms: int = 1_000
+    stream_length_max: int = 10_000
+
+
 class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What a service is told when it starts; ``service.py`` says what each means, with its range.
 
     Attributes:
         api: without what is only known at the start: pepper, whether keys are required, routes, registry.
         economy_starts_at_once: make the pool at the start, not at the first call of the token economy API.
+        redis: where balances are copied to for other programs; None: nowhere.
     """
 
     ledger: LedgerOptions
@@ -91,6 +102,7 @@ class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_interval_s: int = 86_400
     economy_budget_tokens: int = 100_000
     economy_starts_at_once: bool = False
+    redis: RedisOptions | None = None
     api: ApiOptions = ApiOptions()
 
 
@@ -139,7 +151,11 @@ async def _serve(service: ServiceOptions, on_started: Callable[[Started], None])
                     f"{service.host} can be reached from other machines, and this ledger has no keys: set "
                     "FISCUS_BOOTSTRAP_KEY, make a key with `fiscus keys create --role admin`, or listen on 127.0.0.1"
                 )
-            async with _economy(treasury, service) as (economy, routes), _checkpoints(treasury, service):
+            async with (
+                live_state(treasury, service.redis, tenant=service.ledger.tenant),
+                _economy(treasury, service) as (economy, routes),
+                _checkpoints(treasury, service),
+            ):
                 registry = CollectorRegistry()
                 registry.register(EconomyMetrics(economy))
                 LedgerCollector(treasury.engine).register(registry)
@@ -439,6 +455,42 @@ class _StartingRoute(BaseRoute):
         """Start what is needed, then answer."""
         await self._start()
         await self._route.handle(scope, receive, send)
+
+
+@asynccontextmanager
+async def live_state(treasury: LocalTreasury, options: RedisOptions | None, *, tenant: str) -> AsyncIterator[None]:
+    """Copy balances to Redis meanwhile, if it is wanted. Nothing ever waits for it.
+
+    Args:
+        treasury: whose; it is started here.
+        options: None: nothing is copied.
+        tenant: whose agents are shown under the keys of the token economy.
+
+    Raises:
+        ConfigurationInvalid: the URL cannot be read, or redis-py is missing.
+    """
+    if options is None:
+        yield
+        return
+    from fiscus.stores.redis.accounts import Economy
+    from fiscus.stores.redis.projector import Projector
+    from fiscus.stores.redis.server import RedisServer
+
+    engine = treasury.engine
+    projector = Projector(
+        engine.store,
+        RedisServer(options.url, timeout_ms=options.timeout_ms, stream_length_max=options.stream_length_max),
+        now_ms=lambda: engine.now_ms,
+        economy=Economy(tenant=tenant, pool_account=POOL_ACCOUNT, pool_balance=pool_balance, agent_status=agent_status),
+    )
+    engine.view_observers.append(projector.observe)
+    engine.live_state = projector.status
+    await treasury.readiness()
+    projector.start()
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(projector.close)
 
 
 # -- addresses ----------------------------------------------------------------------------------------------------

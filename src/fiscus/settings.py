@@ -143,8 +143,18 @@ class Settings(BaseSettings):
         max_length=128,
         description="Account that calls of the token economy API without a key are bound to; off unless set.",
     )
+
+    # Live state for other programs
     redis_url: str | None = Field(
-        None, description="Redis or Valkey that live balances are copied to. Read, but nothing is copied yet."
+        None,
+        description="Redis or Valkey that live balances and events are copied to, redis://host:6379/0 (rediss:// with "
+        "TLS, unix:// for a socket); it decides nothing.",
+    )
+    redis_timeout_ms: int = Field(
+        1_000, ge=10, le=60_000, description="Longest wait for a connection to it or an answer of it, in milliseconds."
+    )
+    redis_stream_length_max: int = Field(
+        10_000, ge=1, le=10_000_000, description="Entries of the journal that its stream of events keeps."
     )
 
     # What is told to operators

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import SecretStr
 
 from fiscus.api import ApiOptions
-from fiscus.app import LedgerOptions, ServiceOptions
+from fiscus.app import LedgerOptions, RedisOptions, ServiceOptions
 from fiscus.core.state import Rules
 from fiscus.settings import Settings
 
@@ -35,6 +35,7 @@ def service_options(settings: Settings) -> ServiceOptions:
         checkpoint_interval_s=settings.checkpoint_interval_s,
         economy_budget_tokens=settings.economy_budget_tokens,
         economy_starts_at_once="economy_budget_tokens" in settings.model_fields_set,
+        redis=redis_options(settings),
         api=ApiOptions(
             allowed_hosts=settings.allowed_hosts,
             body_bytes_max=settings.body_bytes_max,
@@ -49,6 +50,17 @@ def service_options(settings: Settings) -> ServiceOptions:
             metrics_open=settings.metrics_open,
             anonymous_account=settings.economy_anonymous_account,
         ),
+    )
+
+
+def redis_options(settings: Settings) -> RedisOptions | None:
+    """Where the live state is copied to; None: nowhere."""
+    if settings.redis_url is None:
+        return None
+    return RedisOptions(
+        url=settings.redis_url,
+        timeout_ms=settings.redis_timeout_ms,
+        stream_length_max=settings.redis_stream_length_max,
     )
 
 
