@@ -794,9 +794,10 @@ class Engine:
                 self.statistics.head_wait_s.add((self.times.turn_ns - began_ns) / 1e9)
             self._turn_at = self._clock.monotonic_ms()
             if turn.tails:
-                complete = self._follow_tails(turn.tails)
-                if not complete or any(len(tail) >= TAIL_MAX for tail in turn.tails.values()):
-                    journal.end()
+                stale = self._follow_tails(turn.tails)
+                if stale or any(len(tail) >= TAIL_MAX for tail in turn.tails.values()):
+                    journal.end()  # nobody waits for what takes longer
+                    self._reload(stale)
                     self._catch_up()
                     continue
             now = self._time.now(turn.now_ms)
@@ -860,35 +861,35 @@ class Engine:
             tails = self.store.journal.tails({ledger.number: ledger.head for ledger in self._ledgers.values()})
             if not tails:
                 return
-            self._follow_tails(tails)
+            self._reload(self._follow_tails(tails))
             if all(len(tail) < TAIL_MAX for tail in tails.values()):
                 return
 
-    def _follow_tails(self, tails: dict[int, list[StoredEntry]]) -> bool:
-        """Fold entries of others and tell the observers; False if a tenant had to be loaded anew."""
-        complete = True
+    def _follow_tails(self, tails: dict[int, list[StoredEntry]]) -> list[Ledger]:
+        """Fold entries of others and tell the observers; returns the ledgers that have to be loaded anew."""
+        stale: list[Ledger] = []
         by_number = {ledger.number: ledger for ledger in self._ledgers.values()}
         for number, entries in tails.items():
             ledger = by_number[number]
             try:
                 events = ledger.follow(entries)
             except ViewsAhead:
-                complete = False
                 events = [decode_event(entry.body, entry.private) for entry in entries]
-                self._reload(ledger)
+                stale.append(ledger)
             self.statistics.followed += len(entries)
             self._time.at_least(entries[-1].at)
             self._note_change()
             self._tell(Committed(ledger.name, entries[0].seq, entries[-1].at, events))
-        return complete
+        return stale
 
-    def _reload(self, ledger: Ledger) -> None:
-        """Load a tenant anew: what changed in memory is in the views, for they are ahead of it."""
-        self.statistics.reloads += 1
-        while self._following:
-            self._take_written(block=True)
-        del self._ledgers[ledger.name]
-        self.ledger(ledger.name)
+    def _reload(self, stale: Sequence[Ledger]) -> None:
+        """Load tenants anew: what changed in memory is in the views, for they are ahead of it."""
+        for ledger in stale:
+            self.statistics.reloads += 1
+            while self._following:
+                self._take_written(block=True)
+            del self._ledgers[ledger.name]
+            self.ledger(ledger.name)
 
     # -- following ------------------------------------------------------------------------------------------------
 
