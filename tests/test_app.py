@@ -176,7 +176,15 @@ async def test_a_call_that_is_half_read_when_the_signal_comes_is_answered(tmp_pa
             await (await session.get(f"{running.url}/health")).read()
         running.process.send_signal(signal.SIGTERM)
         async with aiohttp.ClientSession() as session:
-            await until_refused(session, running.url)
+            await until_it_drains(session, running.url)
+            # covers D31
+            async with session.get(f"{running.url}/health") as alive:
+                assert alive.status == 200
+            body_of_another = {"id": "late", "account": "global"}
+            async with session.post(f"{running.url}/v1/holds", json=body_of_another) as late:
+                assert late.status == 503
+                assert late.headers["Retry-After"] == "1"
+                assert late.headers["Connection"] == "close"
         with pytest.raises(subprocess.TimeoutExpired):  # the service waits for the call
             await asyncio.to_thread(running.process.wait, 1)
         writer.write(body[10:])
@@ -187,14 +195,13 @@ async def test_a_call_that_is_half_read_when_the_signal_comes_is_answered(tmp_pa
     assert [entry["data"]["id"] for entry in answers(tmp_path, "events") if entry["kind"] == "held"] == ["slow"]
 
 
-async def until_refused(session: aiohttp.ClientSession, url: str) -> None:
-    """Return once nobody listens there."""
+async def until_it_drains(session: aiohttp.ClientSession, url: str) -> None:
+    """Return once the signal has arrived."""
     while True:
-        try:
-            async with session.get(f"{url}/health", headers={"Connection": "close"}) as response:
-                await response.read()
-        except aiohttp.ClientError:
-            return
+        async with session.get(f"{url}/ready") as response:
+            if (await response.json())["reasons"] == ["draining"]:
+                assert response.status == 503
+                return
 
 
 async def test_an_open_event_stream_does_not_hold_up_the_end(tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import math
 import os
 import secrets
 import signal
@@ -18,6 +19,8 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import gettempdir
+from threading import Thread
 from typing import Any
 
 import msgspec
@@ -40,17 +43,25 @@ from fiscus.api.keys import store_first_key
 from fiscus.api.ledger_metrics import LedgerCollector
 from fiscus.api.openapi import document
 from fiscus.api.routes import ROUTES
+from fiscus.api.spool_metrics import SpoolCollector
 from fiscus.contract.errors import ConfigurationInvalid, FiscusError, StoreUnavailable
 from fiscus.contract.queries import AccountView, KeysView, ListKeys, ListTemplates, ReadAccount
 from fiscus.contract.treasury import Treasury
 from fiscus.core.outcomes import Refused
 from fiscus.core.state import Rules
+from fiscus.spool import Spool, SpoolingTreasury
 from fiscus.stores import SQLITE_SCHEME, open_store
 from fiscus.treasury.engine import Engine
 from fiscus.treasury.local import LocalTreasury
 
 BACKLOG = 2_048
+CLOSING_S_MAX = 5.0
+"""Of the time in which the service stops, what is kept for the spool and the ledger, in seconds; at most half of it."""
+
+SPOOL_TARGET = "ledger"
+SPOOL_RECORD_BYTES_MIN = 64
 PEPPER_BYTES = 32
+MEMORY = "memory:"
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (recognised here, never bound to by default)
 
 log = structlog.get_logger()
@@ -99,6 +110,8 @@ class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap_key: str | None = None
     keep_alive_s: int = 75
     drain_s_max: int = 20
+    spool_path: Path | None = None
+    spool_bytes_max: int = 67_108_864
     checkpoint_interval_s: int = 86_400
     economy_budget_tokens: int = 100_000
     economy_starts_at_once: bool = False
@@ -130,6 +143,9 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
 def serve(service: ServiceOptions, on_started: Callable[[Started], None]) -> None:
     """Run the service until SIGTERM or SIGINT, then answer what is in flight and let the ledger go.
 
+    From the signal on that takes at most ``drain_s_max``. A ledger that hangs is left as it is then, and the process
+    ends: all that was acknowledged is in its journal, or in the spool.
+
     Raises:
         ConfigurationInvalid: the address cannot be listened on, or it is not loopback and there are no keys.
         LedgerBusy, StoreUnavailable: the ledger cannot be opened.
@@ -143,22 +159,26 @@ async def _serve(service: ServiceOptions, on_started: Callable[[Started], None])
     listener = listen(service.host, service.port)
     with contextlib.closing(listener):
         url = address_of(service, listener.getsockname()[1])
-        async with open_treasury(service.ledger, address=url) as treasury:
+        stop = _Stop(service.drain_s_max)
+        async with _open_service_treasury(service, url, stop) as treasury:
             pepper = read_pepper(service.ledger)
-            keys_required = await has_keys(treasury, service, pepper)
+            keys_required = await has_keys(treasury.ledger, service, pepper)
             if not keys_required and not is_loopback(service.host):
                 raise ConfigurationInvalid(
                     f"{service.host} can be reached from other machines, and this ledger has no keys: set "
                     "FISCUS_BOOTSTRAP_KEY, make a key with `fiscus keys create --role admin`, or listen on 127.0.0.1"
                 )
+            local = treasury.ledger
+            assert isinstance(local, LocalTreasury), "a service has its ledger in its own process"
             async with (
-                live_state(treasury, service.redis, tenant=service.ledger.tenant),
+                live_state(local, service.redis, tenant=service.ledger.tenant),
                 _economy(treasury, service) as (economy, routes),
-                _checkpoints(treasury, service),
+                _checkpoints(local, service),
             ):
                 registry = CollectorRegistry()
                 registry.register(EconomyMetrics(economy))
-                LedgerCollector(treasury.engine).register(registry)
+                LedgerCollector(local.engine).register(registry)
+                SpoolCollector(treasury.spool, treasury.outbox).register(registry)
                 ProcessCollector(registry=registry)
                 options = msgspec.structs.replace(
                     service.api,
@@ -173,12 +193,47 @@ async def _serve(service: ServiceOptions, on_started: Callable[[Started], None])
                 )
                 started = Started(url=url, store=service.ledger.store_url, keys_required=keys_required)
                 app = Application(treasury, options, ROUTES_OF_SERVICE)
-                await _run(app, service, listener, lambda: on_started(started))
+                treasury.start()
+                await _run(app, service, listener, lambda: on_started(started), stop)
         log.info("service_stopped", url=url)
 
 
-async def _run(app: Application, service: ServiceOptions, listener: socket.socket, started: Callable[[], None]) -> None:
-    """Serve until a signal says stop, then until what is in flight is answered."""
+class _Stop:
+    """The end of a service: when it was asked for, and what is left of the time for it."""
+
+    def __init__(self, time_s: float) -> None:
+        self._closing_s = min(CLOSING_S_MAX, time_s / 2)
+        self._time_s = time_s
+        self._deadline: float | None = None
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether a signal has come."""
+        return self._deadline is not None
+
+    def ask(self) -> None:
+        """The time runs from now on."""
+        self._deadline = asyncio.get_running_loop().time() + self._time_s
+
+    def answering_s(self) -> float:
+        """Seconds that are left for requests in flight."""
+        return max(0.0, self.closing_s() - self._closing_s)
+
+    def closing_s(self) -> float:
+        """Seconds that are left for everything."""
+        if self._deadline is None:
+            self.ask()
+            assert self._deadline is not None
+        return max(0.0, self._deadline - asyncio.get_running_loop().time())
+
+
+async def _run(
+    app: Application, service: ServiceOptions, listener: socket.socket, started: Callable[[], None], stop: _Stop
+) -> None:
+    """Serve until a signal says stop, then until what is in flight is answered.
+
+    Connections are accepted until then, so that probes can tell a service that drains from one that is dead.
+    """
     server = _Server(
         uvicorn.Config(
             app,
@@ -198,17 +253,31 @@ async def _run(app: Application, service: ServiceOptions, listener: socket.socke
         started,
     )
 
-    def stop() -> None:
-        app.drain()
-        server.force_exit = server.should_exit
+    async def drain() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(stop.answering_s()):
+                await app.drained()
+        server.config.timeout_graceful_shutdown = math.ceil(stop.answering_s())
         server.should_exit = True
 
     loop = asyncio.get_running_loop()
+    draining: list[asyncio.Task[None]] = []
+
+    def on_signal() -> None:
+        if stop.is_asked_for:
+            server.force_exit = server.should_exit = True
+            return
+        stop.ask()
+        app.drain()
+        draining.append(loop.create_task(drain(), name="drain"))
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, on_signal)
     try:
         await server.serve(sockets=[listener])
     finally:
+        for task in draining:
+            task.cancel()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
 
@@ -253,6 +322,80 @@ async def open_treasury(options: LedgerOptions, *, address: str | None = None) -
         yield treasury
     finally:
         await treasury.close()
+
+
+@asynccontextmanager
+async def _open_service_treasury(service: ServiceOptions, url: str, stop: _Stop) -> AsyncIterator[SpoolingTreasury]:
+    """The ledger of a service behind a spool; both are let go at the end, within the time that is left for it."""
+    directory = spool_directory(service)
+    spool = Spool(
+        directory,
+        SPOOL_TARGET,
+        bytes_max=service.spool_bytes_max,
+        records_max=service.spool_bytes_max // SPOOL_RECORD_BYTES_MIN,
+    )
+    options = service.ledger
+    try:
+        store = open_store(options.store_url, address=url)
+    except BaseException:
+        spool.close()
+        raise
+    engine = Engine(store, rules=options.rules, queue_max=options.queue_length_max)
+    treasury = SpoolingTreasury(LocalTreasury(engine), spool, tenant=options.tenant)
+    try:
+        yield treasury
+    finally:
+        code = 0 if stop.is_asked_for else 1
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(stop.closing_s() / 2):
+                await treasury.close_spool()
+        if not await _closed_within(engine, stop.closing_s()):
+            log.error("ledger_not_closed", url=url, spooled=len(spool))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)  # threads that wait for a database that hangs would keep the process
+
+
+async def _closed_within(engine: Engine, time_s: float) -> bool:
+    """Close an engine; False if it has not managed to in time."""
+    loop = asyncio.get_running_loop()
+    closed: asyncio.Future[None] = loop.create_future()
+
+    def close() -> None:
+        try:
+            engine.close()
+        except Exception as error:  # noqa: BLE001  # raised again by who waits
+            loop.call_soon_threadsafe(closed.set_exception, error)
+        else:
+            loop.call_soon_threadsafe(closed.set_result, None)
+
+    Thread(target=close, name="fiscus-closing", daemon=True).start()
+    try:
+        await asyncio.wait_for(asyncio.shield(closed), time_s)
+    except TimeoutError:
+        return False
+    return True
+
+
+def spool_directory(service: ServiceOptions) -> Path:
+    """Where a service keeps what it cannot book: as it was told, else beside the ledger's file, else where it runs.
+
+    Raises:
+        ConfigurationInvalid: nothing can be written there.
+    """
+    directory = service.spool_path
+    if directory is None:
+        ledger = ledger_path(service.ledger.store_url)
+        if ledger is not None:
+            directory = ledger.with_name(ledger.name + ".spool")
+        elif service.ledger.store_url == MEMORY:
+            directory = Path(gettempdir()) / f"fiscus-spool-{os.getpid()}"
+        else:
+            directory = Path("fiscus.spool")
+    there = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ConfigurationInvalid(f"spool_path: {directory} cannot be written, and settlements would have no place")
+    return directory
 
 
 def ledger_path(url: str) -> Path | None:
@@ -304,8 +447,11 @@ async def seal(treasury: LocalTreasury, tenant: str) -> int:
 async def _checkpoint(call: Call) -> Reply:
     """What ``fiscus checkpoint`` asks of a running service."""
     treasury = call.service.treasury
-    assert isinstance(treasury, LocalTreasury), "a service has its ledger in its own process"
-    return call.answer(Sealed(state_seq=await seal(treasury, call.service.options.tenant)))
+    assert isinstance(treasury, SpoolingTreasury), "a service has its ledger in its own process"
+    assert isinstance(treasury.ledger, LocalTreasury), "a service has its ledger in its own process"
+    if treasury.is_away:
+        raise StoreUnavailable("the ledger is away")
+    return call.answer(Sealed(state_seq=await seal(treasury.ledger, call.service.options.tenant)))
 
 
 ROUTES_OF_SERVICE = (

@@ -109,7 +109,23 @@ class Settings(BaseSettings):
     heartbeat_s: int = Field(15, ge=1, le=3_600, description="Longest silence of an event stream, in seconds.")
     keep_alive_s: int = Field(75, ge=1, le=3_600, description="How long an idle connection stays open, in seconds.")
     drain_s_max: int = Field(
-        20, ge=1, le=600, description="How long the service waits for calls in flight when it stops, in seconds."
+        20,
+        ge=1,
+        le=600,
+        description="How long the service may take to stop: answer calls in flight, close the ledger; in seconds.",
+    )
+
+    # While the ledger is away
+    spool_path: Path | None = Field(
+        None,
+        description="Directory where settlements and usage wait while the ledger is away. The default is NAME.spool "
+        "beside a SQLite ledger NAME, else fiscus.spool in the working directory.",
+    )
+    spool_bytes_max: int = Field(
+        67_108_864,
+        ge=1_024,
+        le=1_099_511_627_776,
+        description="How much may wait there, in bytes; the next settlement is answered 503.",
     )
 
     # The engine

@@ -15,6 +15,7 @@ from fiscus.core.outcomes import (
     HoldAnswer,
     KeyAnswer,
     Refused,
+    Spooled,
     TemplateAnswer,
     TransferAnswer,
 )
@@ -27,6 +28,7 @@ BatchOutcome = (
     | TransferAnswer
     | AdjustmentAnswer
     | TemplateAnswer
+    | Spooled
     | Refused
 )
 
@@ -98,7 +100,7 @@ class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """The process answers and its ledger can be reached. Whether calls are admitted is said by ``/ready``.
+    """The process answers and can go on. Whether calls are admitted is said by ``/ready``.
 
     The body is the one that clients of the token economy service know (D31).
     """

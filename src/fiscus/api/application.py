@@ -90,11 +90,22 @@ class Application:
         self._rates = Buckets(options.monotonic_s)
         self._extra = _Extra(options.extra_routes)
         self._proxies = frozenset(options.trusted_proxies)
+        self._idle = asyncio.Event()
 
     def drain(self) -> None:
-        """Say at ``/ready`` that the service goes down, and end the event streams. Call it before the server stops."""
+        """Say at ``/ready`` that the service goes down, admit no more requests, and end the event streams.
+
+        What is open to everybody (``/health``, ``/ready``) is answered to the end, other requests with 503, and each
+        answer closes its connection.
+        """
         self._service.draining = True
         self._service.streams.end_all()
+        if not self._metrics.in_flight:
+            self._idle.set()
+
+    async def drained(self) -> None:
+        """Return when every request that was there at ``drain`` is answered."""
+        await self._idle.wait()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI 3."""
@@ -120,12 +131,16 @@ class Application:
         started_s = time.perf_counter()
         row: Prepared | None = None
         metrics.in_flight += 1
+        if self._service.draining:
+            send = _closing(send)
         try:
             found = self._matcher.find(_raw_path(scope))
             if found is not None:
                 row = found.routes.get("GET" if scope["method"] == "HEAD" else scope["method"])
             result: Reply | Stream | Problem | _Left | None
-            if metrics.in_flight > self._options.in_flight_max:
+            if self._service.draining and (row is None or row.route.access != "open"):
+                result = problem("budget_unavailable", "the service goes down; ask again elsewhere", retry_after_s=1)
+            elif metrics.in_flight > self._options.in_flight_max:
                 result = problem("budget_unavailable", "too many requests are in flight", retry_after_s=1)
             elif row is not None and found is not None:
                 result = await self._guarded(scope, receive, dict(scope["headers"]), row, found.values)
@@ -138,6 +153,8 @@ class Application:
                 metrics.request(row.index if row else OTHER_ROUTE, status, time.perf_counter() - started_s)
         finally:
             metrics.in_flight -= 1
+            if self._service.draining and not metrics.in_flight:
+                self._idle.set()
 
     async def _guarded(
         self, scope: Scope, receive: Receive, headers: Headers, row: Prepared, raw: tuple[bytes, ...]
@@ -415,6 +432,18 @@ async def _send(
         }
     )
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
+def _closing(send: Send) -> Send:
+    """Close the connection behind the answer, so that its client goes elsewhere."""
+
+    async def send_and_close(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            others = [header for header in message["headers"] if header[0] != b"connection"]
+            message = {**message, "headers": [*others, (b"connection", b"close")]}
+        await send(message)
+
+    return send_and_close
 
 
 async def _send_stream(stream: Stream, receive: Receive, send: Send) -> None:

@@ -100,6 +100,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         headers: request headers that it reads.
         etag: whether answers carry the version as ETag.
         unready: whether the answer may also come with 503.
+        spools: whether it is answered 202 while the ledger is away: it is on the local disk and will be booked.
     """
 
     method: str
@@ -117,6 +118,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     headers: tuple[str, ...] = ()
     etag: bool = False
     unready: bool = False
+    spools: bool = False
     content_type: str = "application/json"
 
     @property

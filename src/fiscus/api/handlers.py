@@ -27,7 +27,7 @@ from fiscus.api.cursors import after_of, cursor_of
 from fiscus.api.etags import etag, matching_version
 from fiscus.api.keys import digest_of, make_key_id, make_secret
 from fiscus.api.problems import STATUSES, Problem, problem, refusal_problem
-from fiscus.contract.errors import TreasuryError
+from fiscus.contract.errors import StoreUnavailable, TreasuryError
 from fiscus.contract.queries import (
     AccountsPage,
     AccountView,
@@ -72,14 +72,15 @@ from fiscus.core.commands import (
     Status,
     Transfer,
 )
-from fiscus.core.outcomes import AnyOutcome, BudgetAnswer, BudgetView, CompoundAnswer, KeyAnswer, Refused
+from fiscus.core.outcomes import AnyOutcome, BudgetAnswer, BudgetView, CompoundAnswer, KeyAnswer, Refused, Spooled
 from fiscus.core.units import Unit
 
 NO_STORE = ((b"cache-control", b"no-store"),)
 
-UNHEALTHY_REASONS = frozenset(("store_unavailable", "budget_unavailable", "internal_error"))
-"""Reasons not to admit calls that speak against the process or its store; the others no new process cures."""
+UNHEALTHY_REASONS = frozenset(("internal_error",))
+"""Reasons not to admit calls that speak against the process; the others no new process cures."""
 CREATING = (Reserve, Adjust)
+SPOOLED_STATUS = 202
 
 
 def command_from(kind: Any, body: Any, **path: Any) -> Any:
@@ -112,7 +113,10 @@ def executing(command_of: Callable[[Call], AnyCommand]) -> Handler:
 
     async def handle(call: Call) -> Reply | Problem:
         outcome = await execute(call, command_of(call))
-        return refusal_problem(outcome) if type(outcome) is Refused else call.answer(outcome)
+        if type(outcome) is Refused:
+            return refusal_problem(outcome)
+        reply = call.answer(outcome)
+        return msgspec.structs.replace(reply, status=SPOOLED_STATUS) if type(outcome) is Spooled else reply
 
     return handle
 
@@ -508,6 +512,8 @@ def _batch_reply(call: Call, operations: tuple[SingleCommand, ...], outcomes: li
         call.service.metrics.outcome(command, outcome)
         if isinstance(outcome, Refused):
             status = STATUSES[outcome.code]
+        elif isinstance(outcome, Spooled):
+            status = SPOOLED_STATUS
         else:
             status = 201 if isinstance(command, CREATING) else 200
         items.append(BatchItem(status=status, answer=outcome))
@@ -524,7 +530,7 @@ async def confirm_clock(call: Call) -> Reply | Problem:
 
 
 async def read_health(call: Call) -> Reply | Problem:
-    """The process is alive and its store can be reached, else 503."""
+    """The process is alive and can go on, else 503; ``/ready`` says whether its ledger is away or it drains."""
     readiness = await _readiness(call)
     reasons = [reason for reason in readiness.reasons if reason in UNHEALTHY_REASONS]
     if reasons:
@@ -541,6 +547,8 @@ async def read_readiness(call: Call) -> Reply:
 async def _readiness(call: Call) -> Readiness:
     try:
         readiness = await call.service.treasury.readiness()
+    except StoreUnavailable:
+        return Readiness(ready=False, reasons=("store_unavailable",))
     except TreasuryError as error:
         return Readiness(ready=False, reasons=(error.code,))
     reasons = set(readiness.reasons)

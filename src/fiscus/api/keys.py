@@ -12,7 +12,7 @@ import msgspec
 
 from fiscus.api.limits import Buckets
 from fiscus.api.problems import Problem, problem
-from fiscus.contract.errors import refusal
+from fiscus.contract.errors import BudgetUnavailable, refusal
 from fiscus.contract.queries import FindKey, KeysView
 from fiscus.contract.treasury import Treasury
 from fiscus.core.commands import PutKey, Request, Role
@@ -23,6 +23,9 @@ SECRET_BYTES = 32
 SECRET_LENGTH_MAX = 256
 CACHED_S = 1.0
 CACHED_MAX = 10_000
+STALE_S_MAX = 3_600.0
+"""How long a key is believed on the word of before while the ledger cannot be asked, in seconds."""
+
 UNKNOWN_KEYS_PER_MINUTE = 120
 """Secrets that do not exist, which one address may try in a minute."""
 
@@ -58,6 +61,9 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     may_open: bool = True
     requests_per_minute: int | None = None
 
+
+_Known = tuple[float, KeyAnswer | None, Caller | None]
+"""Until when it counts (of the monotonic clock), the key, who calls with it."""
 
 LOCAL = Caller(actor="", role="admin")
 """Everybody, on a service without keys."""
@@ -95,7 +101,11 @@ async def store_first_key(treasury: Treasury, secret: str, pepper: bytes, tenant
 
 
 class Keys:
-    """Finds who calls. What it learns from the ledger is kept for at most ``CACHED_S``."""
+    """Finds who calls. What it learns from the ledger is kept for at most ``CACHED_S``.
+
+    While the ledger is away it counts for up to ``STALE_S_MAX``: what was used must be accepted. Nothing is admitted
+    then, and what is spooled is decided by the ledger once more, when it is back.
+    """
 
     def __init__(
         self,
@@ -114,7 +124,7 @@ class Keys:
         self._tenant = tenant
         self._clock_s = clock_s
         self._monotonic_s = monotonic_s
-        self._cache: dict[str, tuple[float, KeyAnswer | None, Caller | None]] = {}
+        self._cache: dict[str, _Known] = {}
         self._strangers = Buckets(monotonic_s)
 
     def forget(self) -> None:
@@ -142,13 +152,22 @@ class Keys:
         if cached is None or cached[0] <= now_s:
             if cached is None and self._strangers.is_empty(address, UNKNOWN_KEYS_PER_MINUTE):
                 return self._stranger(address)
-            cached = await self._find(digest)
+            cached = await self._found(digest, cached)
         _, key, caller = cached
         if key is None or caller is None or (key.expires_at is not None and self._has_expired(key.expires_at)):
             return self._stranger(address)
         return caller
 
-    async def _find(self, digest: str) -> tuple[float, KeyAnswer | None, Caller | None]:
+    async def _found(self, digest: str, before: _Known | None) -> _Known:
+        """What the ledger says of a key, or has said while it cannot be asked."""
+        try:
+            return await self._find(digest)
+        except BudgetUnavailable:
+            if before is None or before[0] + STALE_S_MAX <= self._monotonic_s():
+                raise
+            return before
+
+    async def _find(self, digest: str) -> _Known:
         """Ask the ledger, and keep what it says. The time counts from before the question."""
         until_s = self._monotonic_s() + CACHED_S
         found = await self._treasury.read(FindKey(digest=digest, tenant=self._tenant))

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from fiscus.contract.treasury import REASONS, LiveState, Readiness
 from fiscus.core.commands import AnyCommand, Reserve, Settle
-from fiscus.core.outcomes import AnyOutcome, HoldAnswer, Refused
+from fiscus.core.outcomes import AnyOutcome, HoldAnswer, Refused, Spooled
 
 DURATIONS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the buckets of the duration of a request, in seconds."""
@@ -68,7 +68,12 @@ class Metrics:
             result = outcome.code if type(outcome) is Refused else "held"
             self.holds[result] = self.holds.get(result, 0) + 1
         elif type(command) is Settle:
-            result = outcome.code if type(outcome) is Refused else "final" if command.final else "running"
+            if type(outcome) is Refused:
+                result = outcome.code
+            elif type(outcome) is Spooled:
+                result = "spooled"
+            else:
+                result = "final" if command.final else "running"
             self.settlements[result] = self.settlements.get(result, 0) + 1
             if command.final and type(outcome) is HoldAnswer:
                 settled = self.settled_amounts
@@ -106,7 +111,7 @@ class ApiCollector(Collector):
         )
         yield _counter(
             "fiscus_settlements",
-            "Answers to settle: final, running, or the code of the refusal.",
+            "Answers to settle: final, running, spooled, or the code of the refusal.",
             ("result",),
             _keyed(metrics.settlements),
         )
@@ -124,6 +129,9 @@ class ApiCollector(Collector):
             ("fiscus_queue_depth", "Commands that wait for the ledger.", readiness.queue_depth),
             ("fiscus_journal_seq", "Sequence number of the journal's head.", readiness.head_seq),
             ("fiscus_follower_lag_seconds", "Age of the read models.", readiness.followers_lag_ms / 1_000),
+            ("fiscus_spool_requests", "Settlements, usage and releases that wait on the disk.", readiness.spooled),
+            ("fiscus_spool_bytes", "Their length.", readiness.spooled_bytes),
+            ("fiscus_spool_age_seconds", "How long the oldest of them has waited.", readiness.spooled_age_s),
             ("fiscus_store_up", "1 while the ledger's database answers, else 0.", int(_reaches_store(readiness))),
         ):
             yield GaugeMetricFamily(name, text, value=value)

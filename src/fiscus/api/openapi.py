@@ -15,7 +15,7 @@ from fiscus.api.answers import KeyIssued
 from fiscus.api.calls import Route
 from fiscus.api.problems import CONTENT_TYPE, STATUSES, Problem
 from fiscus.api.schemas import ETAGS, HEADER_ID, ID, NAME, PATTERN, REFERENCE, SHARED, bounded, unbounded
-from fiscus.core.outcomes import AccountAnswer, AdjustmentAnswer, BudgetAnswer, HoldAnswer, TemplateAnswer
+from fiscus.core.outcomes import AccountAnswer, AdjustmentAnswer, BudgetAnswer, HoldAnswer, Spooled, TemplateAnswer
 from fiscus.core.units import UNITS
 
 PATH_SCHEMAS: dict[str, dict[str, Any]] = {
@@ -54,7 +54,7 @@ LINKS: dict[Any, tuple[str, dict[str, str]]] = {
 """Answer → the addresses that it leads to."""
 
 ALWAYS = ("malformed", "forbidden", "too_large", "invalid", "internal")
-UNAVAILABLE = ("budget_unavailable", "treasury_error", "ledger_busy", "ledger_corrupt", "unknown_format")
+UNAVAILABLE = ("budget_unavailable", "drift", "treasury_error", "ledger_busy", "ledger_corrupt", "unknown_format")
 
 
 def document(
@@ -180,6 +180,11 @@ def _responses(route: Route, routes: Sequence[Route]) -> dict[str, Any]:
     if links:
         answer["links"] = links
     responses = {str(route.status): answer}
+    if route.spools:
+        responses["202"] = {
+            "description": "The ledger is away: kept on the disk, it will be booked with the same id.",
+            "content": {"application/json": {"schema": {"$ref": REFERENCE.format(name=Spooled.__name__)}}},
+        }
     for status, codes in _by_status(route).items():
         responses[str(status)] = {"$ref": f"#/components/responses/{_response_name(status, codes)}"}
     if route.unready:
@@ -245,6 +250,8 @@ def _components(routes: Iterable[Route]) -> dict[str, Any]:
     """The schemas of all types. Those of bodies carry the bounds that the ledger checks."""
     routes = list(routes)
     answers = [route.answer for route in routes if route.answer not in (dict, str)]
+    if any(route.spools for route in routes):
+        answers.append(Spooled)
     bodies = [route.body for route in routes if route.body is not None]
     _, of_answers = msgspec.json.schema_components([Problem, *answers], ref_template=REFERENCE)
     _, of_bodies = msgspec.json.schema_components(bodies, ref_template=REFERENCE)

@@ -80,6 +80,7 @@ ROUTES: tuple[Route, ...] = (
         body=bodies.SettleBody,
         answer=outcomes.HoldAnswer,
         problems=(*ADMISSION, "unknown_hold"),
+        spools=True,
     ),
     Route(
         method="POST",
@@ -91,6 +92,7 @@ ROUTES: tuple[Route, ...] = (
         body_optional=True,
         answer=outcomes.HoldAnswer,
         problems=(*ADMISSION, "unknown_hold"),
+        spools=True,
     ),
     # Usage
     Route(
@@ -103,6 +105,7 @@ ROUTES: tuple[Route, ...] = (
         answer=outcomes.HoldAnswer,
         status=201,
         problems=ADMISSION,
+        spools=True,
     ),
     Route(
         method="GET",
@@ -459,7 +462,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/health",
-        summary="Say that the process is alive and reaches its ledger, else 503.",
+        summary="Say that the process is alive and can go on, also while its ledger is away or it drains; else 503.",
         access="open",
         handle=handlers.read_health,
         answer=answers.Health,

@@ -32,6 +32,8 @@ def service_options(settings: Settings) -> ServiceOptions:
         bootstrap_key=_text(settings.bootstrap_key),
         keep_alive_s=settings.keep_alive_s,
         drain_s_max=settings.drain_s_max,
+        spool_path=settings.spool_path,
+        spool_bytes_max=settings.spool_bytes_max,
         checkpoint_interval_s=settings.checkpoint_interval_s,
         economy_budget_tokens=settings.economy_budget_tokens,
         economy_starts_at_once="economy_budget_tokens" in settings.model_fields_set,
