@@ -35,8 +35,10 @@ FIXED_NAMES = {
     "store_url": "DATABASE_URL",
     "redis_url": "REDIS_URL",
     "port": "TOKEN_ECONOMY_PORT",
+    "otel_endpoint": "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "otel_service_name": "OTEL_SERVICE_NAME",
 }
-"""Setting → the name by which deployments of the token economy service already set it (D53)."""
+"""Setting → the name by which deployments of the token economy service (D53) or of others already set it."""
 
 
 def _split(value: Any) -> Any:
@@ -144,6 +146,12 @@ class Settings(BaseSettings):
         le=31_536_000,
         description="How often a running service seals its state, from which verify can start, in seconds; 0: never.",
     )
+    drift_check_interval_s: int = Field(
+        300,
+        ge=0,
+        le=31_536_000,
+        description="How often a sample of cells is compared with a fresh fold of the journal, in seconds; 0: never.",
+    )
 
     # The token economy API
     economy_budget_tokens: int = Field(
@@ -175,6 +183,17 @@ class Settings(BaseSettings):
 
     # What is told to operators
     metrics_open: bool = Field(False, description="Whether /metrics is answered without a key.")
+    access_log: bool = Field(
+        False, description="Whether each request is logged, with its route and without its contents and names."
+    )
+    otel_endpoint: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="OpenTelemetry collector that spans are sent to with OTLP over HTTP, http://host:4318; off unless "
+        "set. The other standard OTEL_ variables hold too.",
+    )
+    otel_service_name: str = Field("fiscus", min_length=1, max_length=128, description="Name of the service in spans.")
+    otel_names: bool = Field(False, description="Whether spans name accounts, which may be people.")
     metric_labels_max: int = Field(
         1_000, ge=1, le=100_000, description="Different values of one metric label; the rest is counted as other."
     )

@@ -12,13 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fiscus.settings import FIXED_NAMES
+
 WAIT_S = 30
 LEDGER = "fiscus.db"
 
 
 def environment(**more: str) -> dict[str, str]:
     """Ours without settings of Fiscus, and ``more``."""
-    fixed = {"GLOBAL_TOKEN_BUDGET", "DATABASE_URL", "REDIS_URL", "TOKEN_ECONOMY_PORT"}
+    fixed = set(FIXED_NAMES.values())
     ours = {name: value for name, value in os.environ.items() if name not in fixed and not name.startswith("FISCUS_")}
     return ours | {"COLUMNS": "200"} | more
 

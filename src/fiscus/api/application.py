@@ -29,6 +29,7 @@ from fiscus.api.openapi import document
 from fiscus.api.options import ApiOptions
 from fiscus.api.problems import CONTENT_TYPE, Problem, error_problem, problem
 from fiscus.api.routes import ROUTES
+from fiscus.api.watching import REQUEST_ID, Watch, answer_headers, current, note_request_id
 from fiscus.contract.errors import TreasuryError
 from fiscus.contract.treasury import Treasury
 
@@ -90,6 +91,9 @@ class Application:
         self._rates = Buckets(options.monotonic_s)
         self._extra = _Extra(options.extra_routes)
         self._proxies = frozenset(options.trusted_proxies)
+        self._watch: Watch | None = None
+        if options.tracer is not None or options.access_log:
+            self._watch = Watch(self._route_of, tracer=options.tracer, access_log=options.access_log)
         self._idle = asyncio.Event()
 
     def drain(self) -> None:
@@ -110,7 +114,10 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI 3."""
         if scope["type"] == "http":
-            await self._http(scope, receive, send)
+            if self._watch is None:
+                await self._http(scope, receive, send)
+            else:
+                await self._watch(self._http, scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "websocket":
@@ -126,6 +133,12 @@ class Application:
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
+    def _route_of(self, scope: Scope) -> str | None:
+        found = self._matcher.find(_raw_path(scope))
+        if found is None:
+            return None
+        return next(iter(found.routes.values())).route.path
+
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         metrics = self._metrics
         started_s = time.perf_counter()
@@ -137,15 +150,19 @@ class Application:
             found = self._matcher.find(_raw_path(scope))
             if found is not None:
                 row = found.routes.get("GET" if scope["method"] == "HEAD" else scope["method"])
+            headers = dict(scope["headers"])
+            if REQUEST_ID in headers:
+                note_request_id(scope, headers[REQUEST_ID])
+            current.set(scope)
             result: Reply | Stream | Problem | _Left | None
             if self._service.draining and (row is None or row.route.access != "open"):
                 result = problem("budget_unavailable", "the service goes down; ask again elsewhere", retry_after_s=1)
             elif metrics.in_flight > self._options.in_flight_max:
                 result = problem("budget_unavailable", "too many requests are in flight", retry_after_s=1)
             elif row is not None and found is not None:
-                result = await self._guarded(scope, receive, dict(scope["headers"]), row, found.values)
+                result = await self._guarded(scope, receive, headers, row, found.values)
             else:
-                result = await self._guarded_other(scope, receive, send, dict(scope["headers"]), found)
+                result = await self._guarded_other(scope, receive, send, headers, found)
             if result is None or isinstance(result, _Left):
                 return
             status = await _send_result(result, scope, receive, send)
@@ -184,6 +201,7 @@ class Application:
             if not started:
                 started = True
                 deadline.reschedule(None)
+                message["headers"] = [*message.get("headers", ()), *answer_headers(scope)]
             await send(message)
 
         try:
@@ -399,7 +417,7 @@ async def _send_result(result: Reply | Stream | Problem, scope: Scope, receive: 
     if scope["method"] == "HEAD":
         await _send(send, scope, 200, result.content_type, b"", ())
     else:
-        await _send_stream(result, receive, send)
+        await _send_stream(result, answer_headers(scope), receive, send)
     return 200
 
 
@@ -428,7 +446,12 @@ async def _send(
         {
             "type": "http.response.start",
             "status": status,
-            "headers": [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers],
+            "headers": [
+                (b"content-type", content_type),
+                (b"content-length", b"%d" % len(body)),
+                *headers,
+                *answer_headers(scope),
+            ],
         }
     )
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
@@ -446,9 +469,14 @@ def _closing(send: Send) -> Send:
     return send_and_close
 
 
-async def _send_stream(stream: Stream, receive: Receive, send: Send) -> None:
+async def _send_stream(stream: Stream, more: tuple[tuple[bytes, bytes], ...], receive: Receive, send: Send) -> None:
     """Send chunks until they end or the client leaves."""
-    headers = [(b"content-type", stream.content_type), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
+    headers = [
+        (b"content-type", stream.content_type),
+        (b"cache-control", b"no-store"),
+        (b"x-accel-buffering", b"no"),
+        *more,
+    ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     watch = asyncio.create_task(_watch(receive, gone))

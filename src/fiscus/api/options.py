@@ -10,6 +10,8 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute
 
+from fiscus.api.watching import RequestTracer
+
 MEBIBYTE = 1_048_576
 
 
@@ -30,6 +32,8 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
         requests_per_minute_default: for keys that have no rate of their own; None: no bound.
         trusted_proxies: addresses whose ``X-Forwarded-For`` is believed.
         metric_labels_max: different values of one open-ended metric label; the rest is counted as ``other``.
+        access_log: whether each request is logged, with its route and without its contents.
+        tracer: makes spans of requests; None: there are none.
         metrics_open: whether ``/metrics`` is answered without a key.
         anonymous_account: the account that calls of ``extra_routes`` without a key are bound to; None: they need one.
         extra_routes: Starlette routes that are asked when no route of ours matches. They find the caller in
@@ -54,6 +58,8 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_minute_default: int | None = None
     trusted_proxies: tuple[str, ...] = ()
     metric_labels_max: int = 1_000
+    access_log: bool = False
+    tracer: RequestTracer | None = None
     metrics_open: bool = False
     anonymous_account: str | None = None
     extra_routes: tuple[BaseRoute, ...] = ()
