@@ -183,11 +183,15 @@ async def checkpoint(invocation: Invocation) -> None:
 def migrate(
     invocation: Invocation,
     sql: Annotated[bool, typer.Option("--sql", help="Only print the SQL of all migrations.")] = False,
+    raise_format: Annotated[
+        bool,
+        typer.Option("--raise-format", help="Then let the nodes write this version's events: older versions stop."),
+    ] = False,
 ) -> None:
     """Bring a PostgreSQL database to the schema that this version needs; several nodes may do so at once."""
     from fiscus.cli.migrate import migrate_database
 
-    migrate_database(invocation, sql=sql)
+    migrate_database(invocation, sql=sql, raise_to_newest=raise_format)
 
 
 @command(app, "demo", rich_help_panel=TRAFFIC)

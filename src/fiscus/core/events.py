@@ -6,7 +6,7 @@ an event, which is kept beside the journal and can be erased without touching th
 
 from __future__ import annotations
 
-from typing import dataclass_transform
+from typing import ClassVar, dataclass_transform
 
 import msgspec
 
@@ -40,7 +40,13 @@ class Private(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
-    """Base of all events; ``kind`` names it in the journal."""
+    """Base of all events; ``kind`` names it in the journal.
+
+    Attributes:
+        since: the format that brought it; it is written only once all nodes may write that format.
+    """
+
+    since: ClassVar[int] = 1
 
 
 class AccountOpened(Event, tag="account_opened"):

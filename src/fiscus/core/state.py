@@ -23,7 +23,7 @@ from fiscus.core.commands import (
     Status,
     TemplateBudget,
 )
-from fiscus.core.events import AnyEvent, CellsByUnit
+from fiscus.core.events import FORMAT, AnyEvent, CellsByUnit
 from fiscus.core.outcomes import HoldState, Refused
 from fiscus.core.units import Amounts, Unit
 
@@ -359,6 +359,8 @@ class Draft:
 
     def __init__(self, rules: Rules | None = None) -> None:
         self.rules = rules or Rules()
+        self.format = FORMAT
+        """Format of the events that may be written: nodes of older versions may be reading them."""
         self.accounts: Table[int, Account] = Table("account")
         self.budgets: Table[int, Budget] = Table("budget")
         self.cells: Table[int, Cell] = Table("cell")

@@ -47,7 +47,7 @@ from fiscus.core.commands import (
     Transfer,
 )
 from fiscus.core.decide import LEDGER_ACTOR, bring_due, decide
-from fiscus.core.events import AnyEvent, Checkpoint
+from fiscus.core.events import FORMAT, AnyEvent, Checkpoint
 from fiscus.core.outcomes import AnyOutcome, Refused
 from fiscus.core.state import Rules
 from fiscus.treasury.clock import Clock, HostClock, LedgerTime
@@ -192,6 +192,7 @@ class Engine:
         self.live_state: Callable[[], LiveState] | None = None
         self._clock = clock or HostClock()
         self._time = LedgerTime(self._clock)
+        self._format = store.journal.min_format()
         self._rules = rules or Rules()
         self._salt = salt
         self._queue_max = queue_max
@@ -392,6 +393,7 @@ class Engine:
                     log.error("tenant_unreadable", tenant=tenant, reason=error.code, detail=str(error))
                 self._unreadable[tenant] = error.code
                 raise
+            ledger.draft.format = self._format
             self._unreadable.pop(tenant, None)
             self._time.at_least(ledger.head_at)
             if ledger.unwritten:
@@ -616,6 +618,7 @@ class Engine:
     def _recover(self) -> None:
         """After the store was away: open it again. What was uncertain has been forgotten, and is loaded when needed."""
         self.store.journal.reopen()
+        self._look_at_format()
         if self.store.views.damaged:
             self._forget()
         self.store.views.reopen()
@@ -900,6 +903,8 @@ class Engine:
         except StoreUnavailable as error:
             self._go_down(error)
             self._forget()
+        except UnknownFormat as error:
+            self._go_down(error)
         except Exception as error:
             # Whatever it is, the next batch starts from the journal again.
             log.exception("follower_defect")
@@ -915,6 +920,7 @@ class Engine:
             # Only while nothing is on its way to the views is it known which accounts have been used lately.
             if now - self._idle_checked_at >= IDLE_CHECK_MS and not self._following:
                 self._idle_checked_at = now
+                self._look_at_format()
                 self.store.journal.forget_answers(self._time.now() - IDEMPOTENCY_MS)
                 if not self._time.stepped:
                     self._close_idle()
@@ -928,6 +934,14 @@ class Engine:
             self._following = True
             self._handed_over_at, self._changed_at = self._changed_at, None
             self._snapshots.put([ledger.snapshot() for ledger in self._ledgers.values() if ledger.unwritten])
+
+    def _look_at_format(self) -> None:
+        """Write what all nodes can read; stop when others may write what this version cannot."""
+        self._format = self.store.journal.min_format()
+        if self._format > FORMAT:
+            raise UnknownFormat(f"the nodes may write format {self._format}, this version reads {FORMAT}")
+        for ledger in self._ledgers.values():
+            ledger.draft.format = self._format
 
     def _load_next(self) -> None:
         """Load a tenant that nobody has asked for yet, so that what is due happens without being asked."""
@@ -968,7 +982,7 @@ class Engine:
             if snapshots is None:
                 return
             error: StoreUnavailable | None = None
-            now = self._clock.wall_ms()
+            now = max(snapshot.watermark.at for snapshot in snapshots)
             try:
                 self._tell_views(self.store.views.write(snapshots, now))
                 if now - pruned_at >= PRUNE_EVERY_MS:
@@ -991,7 +1005,8 @@ class Engine:
             self._take_written(block=True)
         snapshots = [ledger.snapshot() for ledger in self._ledgers.values() if ledger.unwritten]
         if snapshots:
-            self._tell_views(self.store.views.write(snapshots, self._clock.wall_ms()))
+            at = max(snapshot.watermark.at for snapshot in snapshots)
+            self._tell_views(self.store.views.write(snapshots, at))
             for snapshot in snapshots:
                 for ledger in self._ledgers.values():
                     if ledger.number == snapshot.tenant:
@@ -1000,14 +1015,14 @@ class Engine:
 
     def _close_idle(self) -> None:
         """Close accounts that a template opened and that nobody has used for its ``idle_close_s``."""
-        wall = self._clock.wall_ms()
+        now = self._time.now()
         closings: list[Submission] = []
         for ledger in self._ledgers.values():
             touched = ledger.touched_accounts()
             for template in ledger.draft.templates.values():
                 if template.idle_close_s is None or template.removed:
                     continue
-                before = wall - template.idle_close_s * 1000
+                before = now - template.idle_close_s * 1000
                 found = self.store.views.idle_accounts(ledger.number, template.pattern, before, IDLE_CLOSE_MAX)
                 for number in found:
                     if number not in touched and ledger.is_idle(number):

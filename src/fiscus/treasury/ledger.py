@@ -9,7 +9,7 @@ import msgspec
 
 from fiscus.contract.errors import LedgerCorrupt
 from fiscus.core.decide import is_valid, new_draft
-from fiscus.core.events import AnyEvent, Held, NameErased, Released, Settled, Transferred
+from fiscus.core.events import FORMAT, AnyEvent, Held, NameErased, Released, Settled, Transferred
 from fiscus.core.fold import fold
 from fiscus.core.records import CallRecord
 from fiscus.core.state import ENTITY_TYPES, HEAP_SLACK, Booking, Draft, Kind, Rules, Table
@@ -207,6 +207,8 @@ class Ledger:
             at: time of the batch, ms.
             salt: makes the key of a commitment.
         """
+        if self.draft.format < FORMAT:
+            self._refuse_newer_events()
         rows: list[Row] = []
         tenant, seq, before = self.number, self.head.seq, self.head.hash
         for event in self.draft.events:
@@ -215,6 +217,13 @@ class Ledger:
             before = link(before, seq, at, body)
             rows.append(Row(tenant, seq, at, journal_key(event), body, before, sealed))
         return rows
+
+    def _refuse_newer_events(self) -> None:
+        """Nodes of older versions still follow this journal: what they cannot read is a defect, and not written."""
+        for event in self.draft.events:
+            assert event.since <= self.draft.format, (
+                f"{type(event).__name__} is not written before format {event.since}"
+            )
 
     def _concerned(self, event: AnyEvent) -> int:
         """The account with which the private part of an event is erased; 0: none."""

@@ -139,6 +139,10 @@ class Journal(Protocol):
         """
         ...
 
+    def min_format(self) -> int:
+        """The format that every node can read, and so the newest that may be written."""
+        ...
+
     def reopen(self) -> None:
         """Drop the connection and open it again; raises StoreUnavailable if that fails.
 

@@ -206,6 +206,10 @@ class PostgresJournal:
 
     # -- reading and keeping ----------------------------------------------------------------------------------------
 
+    def min_format(self) -> int:
+        """See ``Journal``."""
+        return int(self._readers.fetch(SQL["min_format"])[0][0])
+
     def tenants(self) -> dict[str, int]:
         """See ``Journal``."""
         return {row[0]: row[1] for row in self._readers.fetch(SQL["tenants"])}

@@ -80,6 +80,10 @@ class SqliteJournal:
             self._writer.close()
         self._writer = self._open_writer()
 
+    def min_format(self) -> int:
+        """See ``Journal``; there is no other node, so that it was raised when the file was opened."""
+        return int(self._read(SQL["format"], ())[0][0])
+
     def tenants(self) -> dict[str, int]:
         """See ``Journal``."""
         return dict(self._read(SQL["tenants"], ()))

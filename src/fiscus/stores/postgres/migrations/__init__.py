@@ -15,6 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from fiscus.contract.errors import StoreUnavailable
+from fiscus.core.events import FORMAT
 from fiscus.stores.queries import queries
 
 SCHEMA = "fiscus"
@@ -77,6 +78,26 @@ def _migrate(url: str) -> tuple[str | None, str]:
         connection.exec_driver_sql(f"SELECT fiscus.make_months({MONTHS_AHEAD})")
         connection.commit()
     return before, newest_revision()
+
+
+def raise_format(url: str) -> tuple[int, int]:
+    """Let the nodes write the events of this version: all of them run it, or a newer one.
+
+    Returns:
+        The format before and after.
+
+    Raises:
+        StoreUnavailable: the database cannot be reached, or refused.
+    """
+    try:
+        with psycopg.connect(url, connect_timeout=5, application_name="fiscus migrate") as connection:
+            row = connection.execute("SELECT min_format FROM fiscus.formats FOR UPDATE").fetchone()
+            assert row is not None
+            after = max(int(row[0]), FORMAT)
+            connection.execute("UPDATE fiscus.formats SET min_format = %s", (after,))
+    except psycopg.Error as error:
+        raise StoreUnavailable(f"postgresql: {str(error).strip()}") from error
+    return int(row[0]), after
 
 
 def migration_sql() -> str:
