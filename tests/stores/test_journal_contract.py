@@ -16,7 +16,7 @@ def test_a_new_ledger_is_empty(store):
     number = store.journal.add_tenant("default")
     assert store.journal.head(number) is None
     assert store.journal.entries(number, 0, 10) == []
-    assert store.journal.checkpoint(number) is None
+    assert store.journal.checkpoints(number) == []
 
 
 def test_a_tenant_keeps_its_number(place):
@@ -163,19 +163,61 @@ def test_an_erasure_that_comes_with_a_taken_id_erases_nothing(store):
     assert store.journal.entries(number, 0, 1)[0].private == b'{"name":"bob"}'
 
 
-def test_a_checkpoint_keeps_the_entities_of_the_newest_sealed_state(place):
+def test_sealed_states_are_kept_beside_one_another_until_they_are_forgotten(place):
     store = place.open()
     number = store.journal.add_tenant("default")
     store.journal.put_checkpoint(number, 5, [(0, 1, b"old"), (3, "hold", b"old")])
     store.journal.put_checkpoint(number, 9, [(3, "hold", b"new")])
     store.journal.put_checkpoint(number, 9, [(0, 2, b"two"), (0, 1, b"one")])
-    expected = (9, [(0, 1, b"one"), (0, 2, b"two"), (3, "hold", b"new")])
-    assert store.journal.checkpoint(number) == expected
-    assert store.journal.checkpoint(store.journal.add_tenant("other")) is None
+    store.journal.put_checkpoint(number, 9, [(-1, 1, b"private")])
+    other = store.journal.add_tenant("other")
+    store.journal.put_checkpoint(other, 4, [(0, 1, b"other")])
+    expected = [(-1, 1, b"private"), (0, 1, b"one"), (0, 2, b"two"), (3, "hold", b"new")]
+    assert store.journal.checkpoints(number) == [5, 9]
+    assert store.journal.checkpoint(number, 5) == [(0, 1, b"old"), (3, "hold", b"old")]
+    assert store.journal.checkpoint(number, 7) == []
+    assert store.journal.forget_checkpoints(number, [5, 9], 10) == 0
+    assert store.journal.forget_checkpoints(number, [9], 1) == 1
+    assert store.journal.forget_checkpoints(number, [9], 10) == 1
     store.close()
     again = place.open()
-    assert again.journal.checkpoint(number) == expected
+    assert again.journal.checkpoints(number) == [9]
+    assert again.journal.checkpoint(number, 9) == expected
+    assert again.journal.checkpoints(other) == [4]
     again.close()
+
+
+def test_an_erased_account_is_gone_from_sealed_states(place):
+    store = place.open()
+    number = store.journal.add_tenant("default")
+    other = store.journal.add_tenant("other")
+    for tenant in (number, other):
+        store.journal.put_checkpoint(tenant, 5, [(-1, 7, b"bob"), (-1, 8, b"eve"), (-7, "7", b"key"), (0, 7, b"{}")])
+    store.journal.append(entries(number, "default", 1), erased=[Erasure(number, 7)])
+    assert store.journal.checkpoint(number, 5) == [(-7, "7", b"key"), (-1, 8, b"eve"), (0, 7, b"{}")]
+    assert len(store.journal.checkpoint(other, 5)) == 4
+    store.close()
+
+
+def test_one_at_a_time_keeps_house_for_a_tenant(place):
+    store = place.open()
+    number = store.journal.add_tenant("default")
+    with store.journal.alone(number) as first, store.journal.alone(number) as second:
+        assert (first, second) == (True, False)
+    with store.journal.alone(number) as again:
+        assert again
+    store.close()
+
+
+def test_one_node_at_a_time_keeps_house_for_a_tenant(shared_place):
+    one, two = shared_place.open(), shared_place.open()
+    number, other = one.journal.add_tenant("default"), one.journal.add_tenant("other")
+    with one.journal.alone(number) as first, two.journal.alone(number) as second, two.journal.alone(other) as third:
+        assert (first, second, third) == (True, False, True)
+    with two.journal.alone(number) as second:
+        assert second
+    one.close()
+    two.close()
 
 
 def test_a_writer_that_was_reopened_goes_on(store):

@@ -18,14 +18,12 @@ import msgspec
 import structlog
 
 from fiscus.contract.errors import LedgerCorrupt, LedgerDrift, TreasuryError
-from fiscus.core.decide import new_draft
-from fiscus.core.state import ENTITY_TYPES, KINDS, Cell, Kind, Rules
+from fiscus.core.state import Cell, Rules
 from fiscus.treasury.engine import Engine
 from fiscus.treasury.idempotency import IDEMPOTENCY_MS
 from fiscus.treasury.ledger import Ledger
-from fiscus.treasury.rows import entity_row
-from fiscus.treasury.sealing import StateDigest, sealing_event
-from fiscus.treasury.store import Head, Journal, Snapshot, StoredEntry, Views, Watermark
+from fiscus.treasury.sealing import last_seal, sealed_snapshot
+from fiscus.treasury.store import Head, Journal, StoredEntry, Views, Watermark
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -126,6 +124,7 @@ class Drift:
         self._stopping = Flag()
         self._wake = Flag()
         self._thread: Thread | None = None
+        engine.repair_observers.append(self.wake)
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -138,12 +137,14 @@ class Drift:
         """Do the next round now."""
         self._wake.set()
 
-    def stop(self) -> None:
-        """End the thread; call it before the engine is closed."""
+    def stop(self, wait_s: float | None = None) -> bool:
+        """End the thread; call it before the engine is closed. False if it has not ended in time."""
         self._stopping.set()
         self._wake.set()
-        if self._thread is not None:
-            self._thread.join()
+        if self._thread is None:
+            return True
+        self._thread.join(wait_s)
+        return not self._thread.is_alive()
 
     def _run(self, interval_s: float) -> None:
         while not self._stopping.is_set():
@@ -366,29 +367,9 @@ class Drift:
 
     def _start_from_checkpoint(self, number: int) -> None:
         """Begin with the state that was sealed last, if what is kept of it is what the journal vouches for."""
-        kept = self._journal.checkpoint(number)
-        sealed = sealing_event(self._journal, number, kept[0]) if kept is not None else None
-        if kept is None or sealed is None:
-            return
-        seq, rows = kept
-        digest = StateDigest()
-        draft = new_draft()
-        tables: dict[Kind, dict[object, object]] = {"account": draft.accounts, "budget": draft.budgets}  # type: ignore[dict-item]
-        entities = []
-        last = dict.fromkeys(KINDS, 0)
-        for kind_number, key, body in rows:
-            digest.add((kind_number, key, body))
-            kind = KINDS[kind_number]
-            entity = msgspec.json.decode(body, type=ENTITY_TYPES[kind])
-            if kind in tables:  # what the rows of cells and holds are looked up by; they come first
-                tables[kind][key] = entity
-            if isinstance(key, int):
-                last[kind] = max(last[kind], key)
-            entities.append(entity_row(draft, kind, key, entity))
-        if digest.hexdigest() != sealed.state_digest:
-            raise LedgerCorrupt(f"the state that was sealed at entry {seq} is not what its checkpoint vouches for")
-        mark = Watermark(seq, bytes.fromhex(sealed.chain_hash), 0, last["account"], last["budget"], last["cell"])
-        self._views.write([Snapshot(number, mark, entities, [])], int(time.time() * 1_000))
+        seal = last_seal(self._journal, number)
+        if seal is not None:
+            self._views.write([sealed_snapshot(self._journal, number, seal)], int(time.time() * 1_000))
 
 
 class _Replica(Ledger):

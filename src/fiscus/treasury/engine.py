@@ -10,6 +10,7 @@ is asked whether the batch is there.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -55,7 +56,15 @@ from fiscus.treasury.codec import decode_event
 from fiscus.treasury.idempotency import EXPIRED, IDEMPOTENCY_MS, IN_USE, KeptAnswer, request_digest
 from fiscus.treasury.ledger import Ledger
 from fiscus.treasury.reading import read_view
-from fiscus.treasury.sealing import CHECKPOINT_CHUNK, StateDigest
+from fiscus.treasury.sealing import (
+    CHECKPOINT_CHUNK,
+    FORGET_ROWS_MAX,
+    StateDigest,
+    parted,
+    sealing_entry,
+    seals,
+    seals_to_keep,
+)
 from fiscus.treasury.statistics import BatchTimes, Statistics
 from fiscus.treasury.store import (
     TAIL_MAX,
@@ -64,6 +73,7 @@ from fiscus.treasury.store import (
     HeadLost,
     KeyTaken,
     Row,
+    SealRow,
     Snapshot,
     Store,
     StoredEntry,
@@ -172,6 +182,7 @@ class Engine:
         salt: makes the keys of commitments (16 random bytes).
         queue_max: submissions that may wait.
         batch_max: submissions in one commit.
+        retention_days: seals that an archive of older entries may end with are kept; 0: only the last seal is.
     """
 
     def __init__(
@@ -183,12 +194,15 @@ class Engine:
         salt: Callable[[], bytes] = lambda: os.urandom(16),
         queue_max: int = QUEUE_MAX,
         batch_max: int = BATCH_MAX,
+        retention_days: int = 0,
     ) -> None:
         self.store = store
+        self.retention_days = retention_days
         self.statistics = Statistics()
         self.times = BatchTimes()
         self.observers: list[Observer] = []
         self.view_observers: list[ViewObserver] = []
+        self.repair_observers: list[Callable[[], None]] = []
         self.live_state: Callable[[], LiveState] | None = None
         self._clock = clock or HostClock()
         self._time = LedgerTime(self._clock)
@@ -377,6 +391,8 @@ class Engine:
 
         self.errand(work)
         log.warning("tenant_repaired", tenant=tenant, head_seq=head[0])
+        for observe in self.repair_observers:
+            observe()
         return head[0]
 
     def ledger(self, tenant: str) -> Ledger:
@@ -428,20 +444,45 @@ class Engine:
         self.errand(look)
         if not head[0]:
             return 0
+        with self.store.journal.alone(number[0]) as is_alone:
+            if not is_alone:
+                raise StoreUnavailable(f"tenant {tenant} is being sealed or archived already")
+            return self._seal(tenant, number[0])
+
+    def _seal(self, tenant: str, number: int) -> int:
+        """Older seals are kept until the journal vouches for the new one."""
         journal = self.store.journal
-        with self.store.views.sealed(number[0]) as (watermark, rows):
+        known = seals(journal, number)
+        self._forget_checkpoints(number, {seal.seq for seal in known})
+        with self.store.views.sealed(number) as (watermark, rows):
             digest = StateDigest()
-            chunk: list[tuple[int, str | int, bytes]] = []
-            for row in rows:
+            chunk: list[SealRow] = []
+            for row in itertools.chain.from_iterable(map(parted, rows)):
                 digest.add(row)
                 chunk.append(row)
                 if len(chunk) >= CHECKPOINT_CHUNK:
-                    self.errand(partial(journal.put_checkpoint, number[0], watermark.seq, chunk))
+                    self.errand(partial(journal.put_checkpoint, number, watermark.seq, chunk))
                     chunk = []
-            self.errand(partial(journal.put_checkpoint, number[0], watermark.seq, chunk))
+            self.errand(partial(journal.put_checkpoint, number, watermark.seq, chunk))
         event = Checkpoint(state_seq=watermark.seq, chain_hash=watermark.hash.hex(), state_digest=digest.hexdigest())
         self.errand(partial(self._append_event, tenant, event))
+        sealed = sealing_entry(journal, number, watermark.seq)
+        assert sealed is not None, "it was just committed"
+        first = journal.entries(number, 0, 1)
+        archived_seq = first[0].seq - 1 if first else 0
+        with contextlib.suppress(StoreUnavailable):  # the next seal forgets them
+            self._forget_checkpoints(number, seals_to_keep([*known, sealed], self.retention_days, archived_seq))
         return watermark.seq
+
+    def _forget_checkpoints(self, number: int, keep: set[int]) -> None:
+        """Drop what is kept of other states, bit by bit between batches."""
+        dropped = [FORGET_ROWS_MAX]
+
+        def forget() -> None:
+            dropped[0] = self.store.journal.forget_checkpoints(number, keep, FORGET_ROWS_MAX)
+
+        while dropped[0] >= FORGET_ROWS_MAX:
+            self.errand(forget)
 
     def _append_event(self, tenant: str, event: AnyEvent) -> None:
         try:

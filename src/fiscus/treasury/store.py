@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -50,6 +50,10 @@ class StoredEntry(msgspec.Struct, frozen=True, gc=False):
     hash: bytes
     salt: bytes | None
     private: bytes | None
+
+
+SealRow = tuple[int, str | int, bytes]
+"""Kind, key and body of an entity in a sealed state; kinds below 0 are private parts, see ``treasury.sealing``."""
 
 
 class StoredAnswer(msgspec.Struct, frozen=True):
@@ -130,8 +134,8 @@ class Journal(Protocol):
         Args:
             rows: in the order of each tenant's sequence.
             answers: of commands with an idempotency key, kept in the same commit.
-            erased: accounts whose private parts are forgotten in the same commit, with the keys of their
-                commitments and the kept answers that name them.
+            erased: accounts whose private parts are forgotten in the same commit, also those in sealed states, with
+                the keys of their commitments and the kept answers that name them.
 
         Raises:
             KeyTaken: an id or an idempotency key stands there already; nothing was written.
@@ -162,12 +166,24 @@ class Journal(Protocol):
         """Drop answers older than an instant (ms); that their keys were used stays known."""
         ...
 
-    def put_checkpoint(self, tenant: int, seq: int, rows: Iterable[tuple[int, str | int, bytes]]) -> None:
-        """Keep the entities of a sealed state; replaces older ones."""
+    def alone(self, tenant: int) -> AbstractContextManager[bool]:
+        """Whether meanwhile nobody else, on no node, seals or archives this tenant."""
         ...
 
-    def checkpoint(self, tenant: int) -> tuple[int, list[tuple[int, str | int, bytes]]] | None:
-        """The kept entities of the last sealed state and its sequence."""
+    def put_checkpoint(self, tenant: int, seq: int, rows: Iterable[SealRow]) -> None:
+        """Keep entities of a state that is being sealed, beside those that are kept of others."""
+        ...
+
+    def forget_checkpoints(self, tenant: int, keep: Collection[int], limit: int) -> int:
+        """Drop what is kept of all states but those as of ``keep``, at most ``limit`` rows; returns how many."""
+        ...
+
+    def checkpoints(self, tenant: int) -> list[int]:
+        """As of which entries there are entities of a state, oldest first; it may never have been sealed."""
+        ...
+
+    def checkpoint(self, tenant: int, seq: int) -> list[SealRow]:
+        """What is kept of the state as of an entry, in the order of kind and key."""
         ...
 
     def backup(self, destination: str) -> None:

@@ -20,9 +20,9 @@ from fiscus.core.events import (
 from fiscus.core.fold import fold
 from fiscus.core.invariants import broken, broken_admission, broken_cell, broken_hold
 from fiscus.core.outcomes import HoldState
-from fiscus.core.state import ENTITY_TYPES, KINDS, Account, Cell, Draft, Hold, Kind
+from fiscus.core.state import ENTITY_TYPES, KINDS, Account, Cell, Draft, Hold
 from fiscus.treasury.codec import commitment_holds, decode_event, genesis, link
-from fiscus.treasury.sealing import StateDigest, sealing_event
+from fiscus.treasury.sealing import joined, last_seal, sealed_rows, table_of
 from fiscus.treasury.store import Store, StoredEntry, Watermark
 
 PAGE = 5_000
@@ -102,42 +102,24 @@ class _Verification:
 
     def start_from_checkpoint(self) -> None:
         """Begin with the sealed state whose digest the journal vouches for."""
-        kept = self.store.journal.checkpoint(self.number)
-        if kept is None:
+        seal = last_seal(self.store.journal, self.number)
+        if seal is None:
             return
-        seq, rows = kept
-        sealed = sealing_event(self.store.journal, self.number, seq)
-        if sealed is None:
-            return
-        digest = StateDigest()
-        for row in rows:
-            digest.add(row)
-        if digest.hexdigest() != sealed.state_digest:
-            self.seq = seq
-            self.found("E3", f"the state that was sealed at entry {seq} is not what its checkpoint vouches for")
+        try:
+            rows = sealed_rows(self.store.journal, self.number, seal)
+        except LedgerCorrupt as error:
+            self.seq = seal.seq
+            self.found("E3", str(error))
             self.seq = 0
             return
-        for kind_number, key, body in rows:
-            kind: Kind = KINDS[kind_number]
-            self._table(kind)[key] = msgspec.json.decode(body, type=ENTITY_TYPES[kind])
+        for kind, key, entity in joined(rows):
+            table_of(self.draft, kind)[key] = entity
         for account in self.draft.accounts.values():
             if account.name is not None:
                 self.draft.names[account.name] = account.number
         self._states = {id: hold.state for id, hold in self.draft.holds.items()}
-        self.seq = self.from_seq = seq
-        self.hash = bytes.fromhex(sealed.chain_hash)
-
-    def _table(self, kind: Kind) -> dict[object, object]:
-        tables: dict[Kind, object] = {
-            "account": self.draft.accounts,
-            "budget": self.draft.budgets,
-            "cell": self.draft.cells,
-            "hold": self.draft.holds,
-            "adjustment": self.draft.adjustments,
-            "template": self.draft.templates,
-            "key": self.draft.keys,
-        }
-        return tables[kind]  # type: ignore[return-value]
+        self.seq = self.from_seq = seal.seq
+        self.hash = seal.hash
 
     def run(self, progress: Callable[[int, int], None] | None) -> None:
         """Check entry after entry; stop at the first that breaks the chain."""
@@ -229,13 +211,13 @@ class _Verification:
         if watermark.hash != self.hash:
             self.found("E12", f"the views are as of another entry {watermark.seq}")
             return
-        expected = {(number, key) for number, kind in enumerate(KINDS) for key in self._table(kind)}
+        expected = {(number, key) for number, kind in enumerate(KINDS) for key in table_of(self.draft, kind)}
         with self.store.views.sealed(self.number) as (as_of, rows):
             if as_of.seq != watermark.seq:
                 return
             for number, key, body in rows:
                 kind = KINDS[number]
-                entity: Any = self._table(kind).get(key)
+                entity: Any = table_of(self.draft, kind).get(key)
                 expected.discard((number, key))
                 if entity is not None:
                     entity.stamp = 0

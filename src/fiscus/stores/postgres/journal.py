@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from time import monotonic
 
 import msgspec
@@ -10,7 +11,7 @@ import psycopg
 from psycopg.pq.abc import PGresult
 
 from fiscus.contract.errors import ConfigurationInvalid, StoreUnavailable
-from fiscus.stores.postgres.connecting import HOT, LISTING, Connections, connect, unavailable
+from fiscus.stores.postgres.connecting import HOT, HOT_STATEMENT_MS_MAX, LISTING, Connections, connect, unavailable
 from fiscus.stores.postgres.keys import columns, key
 from fiscus.stores.postgres.line import Call, Line, byteas, int4, int4s, int8, int8s, number, texts
 from fiscus.stores.postgres.watching import Watch
@@ -23,6 +24,7 @@ from fiscus.treasury.store import (
     HeadLost,
     KeyTaken,
     Row,
+    SealRow,
     StoredAnswer,
     StoredEntry,
     Turn,
@@ -32,6 +34,10 @@ HOT_SQL = queries(__package__, "journal.sql")
 SQL = queries(__package__, "reading.sql")
 
 READERS_MAX = 6
+HOUSEKEEPERS_MAX = 2
+KEEPING: Mapping[str, str | int] = {"statement_timeout": HOT_STATEMENT_MS_MAX}
+"""For the connections that hold the lock of who seals or archives."""
+
 RETRY_WITHIN_S = 1.0
 """A connection that is found lost so soon was lost before: the turn is asked for again on a new one."""
 
@@ -51,6 +57,7 @@ class PostgresJournal:
         self._watch = watch
         self._readers = Connections(url, LISTING, READERS_MAX)
         self._keeper = Connections(url, {**HOT, "plan_cache_mode": "auto"}, 1)
+        self._housekeeping = Connections(url, KEEPING, HOUSEKEEPERS_MAX)
         self._in_turn = False
         self._undecided: set[int] = set()
         self._known_at: dict[int, tuple[int, int]] = {}
@@ -75,6 +82,7 @@ class PostgresJournal:
         """Close all connections."""
         self._readers.close()
         self._keeper.close()
+        self._housekeeping.close()
         self._line.close()
 
     def reopen(self) -> None:
@@ -240,7 +248,22 @@ class PostgresJournal:
         """See ``Journal``."""
         self._keeper.fetch(SQL["forget_answers"], (before,))
 
-    def put_checkpoint(self, tenant: int, seq: int, rows: Iterable[tuple[int, str | int, bytes]]) -> None:
+    @contextmanager
+    def alone(self, tenant: int) -> Iterator[bool]:
+        """See ``Journal``; whoever loses the connection loses the lock, and writes nothing more through it."""
+        try:
+            with self._housekeeping.connection() as (connection, _):
+                row = connection.execute(SQL["alone"], (tenant,)).fetchone()
+                mine = bool(row is not None and row[0])
+                try:
+                    yield mine
+                finally:
+                    if mine:
+                        connection.execute(SQL["not_alone"], (tenant,))
+        except psycopg.Error as error:
+            raise unavailable(error) from error
+
+    def put_checkpoint(self, tenant: int, seq: int, rows: Iterable[SealRow]) -> None:
         """See ``Journal``."""
         kinds, numbers, ids, bodies = [], [], [], []
         for kind, one, body in rows:
@@ -251,18 +274,22 @@ class PostgresJournal:
             bodies.append(body)
         try:
             with self._keeper.connection() as (connection, _), connection.transaction():
-                connection.execute(SQL["forget_checkpoints"], (tenant, seq))
                 connection.execute(SQL["put_checkpoint"], (tenant, seq, kinds, numbers, ids, bodies))
         except psycopg.Error as error:
             raise unavailable(error) from error
 
-    def checkpoint(self, tenant: int) -> tuple[int, list[tuple[int, str | int, bytes]]] | None:
+    def forget_checkpoints(self, tenant: int, keep: Collection[int], limit: int) -> int:
         """See ``Journal``."""
-        seq = self._readers.fetch(SQL["checkpoint_seq"], (tenant,))[0][0]
-        if seq is None:
-            return None
+        return int(self._keeper.fetch(SQL["forget_checkpoints"], (tenant, sorted(keep), limit))[0][0])
+
+    def checkpoints(self, tenant: int) -> list[int]:
+        """See ``Journal``."""
+        return [row[0] for row in self._readers.fetch(SQL["checkpoints"], (tenant,))]
+
+    def checkpoint(self, tenant: int, seq: int) -> list[SealRow]:
+        """See ``Journal``."""
         rows = self._readers.fetch(SQL["checkpoint"], (tenant, seq))
-        return seq, [(kind, key(entity_number, id), body) for kind, entity_number, id, body in rows]
+        return [(kind, key(entity_number, id), body) for kind, entity_number, id, body in rows]
 
     def backup(self, destination: str) -> None:
         """PostgreSQL has tools of its own for this.

@@ -54,6 +54,10 @@ INSERT INTO batches (tenant, first_seq, last_seq, at, hash)
 SELECT * FROM unnest($9::integer[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bytea[])
 
 -- name: erase
+-- Also what names the account in sealed states: -1 is the private part of kind 0.
+WITH sealed AS (
+    DELETE FROM checkpoints WHERE tenant = $1::integer AND kind = -1 AND number = $2::bigint
+)
 DELETE FROM private WHERE tenant = $1::integer AND account = $2::bigint
 
 -- name: erase_answers

@@ -27,10 +27,12 @@ UPDATE answers SET answer = NULL WHERE (tenant, key) IN (
 ) RETURNING 1
 
 -- name: forget_checkpoints
--- Older ones, a bounded number with each part of a newer one that is put.
-DELETE FROM checkpoints WHERE (tenant, seq, kind, number, id) IN (
-    SELECT tenant, seq, kind, number, id FROM checkpoints WHERE tenant = $1 AND seq < $2 LIMIT 20000
+WITH dropped AS (
+    DELETE FROM checkpoints WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM checkpoints WHERE tenant = $1 AND NOT seq = ANY ($2::bigint[]) LIMIT $3
+    )) RETURNING 1
 )
+SELECT count(*) FROM dropped
 
 -- name: put_checkpoint
 INSERT INTO checkpoints (tenant, seq, kind, number, id, body)
@@ -38,8 +40,22 @@ SELECT $1, $2, kind, number, id, body
 FROM unnest($3::smallint[], $4::bigint[], $5::text[], $6::bytea[]) AS given (kind, number, id, body)
 ON CONFLICT (tenant, seq, kind, number, id) DO UPDATE SET body = excluded.body
 
--- name: checkpoint_seq
-SELECT max(seq) FROM checkpoints WHERE tenant = $1
+-- name: checkpoints
+-- From one to the next, without looking at their rows.
+WITH RECURSIVE found (seq) AS (
+    (SELECT seq FROM checkpoints WHERE tenant = $1 ORDER BY seq LIMIT 1)
+    UNION ALL
+    SELECT (SELECT later.seq FROM checkpoints AS later
+            WHERE later.tenant = $1 AND later.seq > found.seq ORDER BY later.seq LIMIT 1)
+    FROM found WHERE found.seq IS NOT NULL
+)
+SELECT seq FROM found WHERE seq IS NOT NULL
+
+-- name: alone
+SELECT pg_try_advisory_lock(1181315941, $1::integer)
+
+-- name: not_alone
+SELECT pg_advisory_unlock(1181315941, $1::integer)
 
 -- name: checkpoint
 SELECT kind, number, id, body FROM checkpoints WHERE tenant = $1 AND seq = $2 ORDER BY kind, number, id

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -14,7 +15,7 @@ import msgspec
 from fiscus.contract.errors import StoreUnavailable, UnknownFormat
 from fiscus.core.events import FORMAT
 from fiscus.stores.queries import queries
-from fiscus.treasury.store import AnswerRow, Erasure, Head, KeyTaken, Row, StoredAnswer, StoredEntry, Turn
+from fiscus.treasury.store import AnswerRow, Erasure, Head, KeyTaken, Row, SealRow, StoredAnswer, StoredEntry, Turn
 
 SQL = queries(__package__, "journal.sql")
 ROWS_PER_STATEMENT_MAX = 256
@@ -53,6 +54,7 @@ class SqliteJournal:
     def __init__(self, path: Path) -> None:
         self._path = str(path)
         self._lock = Lock()
+        self._housekeeping = Lock()
         self._writer = self._open_writer()
         self._reader = connect(self._path, writable=False)
 
@@ -136,6 +138,7 @@ class SqliteJournal:
                     execute(SQL["put_answer"], (kept.tenant, kept.key, kept.at, kept.answer))
                 for erasure in erased:
                     execute(SQL["erase"], (erasure.tenant, erasure.account))
+                    execute(SQL["erase_sealed"], (erasure.tenant, erasure.account))
                     if erasure.name is not None:
                         quoted = msgspec.json.encode(erasure.name).decode()
                         execute(SQL["erase_answers"], (erasure.tenant, quoted))
@@ -166,12 +169,21 @@ class SqliteJournal:
         except sqlite3.Error as error:
             raise StoreUnavailable(f"sqlite: {error}") from error
 
-    def put_checkpoint(self, tenant: int, seq: int, rows: Iterable[tuple[int, str | int, bytes]]) -> None:
+    @contextmanager
+    def alone(self, tenant: int) -> Iterator[bool]:
+        """See ``Journal``; no other process has the file."""
+        mine = self._housekeeping.acquire(blocking=False)
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._housekeeping.release()
+
+    def put_checkpoint(self, tenant: int, seq: int, rows: Iterable[SealRow]) -> None:
         """See ``Journal``."""
         execute = self._writer.execute
         try:
             execute("BEGIN IMMEDIATE")
-            execute(SQL["forget_checkpoints"], (tenant, seq))
             self._writer.executemany(SQL["put_checkpoint"], ((tenant, seq, *row) for row in rows))
             execute("COMMIT")
         except sqlite3.Error as error:
@@ -179,12 +191,21 @@ class SqliteJournal:
                 execute("ROLLBACK")
             raise StoreUnavailable(f"sqlite: {error}") from error
 
-    def checkpoint(self, tenant: int) -> tuple[int, list[tuple[int, str | int, bytes]]] | None:
+    def forget_checkpoints(self, tenant: int, keep: Collection[int], limit: int) -> int:
         """See ``Journal``."""
-        seq = self._read(SQL["checkpoint_seq"], (tenant,))[0][0]
-        if seq is None:
-            return None
-        return seq, self._read(SQL["checkpoint"], (tenant, seq))
+        kept = msgspec.json.encode(sorted(keep)).decode()
+        try:
+            return self._writer.execute(SQL["forget_checkpoints"], (tenant, kept, limit)).rowcount
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"sqlite: {error}") from error
+
+    def checkpoints(self, tenant: int) -> list[int]:
+        """See ``Journal``."""
+        return [row[0] for row in self._read(SQL["checkpoints"], (tenant,))]
+
+    def checkpoint(self, tenant: int, seq: int) -> list[SealRow]:
+        """See ``Journal``."""
+        return self._read(SQL["checkpoint"], (tenant, seq))
 
     def backup(self, destination: str) -> None:
         """See ``Journal``; one step on a connection of its own: nobody waits, and writes do not start it anew."""

@@ -39,6 +39,7 @@ CREATE TABLE IF NOT EXISTS checkpoints (
     body BLOB NOT NULL,
     PRIMARY KEY (tenant, seq, kind, key)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS checkpoints_private ON checkpoints (tenant, key) WHERE kind < 0;
 CREATE TABLE IF NOT EXISTS formats (
     format INTEGER NOT NULL
 ) STRICT;
@@ -89,14 +90,28 @@ DELETE FROM private WHERE tenant = ? AND account = ?;
 -- Kept answers that name the account, by its name as JSON writes it.
 UPDATE answers SET answer = NULL WHERE tenant = ? AND instr(CAST(answer AS TEXT), ?) > 0;
 
+-- name: erase_sealed
+-- What names an account in sealed states: -1 is the private part of kind 0.
+DELETE FROM checkpoints WHERE tenant = ? AND key = ? AND kind < 0 AND kind = -1;
+
 -- name: forget_checkpoints
-DELETE FROM checkpoints WHERE tenant = ? AND seq <> ?;
+DELETE FROM checkpoints WHERE (tenant, seq, kind, key) IN (
+    SELECT tenant, seq, kind, key FROM checkpoints
+    WHERE tenant = ?1 AND seq NOT IN (SELECT value FROM json_each(?2)) LIMIT ?3
+);
 
 -- name: put_checkpoint
 INSERT OR REPLACE INTO checkpoints (tenant, seq, kind, key, body) VALUES (?, ?, ?, ?, ?);
 
--- name: checkpoint_seq
-SELECT max(seq) FROM checkpoints WHERE tenant = ?;
+-- name: checkpoints
+-- From one to the next, without looking at their rows.
+WITH RECURSIVE found (seq) AS (
+    SELECT min(seq) FROM checkpoints WHERE tenant = ?1
+    UNION ALL
+    SELECT (SELECT min(checkpoints.seq) FROM checkpoints WHERE tenant = ?1 AND checkpoints.seq > found.seq)
+    FROM found WHERE found.seq IS NOT NULL
+)
+SELECT seq FROM found WHERE seq IS NOT NULL;
 
 -- name: checkpoint
 SELECT kind, key, body FROM checkpoints WHERE tenant = ? AND seq = ? ORDER BY kind, key;
