@@ -84,6 +84,14 @@ def settings(invocation: Invocation) -> None:
     list_all(invocation)
 
 
+@command(app, "spool", rich_help_panel=SERVICE)
+def spool(invocation: Invocation) -> None:
+    """List what waits on this machine's disk for the ledger, and what the ledger has refused of it."""
+    from fiscus.cli.spool_command import list_spool
+
+    list_spool(invocation)
+
+
 @command(app, "openapi", rich_help_panel=SERVICE)
 def openapi(invocation: Invocation) -> None:
     """Print the OpenAPI document of the HTTP API."""
