@@ -42,7 +42,6 @@ NETWORK: Mapping[str, str | int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 5_000,
     "client_encoding": "UTF8",
-    "application_name": "fiscus",
 }
 """What the URL may say otherwise."""
 
@@ -84,6 +83,8 @@ def connect(url: str, settings: Mapping[str, str | int], answer_s_max: float = H
     )
     connection.server_cursor_factory = psycopg.RawServerCursor
     connection.answer_s_max = answer_s_max
+    if "application_name" in given:
+        settings = {name: value for name, value in settings.items() if name != "application_name"}
     try:
         _configure(connection, settings)
     except BaseException:
@@ -103,6 +104,7 @@ def _configure(connection: Connection, settings: Mapping[str, str | int]) -> Non
 
 
 HOT: Mapping[str, str | int] = {
+    "application_name": "fiscus journal",
     "synchronous_commit": "on",
     "lock_timeout": LOCK_MS_MAX,
     "statement_timeout": HOT_STATEMENT_MS_MAX,
@@ -113,6 +115,7 @@ HOT: Mapping[str, str | int] = {
 """For the engine's own connection."""
 
 LOADING: Mapping[str, str | int] = {
+    "application_name": "fiscus loading",
     "default_transaction_read_only": "on",
     "statement_timeout": HOT_STATEMENT_MS_MAX,
     "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_MS_MAX,
@@ -121,6 +124,7 @@ LOADING: Mapping[str, str | int] = {
 """For what the engine waits for."""
 
 LISTING: Mapping[str, str | int] = {
+    "application_name": "fiscus reading",
     "default_transaction_read_only": "on",
     "statement_timeout": LIST_STATEMENT_MS_MAX,
     "idle_in_transaction_session_timeout": 60_000,

@@ -31,6 +31,7 @@ NOTIFY = "NOTIFY fiscus"
 MAKE_MONTHS = "SELECT make_months($1::integer)"
 
 WATCHING: Mapping[str, str | int] = {
+    "application_name": "fiscus watch",
     "synchronous_commit": "off",
     "statement_timeout": HOT_STATEMENT_MS_MAX,
     "lock_timeout": 1_000,

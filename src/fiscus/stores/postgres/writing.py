@@ -32,6 +32,7 @@ WAIT_STEP_S = 0.05
 ROWS_PER_STATEMENT_MAX = 5_000
 
 WRITING: Mapping[str, str | int] = {
+    "application_name": "fiscus views",
     "synchronous_commit": "off",  # the views are made again from the journal
     "lock_timeout": LOCK_MS_MAX,
     "statement_timeout": WRITE_STATEMENT_MS_MAX,
