@@ -182,6 +182,26 @@ def test_the_stream_is_bounded_and_what_is_older_is_left_out_after_a_flush(share
     live.desk.engine.close()
 
 
+def test_entries_beyond_the_streams_length_are_left_out_of_it_and_of_nothing_else(shared, client):
+    clock = ManualClock()
+    live = Live(Desk(open_store("memory:"), clock), clock, shared, stream_length_max=5)
+    tree(live)
+    live.settle()
+    rebuilds = live.projector.status().rebuilds
+    live.do(
+        SetStatus(account="team:search", status="suspended"),
+        *(Settle(id=f"s{number}", account="agent:a", total={"tokens": 1}) for number in range(20)),
+    )
+    live.settle()
+    assert client.hget("fiscus:default:account:agent:c", "status_effective") == "suspended"
+    same_as_the_ledger(live, client, *TREE)
+    last = [int(id.split("-")[0]) for id, _ in client.xrange("fiscus:default:events")]
+    assert last == list(range(live.head - 4, live.head + 1))
+    assert live.projector.status().rebuilds == rebuilds
+    live.close()
+    live.desk.engine.close()
+
+
 def test_a_group_of_consumers_gets_each_entry_once_also_over_a_rebuild(live, client):
     tree(live)
     live.settle()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import lru_cache
 from typing import Protocol
 
 import msgspec
@@ -16,6 +17,10 @@ from fiscus.stores.redis.server import AccountState
 
 PENDING_MS = 10_000
 """How soon an allocation is looked at again that is shown as it would be carved again."""
+
+
+TIMES_MAX = 4_096
+"""Times whose text is remembered: many windows begin and end together."""
 
 
 class AgentFigures(Protocol):
@@ -141,6 +146,7 @@ def _first_end(shown: Shown, now_ms: int) -> str:
     return str(min(ends)) if ends else ""
 
 
+@lru_cache(maxsize=TIMES_MAX)
 def time_text(at: datetime) -> str:
     """A time as the HTTP API writes it.
 

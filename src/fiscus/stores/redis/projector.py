@@ -53,15 +53,25 @@ SETTLE_MS = 100
 """How long it is waited for the snapshot of a write to the views that has just been seen."""
 
 SETTLE_TRIES_MAX = 20
+SEEN_BELOW = (b"status_changed", b"name_erased")
+"""Kinds of entries after which the accounts below look different, though nothing has happened to them."""
+
 ACCOUNTS_PER_STEP = 200
 ENTRIES_PER_STEP = 500
 ENDED_MAX = 500
 """Accounts with ended windows that are refreshed after one look."""
 
+LEAVE_S_MAX = 0.1
+"""Longest that others are left alone between two steps."""
+
 CLOSE_MS = 1_500
 """How long the end waits for Redis to have everything."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+class Closing(Exception):
+    """The end has come; internal to this module."""
 
 
 class Unsettled(Exception):
@@ -179,6 +189,11 @@ class Projector:
             self._thread.join()
         self._server.close()
 
+    def _check_open(self) -> None:
+        """Give up what takes long when the end has come."""
+        if self._closing_ms is not None and self._monotonic_ms() >= self._closing_ms:
+            raise Closing
+
     def status(self) -> LiveState:
         """How far it is; callable from any thread."""
         now_ms = self._monotonic_ms()
@@ -221,6 +236,8 @@ class Projector:
             for tenant in self._tenants.values():
                 self._work(tenant)
             self._reachable = True
+        except Closing:
+            return
         except ServerUnavailable as error:
             self._give_up("live_state_unreachable", error)
         except (TreasuryError, Unsettled) as error:
@@ -305,6 +322,9 @@ class Projector:
         if tenant is None:
             names = {number: name for name, number in self._store.journal.tenants().items()}
             tenant = self._tenant(snapshot.tenant, names[snapshot.tenant])
+        if snapshot.watermark.seq < tenant.target.seq:
+            log.warning("live_state_restored", tenant=tenant.name, known_seq=tenant.target.seq)
+            self._restart(tenant)
         tenant.dirty |= tenant.reader.merge(snapshot)
         if tenant.base is None or snapshot.after > tenant.target.seq:
             # Before ``after`` another node has written, and it says so in Redis itself.
@@ -359,6 +379,8 @@ class Projector:
         steps = [order[start : start + ACCOUNTS_PER_STEP] for start in range(0, len(order), ACCOUNTS_PER_STEP)] or [[]]
         pool_number = self._pool_number(tenant)
         for index, step in enumerate(steps):
+            self._check_open()
+            began_s = time.monotonic()
             pool, accounts = self._settled(tenant, step, pool_number)
             publication = Publication(
                 after=base, seq=target.seq, chain=target.hash.hex(), as_of=tenant.reader.seq, pool=_pool_text(pool)
@@ -367,6 +389,8 @@ class Projector:
             verdict = self._server.publish(tenant.keys, "last" if is_last else "step", publication, accounts)
             if verdict != "done":
                 return verdict
+            if not is_last:
+                _leave_time(began_s)
         return "done"
 
     def _settled(
@@ -419,18 +443,14 @@ class Projector:
         further: set[int] = set()
         if tenant.streamed is None:
             tenant.streamed = self._server.append(tenant.keys, [])
-        first = max(min(base, tenant.streamed), upto - self._server.stream_length_max)
-        if first > base:
-            # What happened in between is not read: all is written anew.
-            tenant.must_rebuild = True
-            tenant.looked_ms = None
-        for page in self._entries(tenant, first, upto):
+        oldest = upto - self._server.stream_length_max
+        for page in self._entries(tenant, min(base, max(tenant.streamed, oldest)), upto):
             for entry in page:
-                if entry.seq > base and kind_of(entry.body) in (b"status_changed", b"name_erased"):
+                if entry.seq > base and kind_of(entry.body) in SEEN_BELOW:
                     event = decode_event(entry.body, entry.private)
                     assert isinstance(event, StatusChanged | NameErased)
                     further.update(tenant.reader.below(event.account))
-            self._append(tenant, page)
+            self._append(tenant, [entry for entry in page if entry.seq > oldest])
         return further
 
     def _append(self, tenant: Tenant, page: list[StoredEntry]) -> None:
@@ -446,6 +466,7 @@ class Projector:
 
     def _entries(self, tenant: Tenant, after: int, upto: int) -> Iterator[list[StoredEntry]]:
         while after < upto:
+            self._check_open()
             page = self._store.journal.entries(tenant.number, after, min(ENTRIES_PER_STEP, upto - after))
             if not page:
                 return
@@ -523,7 +544,7 @@ class Projector:
         """Write everything anew from one consistent view, and remove what does not belong there."""
         token = tenant.token = uuid4().hex
         started_ms = self._monotonic_ms()
-        reader, mark = LedgerReader.sealed(self._store, tenant.number, tenant.name)
+        reader, mark = LedgerReader.sealed(self._store, tenant.number, tenant.name, self._check_open)
         stream = self._server.last_entry(tenant.keys)
         is_fork = is_fork or (stream is not None and not self._is_in_journal(tenant, *stream))
         tenant.looked_ms = None
@@ -536,6 +557,8 @@ class Projector:
             self._rebuilds += 1
             if tenant.target.seq <= mark.seq:
                 tenant.target, tenant.dirty, tenant.base = mark, set(), None
+            if tenant.reader.seq > mark.seq and tenant.target is mark:
+                tenant.reader = LedgerReader(self._store, tenant.number)  # of a journal that has been restored since
             self._complete(tenant, mark.seq)
             log.info("live_state_rebuilt", tenant=tenant.name, duration_ms=self._monotonic_ms() - started_ms)
 
@@ -545,6 +568,7 @@ class Projector:
         accounts: set[str] = set()
         agents: set[str] = set()
         for start in range(0, len(numbers), ACCOUNTS_PER_STEP):
+            self._check_open()
             began_s = time.monotonic()
             pool, states = self._states(tenant, reader, numbers[start : start + ACCOUNTS_PER_STEP], pool_number)
             live = [state for state in states if state.fields]
@@ -554,8 +578,7 @@ class Projector:
             if self._server.publish(tenant.keys, "rebuild", publication, live) != "done":
                 return False
             self._absorb(0)
-            # Half of the time is for others.
-            time.sleep(time.monotonic() - began_s)
+            _leave_time(began_s)
         tenant.streamed = 0 if is_fork else self._server.append(tenant.keys, [])
         first = max(tenant.streamed, publication.seq - self._server.stream_length_max)
         for page in self._entries(tenant, first, publication.seq):
@@ -564,6 +587,11 @@ class Projector:
         if not numbers:
             publication = msgspec.structs.replace(publication, pool="none")
         return self._server.publish(tenant.keys, "rebuilt", publication, []) == "done"
+
+
+def _leave_time(began_s: float) -> None:
+    """Half of the time is for others."""
+    time.sleep(min(LEAVE_S_MAX, time.monotonic() - began_s))
 
 
 def _pool_text(pool: Balance | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -98,14 +98,22 @@ class LedgerReader:
         self._reach(mark)
 
     @classmethod
-    def sealed(cls, store: Store, tenant: int, name: str) -> tuple[LedgerReader, Watermark]:
-        """All accounts in one consistent view, with what of their windows is still of use; nothing is shared."""
+    def sealed(cls, store: Store, tenant: int, name: str, check: Callable[[], None]) -> tuple[LedgerReader, Watermark]:
+        """All accounts in one consistent view, with what of their windows is still of use.
+
+        Args:
+            store: the ledger.
+            tenant: its number; ``name``: its name.
+            check: called now and then; raises to have it given up.
+        """
         reader = cls(store, tenant)
         if store.views.watermark(tenant) is None:
             return reader, Watermark(0, genesis(name), 0, 0, 0, 0)
         draft = reader._draft
         with store.views.sealed(tenant) as (mark, rows):
-            for number, key, body in rows:
+            for count, (number, key, body) in enumerate(rows):
+                if count % PAGE == 0:
+                    check()
                 kind = KINDS[number]
                 if kind not in _decode:
                     break
