@@ -632,6 +632,7 @@ async def live_state(treasury: LocalTreasury, options: RedisOptions | None, *, t
     engine.view_observers.append(projector.observe)
     engine.live_state = projector.status
     await treasury.readiness()
+    await asyncio.to_thread(engine.errand, lambda: None)  # from here on the engine knows what time it is
     projector.start()
     try:
         yield
