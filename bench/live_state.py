@@ -105,7 +105,7 @@ async def measure(server: Server, accounts: int) -> None:
                     await current(treasury)
                     print(
                         f"  behind the views: p50 {milliseconds[len(lags) // 2]} ms, p99 "
-                        f"{milliseconds[len(lags) * 99 // 100]} ms, at most {milliseconds[-1]} ms, {entries[-1]:,} entries"
+                        f"{milliseconds[len(lags) * 99 // 100]} ms, max {milliseconds[-1]} ms, {entries[-1]:,} entries"
                     )
                     print(f"  all there {time.perf_counter() - began:.2f} s after the load")
     with tempfile.TemporaryDirectory() as folder:
