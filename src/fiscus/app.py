@@ -19,9 +19,9 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from tempfile import gettempdir
+from tempfile import TemporaryDirectory, gettempdir
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -51,10 +51,16 @@ from fiscus.core.outcomes import Refused
 from fiscus.core.state import Rules
 from fiscus.spool import Spool, SpoolingTreasury
 from fiscus.stores import SQLITE_SCHEME, open_store
+from fiscus.stores.sqlite.views import SqliteViews
+from fiscus.treasury.drift import Drift
 from fiscus.treasury.engine import Engine
 from fiscus.treasury.local import LocalTreasury
 
+if TYPE_CHECKING:  # needs an extra that may not be there
+    from fiscus.integrations.tracing import Tracing
+
 BACKLOG = 2_048
+DRIFT_STOP_S_MAX = 2.0
 CLOSING_S_MAX = 5.0
 """Of the time in which the service stops, what is kept for the spool and the ledger, in seconds; at most half of it."""
 
@@ -93,6 +99,14 @@ class RedisOptions(msgspec.Struct, frozen=True, kw_only=True):
     stream_length_max: int = 10_000
 
 
+class TracingOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Where spans are sent to, the name that the service has there, and whether they name accounts."""
+
+    endpoint: str
+    service_name: str = "fiscus"
+    with_names: bool = False
+
+
 class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What a service is told when it starts; ``service.py`` says what each means, with its range.
 
@@ -100,6 +114,8 @@ class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
         api: without what is only known at the start: pepper, whether keys are required, routes, registry.
         economy_starts_at_once: make the pool at the start, not at the first call of the token economy API.
         redis: where balances are copied to for other programs; None: nowhere.
+        drift_check_interval_s: how often a sample of cells is checked against the journal; 0: never.
+        tracing: None: no spans are made.
     """
 
     ledger: LedgerOptions
@@ -116,6 +132,8 @@ class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
     economy_budget_tokens: int = 100_000
     economy_starts_at_once: bool = False
     redis: RedisOptions | None = None
+    drift_check_interval_s: int = 300
+    tracing: TracingOptions | None = None
     api: ApiOptions = ApiOptions()
 
 
@@ -123,6 +141,12 @@ class Sealed(msgspec.Struct, frozen=True, kw_only=True):
     """A checkpoint: the sequence as of which the state is sealed."""
 
     state_seq: int
+
+
+class Repaired(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant was made anew from its journal; ``head_seq``: as of which entry it is."""
+
+    head_seq: int
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,7 +184,7 @@ async def _serve(service: ServiceOptions, on_started: Callable[[Started], None])
     with contextlib.closing(listener):
         url = address_of(service, listener.getsockname()[1])
         stop = _Stop(service.drain_s_max)
-        async with _open_service_treasury(service, url, stop) as treasury:
+        async with _tracing(service, url) as tracing, _open_service_treasury(service, url, stop, tracing) as treasury:
             pepper = read_pepper(service.ledger)
             keys_required = await has_keys(treasury.ledger, service, pepper)
             if not keys_required and not is_loopback(service.host):
@@ -174,10 +198,11 @@ async def _serve(service: ServiceOptions, on_started: Callable[[Started], None])
                 live_state(local, service.redis, tenant=service.ledger.tenant),
                 _economy(treasury, service) as (economy, routes),
                 _checkpoints(local, service),
+                _drift(local, service) as drift,
             ):
                 registry = CollectorRegistry()
                 registry.register(EconomyMetrics(economy))
-                LedgerCollector(local.engine).register(registry)
+                LedgerCollector(local.engine, drift).register(registry)
                 SpoolCollector(treasury.spool, treasury.outbox).register(registry)
                 ProcessCollector(registry=registry)
                 options = msgspec.structs.replace(
@@ -188,6 +213,7 @@ async def _serve(service: ServiceOptions, on_started: Callable[[Started], None])
                     extra_paths=economy_paths(),
                     extra_schemas=economy_schemas(),
                     registry=registry,
+                    tracer=tracing,
                     tenant=service.ledger.tenant,
                     version=__version__,
                 )
@@ -325,7 +351,9 @@ async def open_treasury(options: LedgerOptions, *, address: str | None = None) -
 
 
 @asynccontextmanager
-async def _open_service_treasury(service: ServiceOptions, url: str, stop: _Stop) -> AsyncIterator[SpoolingTreasury]:
+async def _open_service_treasury(
+    service: ServiceOptions, url: str, stop: _Stop, tracing: Tracing | None
+) -> AsyncIterator[SpoolingTreasury]:
     """The ledger of a service behind a spool; both are let go at the end, within the time that is left for it."""
     directory = spool_directory(service)
     spool = Spool(
@@ -341,7 +369,7 @@ async def _open_service_treasury(service: ServiceOptions, url: str, stop: _Stop)
         spool.close()
         raise
     engine = Engine(store, rules=options.rules, queue_max=options.queue_length_max)
-    treasury = SpoolingTreasury(LocalTreasury(engine), spool, tenant=options.tenant)
+    treasury = SpoolingTreasury(_local(engine, service, tracing), spool, tenant=options.tenant)
     try:
         yield treasury
     finally:
@@ -354,6 +382,60 @@ async def _open_service_treasury(service: ServiceOptions, url: str, stop: _Stop)
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)  # threads that wait for a database that hangs would keep the process
+
+
+def _local(engine: Engine, service: ServiceOptions, tracing: Tracing | None) -> LocalTreasury:
+    """The face of the engine; one that makes spans, if they are wanted."""
+    if tracing is None:
+        return LocalTreasury(engine)
+    from fiscus.integrations.tracing import TracedTreasury
+
+    system = "sqlite" if service.ledger.store_url.startswith((SQLITE_SCHEME, MEMORY)) else "postgresql"
+    return TracedTreasury(engine, tracing, system=system)
+
+
+@asynccontextmanager
+async def _tracing(service: ServiceOptions, url: str) -> AsyncIterator[Tracing | None]:
+    """Make spans meanwhile, if they are wanted, and hand over the last ones at the end."""
+    options = service.tracing
+    if options is None:
+        yield None
+        return
+    try:
+        from fiscus.integrations.tracing import otlp_tracing
+    except ModuleNotFoundError as error:
+        log.warning("tracing_unavailable", detail=str(error), install="fiscus[tracing]")
+        yield None
+        return
+    tracing = otlp_tracing(
+        options.endpoint,
+        service_name=options.service_name,
+        instance=url,
+        version=__version__,
+        with_names=options.with_names,
+    )
+    try:
+        yield tracing
+    finally:
+        await asyncio.to_thread(tracing.close)
+
+
+@asynccontextmanager
+async def _drift(treasury: LocalTreasury, service: ServiceOptions) -> AsyncIterator[Drift | None]:
+    """Compare samples of cells with the journal meanwhile; the tables that this takes are thrown away at the end."""
+    if not service.drift_check_interval_s:
+        yield None
+        return
+    with TemporaryDirectory(prefix="fiscus-drift-", ignore_cleanup_errors=True) as folder:
+        views = SqliteViews(Path(folder) / "fold")
+        drift = Drift(treasury.engine, views)
+        await treasury.readiness()
+        drift.start(service.drift_check_interval_s)
+        try:
+            yield drift
+        finally:
+            if await asyncio.to_thread(drift.stop, DRIFT_STOP_S_MAX):
+                views.close()
 
 
 async def _closed_within(engine: Engine, time_s: float) -> bool:
@@ -446,12 +528,32 @@ async def seal(treasury: LocalTreasury, tenant: str) -> int:
 
 async def _checkpoint(call: Call) -> Reply:
     """What ``fiscus checkpoint`` asks of a running service."""
+    return call.answer(Sealed(state_seq=await seal(_own_ledger(call), call.service.options.tenant)))
+
+
+async def repair(treasury: LocalTreasury, tenant: str) -> int:
+    """Make views and memory of a tenant anew from its journal; returns the sequence as of which they are."""
+    await treasury.readiness()
+    return await asyncio.to_thread(treasury.engine.repair, tenant)
+
+
+async def _repair(call: Call) -> Reply:
+    """What ``fiscus repair`` asks of a running service."""
+    return call.answer(Repaired(head_seq=await repair(_own_ledger(call), call.service.options.tenant)))
+
+
+def _own_ledger(call: Call) -> LocalTreasury:
+    """The ledger in this process.
+
+    Raises:
+        StoreUnavailable: it is away.
+    """
     treasury = call.service.treasury
     assert isinstance(treasury, SpoolingTreasury), "a service has its ledger in its own process"
     assert isinstance(treasury.ledger, LocalTreasury), "a service has its ledger in its own process"
     if treasury.is_away:
         raise StoreUnavailable("the ledger is away")
-    return call.answer(Sealed(state_seq=await seal(treasury.ledger, call.service.options.tenant)))
+    return treasury.ledger
 
 
 ROUTES_OF_SERVICE = (
@@ -463,6 +565,14 @@ ROUTES_OF_SERVICE = (
         access="operate",
         handle=_checkpoint,
         answer=Sealed,
+    ),
+    ApiRoute(
+        method="POST",
+        path="/v1/repair",
+        summary="Make what is kept of the tenant anew from its journal, and admit calls again after drift.",
+        access="operate",
+        handle=_repair,
+        answer=Repaired,
     ),
 )
 """All routes but those of the token economy, which have a table of their own."""

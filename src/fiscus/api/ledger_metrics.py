@@ -8,6 +8,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from fiscus.treasury.drift import Drift
+from fiscus.treasury.drift import Statistics as Checks
 from fiscus.treasury.engine import Engine
 from fiscus.treasury.statistics import Histogram
 
@@ -15,8 +17,9 @@ from fiscus.treasury.statistics import Histogram
 class LedgerCollector(Collector):
     """The engine's counters as metrics, made when somebody asks for them; the engine knows nothing of it."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, drift: Drift | None = None) -> None:
         self._engine = engine
+        self._drift = drift
 
     def register(self, registry: CollectorRegistry) -> None:
         """Take part in what ``registry`` shows."""
@@ -46,6 +49,31 @@ class LedgerCollector(Collector):
             yield CounterMetricFamily(name, text, value=count)
         yield GaugeMetricFamily(
             "fiscus_epoch", "Rises when the journal turns out to be an older one: restored.", value=statistics.epoch
+        )
+        yield from self._drift_families()
+
+    def _drift_families(self) -> Iterable[Metric]:
+        """Shown as zero where nothing is checked, so that an alert on them never lacks its metric."""
+        drift = self._drift
+        checks = drift.statistics if drift is not None else Checks()
+        yield GaugeMetricFamily(
+            "fiscus_drift_cells",
+            "Cells of the last samples that are not what the journal says.",
+            value=sum(drift.cells.values()) if drift is not None else 0,
+        )
+        yield GaugeMetricFamily(
+            "fiscus_drift_entries_behind", "Entries that the check had still to fold.", value=checks.entries_behind
+        )
+        yield GaugeMetricFamily(
+            "fiscus_drift_last_check_timestamp_seconds",
+            "When the last check ended; 0: none has.",
+            value=checks.finished_at,
+        )
+        yield CounterMetricFamily(
+            "fiscus_drift_checks", "Checks of one tenant that were finished.", value=checks.rounds
+        )
+        yield CounterMetricFamily(
+            "fiscus_drift_checked_cells", "Cells that were compared with the journal.", value=checks.cells_checked
         )
 
 

@@ -202,6 +202,14 @@ def migrate(
     migrate_database(invocation, sql=sql, raise_to_newest=raise_format)
 
 
+@command(app, "repair", rich_help_panel=JOURNAL)
+async def repair(invocation: Invocation) -> None:
+    """Make what is kept of the tenant anew from its journal, and admit calls again after drift."""
+    from fiscus.cli.journal import repair_ledger
+
+    await repair_ledger(invocation)
+
+
 @command(app, "demo", rich_help_panel=TRAFFIC)
 def demo(
     invocation: Invocation,

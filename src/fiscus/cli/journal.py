@@ -1,4 +1,4 @@
-"""``verify``, ``backup``, ``export``, ``import`` and ``checkpoint``: the journal as a whole.
+"""``verify``, ``backup``, ``export``, ``import``, ``checkpoint`` and ``repair``: the journal as a whole.
 
 These read the ledger's own file, also while a service has it open: in one consistent view that is never written to.
 """
@@ -149,6 +149,18 @@ async def seal_ledger(invocation: Invocation) -> None:
         else:
             answer = await connection.post("/v1/checkpoint", {}, Sealed)
     invocation.output.answer(answer, f"{connection.place}: sealed as of entry {answer.state_seq:,}")
+
+
+async def repair_ledger(invocation: Invocation) -> None:
+    """Make views and memory anew from the journal."""
+    from fiscus.app import Repaired, repair
+
+    async with connected(invocation) as connection:
+        if connection.local is not None:
+            answer = Repaired(head_seq=await repair(connection.local, connection.tenant))
+        else:
+            answer = await connection.post("/v1/repair", {}, Repaired)
+    invocation.output.answer(answer, f"{connection.place}: made anew from its journal, {answer.head_seq:,} entries")
 
 
 def _append_all(store: Store, file: Path, tell: Progress) -> list[Header]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import SecretStr
 
 from fiscus.api import ApiOptions
-from fiscus.app import LedgerOptions, RedisOptions, ServiceOptions
+from fiscus.app import LedgerOptions, RedisOptions, ServiceOptions, TracingOptions
 from fiscus.core.state import Rules
 from fiscus.settings import Settings
 
@@ -35,6 +35,8 @@ def service_options(settings: Settings) -> ServiceOptions:
         spool_path=settings.spool_path,
         spool_bytes_max=settings.spool_bytes_max,
         checkpoint_interval_s=settings.checkpoint_interval_s,
+        drift_check_interval_s=settings.drift_check_interval_s,
+        tracing=tracing_options(settings),
         economy_budget_tokens=settings.economy_budget_tokens,
         economy_starts_at_once="economy_budget_tokens" in settings.model_fields_set,
         redis=redis_options(settings),
@@ -50,6 +52,7 @@ def service_options(settings: Settings) -> ServiceOptions:
             trusted_proxies=settings.trusted_proxies,
             metric_labels_max=settings.metric_labels_max,
             metrics_open=settings.metrics_open,
+            access_log=settings.access_log,
             anonymous_account=settings.economy_anonymous_account,
         ),
     )
@@ -63,6 +66,15 @@ def redis_options(settings: Settings) -> RedisOptions | None:
         url=settings.redis_url,
         timeout_ms=settings.redis_timeout_ms,
         stream_length_max=settings.redis_stream_length_max,
+    )
+
+
+def tracing_options(settings: Settings) -> TracingOptions | None:
+    """Where spans go; None: there are none."""
+    if settings.otel_endpoint is None:
+        return None
+    return TracingOptions(
+        endpoint=settings.otel_endpoint, service_name=settings.otel_service_name, with_names=settings.otel_names
     )
 
 

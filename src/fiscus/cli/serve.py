@@ -12,6 +12,7 @@ from fiscus.contract.queries import ListTemplates, TemplatesView
 
 def run_service(invocation: Invocation, host: str | None, port: int | None) -> None:
     """Serve a ledger until SIGTERM or Ctrl-C."""
+    from fiscus.api.watching import add_request
     from fiscus.app import Started, serve
     from fiscus.cli.options import service_options
 
@@ -23,7 +24,7 @@ def run_service(invocation: Invocation, host: str | None, port: int | None) -> N
         write_line(f"Fiscus {started.version} serves {started.url} (ledger {started.store}, keys {keys})")
 
     settings = invocation.settings(host=host, port=port)
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(settings.log_level, settings.log_format, add_request)
     serve(service_options(settings), tell)
 
 

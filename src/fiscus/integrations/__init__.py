@@ -1,0 +1,1 @@
+"""Fiscus beside other software."""
