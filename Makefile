@@ -79,6 +79,10 @@ format: $(READY) ## Format the code and apply the safe fixes of the linter
 bench: $(READY) ## Measure the speed; prints, and writes build/bench/treasury.json
 	@$(BIN)/python bench/treasury.py
 
+.PHONY: bench-production
+bench-production: $(READY) ## Measure PostgreSQL, two nodes, Redis, 10 M events; writes build/bench/production.json
+	@$(BIN)/python bench/production.py
+
 .PHONY: mutants
 mutants: $(READY) ## Plant faults in the ledger and see the tests catch each one
 	@$(BIN)/python tests/mutants/run.py

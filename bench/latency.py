@@ -36,7 +36,7 @@ async def _rounds(count: int, rounds: int) -> Figures:
         bare.append(rows_after(path, 0))
         for number in range(rounds):
             before = (await treasury.readiness()).head_seq
-            reserves = sorted([await _reserve(treasury, index) for index in range(count)])
+            reserves = sorted([await reserve(treasury, index) for index in range(count)])
             await caught_up(treasury)
             rows = rows_after(path, before)
             commits: list[float] = []
@@ -67,7 +67,7 @@ async def _rounds(count: int, rounds: int) -> Figures:
     }
 
 
-async def _reserve(treasury: LocalTreasury, index: int) -> float:
+async def reserve(treasury: LocalTreasury, index: int) -> float:
     """Reserve once; how long that took, in seconds."""
     request = Request(command=pair(agent(index), {})[0])
     started = time.perf_counter()

@@ -28,7 +28,12 @@ LEVELS = ("global", "team", "project", "user", "agent")
 
 def open_treasury(path: Path) -> LocalTreasury:
     """A treasury in this process over a ledger in a file, with everything as it is by default."""
-    return LocalTreasury(Engine(open_store(f"sqlite:///{path}")))
+    return treasury_at(f"sqlite:///{path}")
+
+
+def treasury_at(store_url: str) -> LocalTreasury:
+    """The same over a ledger at an address as settings have it."""
+    return LocalTreasury(Engine(open_store(store_url)))
 
 
 def accounts() -> Iterator[tuple[str, str | None]]:
@@ -55,12 +60,12 @@ async def must(treasury: LocalTreasury, command: AnyCommand) -> None:
     assert not isinstance(outcome, Refused), outcome
 
 
-async def make_accounts(treasury: LocalTreasury) -> None:
+async def make_accounts(treasury: LocalTreasury, period: str = "month") -> None:
     """Five levels, each account with a budget of tokens and one of cost, their windows open."""
     for account, parent in accounts():
         await must(treasury, PutAccount(account=account, parent=parent))
         for unit in ("tokens", "cost"):
-            await must(treasury, PutBudget(account=account, unit=unit, limit=LIMIT, period="month"))
+            await must(treasury, PutBudget(account=account, unit=unit, limit=LIMIT, period=period))
     for index in range(AGENTS):
         reserve, settle = pair(agent(index), Amounts())
         await must(treasury, reserve)

@@ -2,8 +2,9 @@
 
     python -m bench.load CONNECTIONS        one JSON order a line on stdin, one JSON result a line on stdout
 
-An order is ``{"port": 1234, "pairs": 100, "seed": 1}``: on each connection so many reserves, each followed by its
-settlement. The bytes of all requests are made before the clock runs; of the responses only status and length are read.
+An order is ``{"ports": [1234], "pairs": 100, "seed": 1}``: on each connection so many reserves, each followed by its
+settlement; the connections are spread over the ports in turn. The bytes of all requests are made before the clock runs;
+of the responses only status and length are read.
 """
 
 from __future__ import annotations
@@ -35,11 +36,13 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self, requests: Sequence[tuple[bytes, bytes]], done: asyncio.Future[int]) -> None:
+        self.latencies_s: list[float] = []
         self._requests = requests
         self._done = done
         self._next = 0
         self._unexpected = 0
         self._received = b""
+        self._sent_at = 0.0
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -47,6 +50,7 @@ class Connection(asyncio.Protocol):
 
     def start(self) -> None:
         """Send the first request."""
+        self._sent_at = time.perf_counter()
         self._transport.write(self._requests[0][0])
 
     def data_received(self, data: bytes) -> None:
@@ -61,10 +65,13 @@ class Connection(asyncio.Protocol):
             self._received = received
             return
         self._received = b""
+        now = time.perf_counter()
+        self.latencies_s.append(now - self._sent_at)
         if not received.startswith(self._requests[self._next][1]):
             self._unexpected += 1
         self._next += 1
         if self._next < len(self._requests):
+            self._sent_at = now
             self._transport.write(self._requests[self._next][0])
         else:
             self._transport.close()
@@ -94,13 +101,14 @@ def _post(path: str, body: object, port: int) -> bytes:
     return head.encode() + encoded
 
 
-async def run(port: int, pairs: int, seed: int, connections: int) -> dict[str, float]:
+async def run(ports: Sequence[int], pairs: int, seed: int, connections: int) -> dict[str, float]:
     """One round; the clock runs from the first byte out to the last response in."""
     loop = asyncio.get_running_loop()
     opened: list[Connection] = []
     done: list[asyncio.Future[int]] = []
     callers = [Calls(agent(index), seed * connections + index, records=False) for index in range(connections)]
-    for calls in in_turn(callers, pairs):
+    for index, calls in enumerate(in_turn(callers, pairs)):
+        port = ports[index % len(ports)]
         requests = requests_of(calls, port)
         future: asyncio.Future[int] = loop.create_future()
         done.append(future)
@@ -112,11 +120,15 @@ async def run(port: int, pairs: int, seed: int, connections: int) -> dict[str, f
     async with asyncio.timeout(ROUND_S_MAX):
         unexpected = sum(await asyncio.gather(*done))
     seconds = time.perf_counter() - started
+    load_cpu_s = time.process_time() - started_cpu
+    latencies_s = sorted(latency_s for connection in opened for latency_s in connection.latencies_s)
     return {
         "requests": 2 * pairs * connections,
         "seconds": seconds,
         "unexpected": unexpected,
-        "load_cpu_s": time.process_time() - started_cpu,
+        "load_cpu_s": load_cpu_s,
+        "p50_ms": latencies_s[len(latencies_s) // 2] * 1e3,
+        "p99_ms": latencies_s[int(len(latencies_s) * 0.99)] * 1e3,
     }
 
 
@@ -125,7 +137,7 @@ def main() -> None:
     connections = int(sys.argv[1])
     for line in sys.stdin:
         order = json.loads(line)
-        print(json.dumps(uvloop.run(run(order["port"], order["pairs"], order["seed"], connections))), flush=True)
+        print(json.dumps(uvloop.run(run(order["ports"], order["pairs"], order["seed"], connections))), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,22 +5,19 @@ Rounds are interleaved: Fiscus, echo, Fiscus, echo …; the load generator and b
 
 from __future__ import annotations
 
-import json
-import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import IO, Any
+from contextlib import ExitStack
+from pathlib import Path
 
 import psutil
 import uvloop
 
 from bench.ledgers import make_accounts, open_treasury
-from bench.measuring import ROOT, Figures, child, environment, median, run_as_child, say, scaled, scratch
+from bench.measuring import Figures, median, run_as_child, say, scaled, scratch
+from bench.processes import order, process, server
 
 CONNECTIONS = 32
 ROUNDS = 5
 PAIRS_PER_CONNECTION = 600
-STOP_S_MAX = 30.0
 
 
 def measure(scale: float = 1.0, *, rounds: int = ROUNDS) -> Figures:
@@ -29,18 +26,18 @@ def measure(scale: float = 1.0, *, rounds: int = ROUNDS) -> Figures:
     with scratch() as folder, ExitStack() as stack:
         path = folder / "service.db"
         uvloop.run(_prepare(path))
-        fiscus, fiscus_port = stack.enter_context(_server("fiscus", path))
-        echo, echo_port = stack.enter_context(_server("echo"))
-        load = stack.enter_context(_process("load", CONNECTIONS))
+        fiscus, fiscus_port = stack.enter_context(server("fiscus", f"sqlite:///{path}"))
+        echo, echo_port = stack.enter_context(server("echo"))
+        load = stack.enter_context(process("load", CONNECTIONS))
         fiscus_cpu, echo_cpu = psutil.Process(fiscus.pid), psutil.Process(echo.pid)
         for port in (fiscus_port, echo_port):
-            _order(load, port, max(1, pairs // 10), seed=0)
+            order(load, [port], max(1, pairs // 10), seed=0)
         rounds_of: dict[str, list[Figures]] = {"fiscus": [], "echo": []}
         for number in range(rounds):
-            for name, port, process in (("fiscus", fiscus_port, fiscus_cpu), ("echo", echo_port, echo_cpu)):
-                before = process.cpu_times()
-                result = _order(load, port, pairs, seed=number + 1)
-                after = process.cpu_times()
+            for name, port, cpu in (("fiscus", fiscus_port, fiscus_cpu), ("echo", echo_port, echo_cpu)):
+                before = cpu.cpu_times()
+                result = order(load, [port], pairs, seed=number + 1)
+                after = cpu.cpu_times()
                 result["cpu_us"] = (after.user + after.system - before.user - before.system) / result["requests"] * 1e6
                 result["rate"] = result["requests"] / result["seconds"]
                 rounds_of[name].append(result)
@@ -64,48 +61,10 @@ def measure(scale: float = 1.0, *, rounds: int = ROUNDS) -> Figures:
     }
 
 
-async def _prepare(path: Any) -> None:
+async def _prepare(path: Path) -> None:
     treasury = open_treasury(path)
     await make_accounts(treasury)
     await treasury.close()
-
-
-@contextmanager
-def _process(module: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        child(module, *arguments),
-        cwd=ROOT,
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait(STOP_S_MAX)
-
-
-@contextmanager
-def _server(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    with _process("serving", *arguments) as process:
-        yield process, int(_pipe(process.stdout).readline())
-
-
-def _order(load: subprocess.Popen[str], port: int, pairs: int, seed: int) -> Figures:
-    """Have a round done; every response must have had the expected status."""
-    orders = _pipe(load.stdin)
-    orders.write(json.dumps({"port": port, "pairs": pairs, "seed": seed}) + "\n")
-    orders.flush()
-    result: Figures = json.loads(_pipe(load.stdout).readline())
-    assert not result["unexpected"], f"{result['unexpected']} responses were not as expected"
-    return result
-
-
-def _pipe(pipe: IO[str] | None) -> IO[str]:
-    assert pipe is not None
-    return pipe
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The two servers that are compared, each one worker process: ``python -m bench.serving fiscus PATH`` or ``echo``.
+"""The two servers that are compared, each one worker process: ``python -m bench.serving fiscus URL`` or ``echo``.
 
 Each prints its port once it listens, and ends with SIGTERM.
 """
@@ -15,13 +15,13 @@ from bench.echo import app
 from fiscus.app import LedgerOptions, ServiceOptions, Started, listen, serve
 
 
-def serve_fiscus(path: str) -> None:
+def serve_fiscus(store_url: str) -> None:
     """The service as ``fiscus serve`` runs it, every setting at its default."""
 
     def started(service: Started) -> None:
         print(service.url.rsplit(":", 1)[1], flush=True)
 
-    serve(ServiceOptions(ledger=LedgerOptions(store_url=f"sqlite:///{path}"), port=0), started)
+    serve(ServiceOptions(ledger=LedgerOptions(store_url=store_url), port=0), started)
 
 
 def serve_echo() -> None:
