@@ -5,6 +5,7 @@ One caller at a time, nothing else running; rounds on the two ledgers are interl
 
 from __future__ import annotations
 
+import signal
 import time
 
 import psutil
