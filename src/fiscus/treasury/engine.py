@@ -117,7 +117,7 @@ LOAD_TRIES_MAX = 20
 """How often a tenant is loaded again when the views have moved on meanwhile."""
 
 NEWS_MS = 100
-"""A node that has had a turn since so many milliseconds need not look what others have written."""
+"""A node with one tenant that has had a turn since so many milliseconds need not look what others have written."""
 
 IDLE_CHECK_MS = 10_000
 PRUNE_EVERY_MS = 60_000
@@ -873,7 +873,10 @@ class Engine:
 
     def _on_news(self) -> None:
         """Others may have written; called from any thread."""
-        if self._news or self._down is not None or self._clock.monotonic_ms() - self._turn_at < NEWS_MS:
+        if self._news or self._down is not None:
+            return
+        # A turn shows what was written in the tenants of its batch; of others one has to look.
+        if len(self._ledgers) <= 1 and self._clock.monotonic_ms() - self._turn_at < NEWS_MS:
             return
         self._news = True
         with contextlib.suppress(BudgetUnavailable):
@@ -962,9 +965,11 @@ class Engine:
             if now - self._idle_checked_at >= IDLE_CHECK_MS and not self._following:
                 self._idle_checked_at = now
                 self._look_at_format()
+                self._look_for_tenants()
                 self.store.journal.forget_answers(self._time.now() - IDEMPOTENCY_MS)
                 if not self._time.stepped:
-                    self._close_idle()
+                    with contextlib.suppress(ViewsAhead):  # others have written meanwhile: the next time will do
+                        self._close_idle()
         unwritten = sum(ledger.unwritten for ledger in self._ledgers.values())
         while unwritten > BACKLOG_ROWS_MAX and self._following:
             self._take_written(block=True)
@@ -972,9 +977,21 @@ class Engine:
         self._backlog = unwritten
         if unwritten and not self._following and (now - self._snapshot_at >= SNAPSHOT_MS or unwritten >= SNAPSHOT_ROWS):
             self._snapshot_at = now
+            snapshots = self._take_snapshots()
             self._following = True
             self._handed_over_at, self._changed_at = self._changed_at, None
-            self._snapshots.put([ledger.snapshot() for ledger in self._ledgers.values() if ledger.unwritten])
+            self._snapshots.put(snapshots)
+
+    def _take_snapshots(self) -> list[Snapshot]:
+        """What the views lack of each tenant; one of which others have written more to them is loaded anew."""
+        snapshots: list[Snapshot] = []
+        for ledger in list(self._ledgers.values()):
+            if ledger.unwritten:
+                try:
+                    snapshots.append(ledger.snapshot())
+                except ViewsAhead:
+                    self._reload(ledger)
+        return snapshots
 
     def _look_at_format(self) -> None:
         """Write what all nodes can read; stop when others may write what this version cannot."""
@@ -983,6 +1000,13 @@ class Engine:
             raise UnknownFormat(f"the nodes may write format {self._format}, this version reads {FORMAT}")
         for ledger in self._ledgers.values():
             ledger.draft.format = self._format
+
+    def _look_for_tenants(self) -> None:
+        """Others may have made some; what is due in them happens here too, should the others end."""
+        for tenant, number in self.store.journal.tenants().items():
+            if tenant not in self._tenants:
+                self._tenants[tenant] = number
+                self._unloaded.append(tenant)
 
     def _load_next(self) -> None:
         """Load a tenant that nobody has asked for yet, so that what is due happens without being asked."""
@@ -1044,7 +1068,7 @@ class Engine:
         """Bring the views to the head, in this thread; between batches or after the threads have ended."""
         while self._following and self._follower is not None:
             self._take_written(block=True)
-        snapshots = [ledger.snapshot() for ledger in self._ledgers.values() if ledger.unwritten]
+        snapshots = self._take_snapshots()
         if snapshots:
             at = max(snapshot.watermark.at for snapshot in snapshots)
             self._tell_views(self.store.views.write(snapshots, at))
