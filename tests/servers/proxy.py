@@ -1,162 +1,223 @@
-"""A TCP proxy that can cut, pause or swallow what passes, in each direction, also at a byte of one's choice."""
+"""A TCP proxy with a thread of its own that cuts, holds back and loses bytes, each direction by itself."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import socket
-import struct
-import threading
-from collections.abc import Callable
-from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
+import random
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from threading import Event, Thread
+from typing import Any, Literal
 
 Direction = Literal["up", "down"]
-"""``up``: from client to server."""
+"""``up``: from the client to the server."""
 
-Verdict = Literal["pass", "swallow", "cut", "pass_then_cut"]
-Judge = Callable[[Direction, bytes], Verdict]
+How = Literal["unsent", "partly sent", "sent", "answered"]
+"""What becomes of what a cut hits: the server gets nothing, some bytes, all of it, or has answered it already."""
 
-CHUNK = 65_536
-LINGER_OFF = struct.pack("ii", 1, 0)
+PIECE = 1 << 16
+UNTIL_ANSWERED_S_MAX = 10.0
+
+
+@dataclass
+class Cut:
+    """The next piece from a client with these bytes in it is the last of its connection.
+
+    Attributes:
+        hit: set when it has happened.
+    """
+
+    marker: bytes
+    how: How
+    hit: Event
 
 
 class Proxy:
-    """Listens on a free loopback port and forwards to another.
+    """Listens on a free loopback port for ``host:port``. Every method may be called from any thread.
 
-    ``judge`` sees each piece before it is forwarded and says what becomes of it; None: all passes. It is called under
-    a lock, one piece at a time.
+    Attributes:
+        lose_replies: share of the replies that are thrown away, with their connection: the request was decided, and the
+            client does not learn how.
+        replies_lost: how many were.
     """
 
-    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
-        self._target = (host, port)
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.port: int = self._listener.getsockname()[1]
-        self.judge: Judge | None = None
-        self.accepting = True
-        """Whether new connections are let through; else they are closed at once."""
-        self.swallowing: set[Direction] = set()
-        """Directions in which everything disappears, as on a network that drops packets."""
-        self._flowing: dict[Direction, threading.Event] = {"up": threading.Event(), "down": threading.Event()}
-        for flowing in self._flowing.values():
-            flowing.set()
-        self._lock = threading.Lock()
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self._closed = False
-        self._thread = threading.Thread(target=self._accept, daemon=True)
+    def __init__(self, port: int, host: str = "127.0.0.1", *, seed: int = 1) -> None:
+        self.upstream = host, port
+        self.port = 0
+        self.lose_replies = 0.0
+        self.replies_lost = 0
+        self._random = random.Random(seed)
+        self._refuses = False
+        self._cut: Cut | None = None
+        self._losing: set[Direction] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._loop = asyncio.new_event_loop()
+        self._gates: dict[Direction, asyncio.Event] = {}
+        started = Event()
+        self._thread = Thread(target=self._run, args=(started,), name="proxy", daemon=True)
         self._thread.start()
+        started.wait()
 
-    @classmethod
-    def before(cls, url: str) -> tuple[Proxy, str]:
-        """A proxy before the server of a URL, and the URL that leads through it."""
-        parts = urlsplit(url)
-        assert parts.port is not None
-        proxy = cls(parts.port, parts.hostname or "127.0.0.1")
-        user = parts.netloc.rpartition("@")[0]
-        netloc = f"{user}@127.0.0.1:{proxy.port}" if user else f"127.0.0.1:{proxy.port}"
-        return proxy, urlunsplit(parts._replace(netloc=netloc))
+    def __enter__(self) -> Proxy:
+        return self
 
-    @property
-    def connections(self) -> int:
-        """How many are open."""
-        with self._lock:
-            return len(self._pairs)
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    def pause(self, *directions: Direction) -> None:
-        """Keep back what comes, in these directions or in both, until ``resume``."""
-        for direction in directions or ("up", "down"):
-            self._flowing[direction].clear()
-
-    def resume(self) -> None:
-        """Let everything pass again, also what was kept back; what was swallowed is lost."""
-        self.swallowing = set()
-        for flowing in self._flowing.values():
-            flowing.set()
-
-    def swallow(self, *directions: Direction) -> None:
-        """Let what comes disappear, in these directions or in both, until ``resume``."""
-        self.swallowing = set(directions or ("up", "down"))
+    # -- what is done to connections --------------------------------------------------------------------------------
 
     def cut(self) -> None:
-        """Reset all connections, on both sides."""
-        with self._lock:
-            pairs, self._pairs = self._pairs, []
-        for pair in pairs:
-            _reset(*pair)
+        """Break every connection that is open now."""
+        self._do(self._abort_all)
+
+    def refuse(self, refuses: bool) -> None:
+        """Break every connection, and take no new ones until told otherwise."""
+
+        def change() -> None:
+            self._refuses = refuses
+            if refuses:
+                self._abort_all()
+
+        self._do(change)
+
+    def pause(self, *directions: Direction) -> None:
+        """Pass nothing on in these directions; it waits, and goes on after ``resume``."""
+        self._do(lambda: [self._gates[one].clear() for one in directions])
+
+    def resume(self) -> None:
+        """Pass on what waits. Connections of which bytes were lost are broken: they are of no use any more."""
+
+        def change() -> None:
+            if self._losing:
+                self._abort_all()
+            self._losing.clear()
+            for gate in self._gates.values():
+                gate.set()
+
+        self._do(change)
+
+    def lose(self, *directions: Direction) -> None:
+        """Throw away what comes in these directions; both ends see an open connection."""
+        self._do(lambda: self._losing.update(directions))
+
+    def cut_at(self, marker: bytes, how: How) -> Cut:
+        """Cut the connection whose client next sends these bytes."""
+        cut = Cut(marker, how, Event())
+        self._do(lambda: setattr(self, "_cut", cut))
+        return cut
 
     def close(self) -> None:
-        """Stop listening and cut everything."""
-        self._closed = True
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.resume()
-        self.cut()
-        self._thread.join()
+        """Break everything and end."""
+        if self._loop.is_running():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
 
-    def _accept(self) -> None:
-        while not self._closed:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            if not self.accepting or self._closed:
-                _reset(client)
-                continue
-            try:
-                server = socket.create_connection(self._target)
-            except OSError:
-                _reset(client)
-                continue
-            for one in (client, server):
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            pair = (client, server)
-            with self._lock:
-                self._pairs.append(pair)
-            threading.Thread(target=self._pump, args=("up", client, server, pair), daemon=True).start()
-            threading.Thread(target=self._pump, args=("down", server, client, pair), daemon=True).start()
+    # -- the thread -------------------------------------------------------------------------------------------------
 
-    def _pump(
-        self,
-        direction: Direction,
-        source: socket.socket,
-        sink: socket.socket,
-        pair: tuple[socket.socket, socket.socket],
-    ) -> None:
-        hard = False
-        with contextlib.suppress(OSError):
-            while data := source.recv(CHUNK):
-                self._flowing[direction].wait()
-                if direction in self.swallowing:
-                    continue
-                with self._lock:
-                    verdict = self.judge(direction, data) if self.judge is not None else "pass"
-                if verdict.startswith("pass"):
-                    sink.sendall(data)
-                if verdict.endswith("cut"):
-                    hard = True
-                    break
-        with self._lock:
-            if pair in self._pairs:
-                self._pairs.remove(pair)
-        if hard:
-            _reset(source)
-        # What was forwarded arrives before the end does.
-        _end(sink)
-        _end(source)
+    def _do(self, change: Callable[[], object]) -> None:
+        async def run() -> None:
+            change()
+
+        asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+
+    def _run(self, started: Event) -> None:
+        asyncio.set_event_loop(self._loop)
+
+        async def listen() -> asyncio.Server:
+            self._gates = {"up": asyncio.Event(), "down": asyncio.Event()}
+            for gate in self._gates.values():
+                gate.set()
+            return await asyncio.start_server(self._serve, "127.0.0.1", 0)
+
+        server = self._loop.run_until_complete(listen())
+        self.port = server.sockets[0].getsockname()[1]
+        started.set()
+        self._loop.run_forever()
+        server.close()
+        self._abort_all()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(self._ended())
+        self._loop.close()
+
+    async def _ended(self) -> None:
+        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        await asyncio.gather(*others, return_exceptions=True)
+
+    def _abort_all(self) -> None:
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refuses:
+            writer.transport.abort()
+            return
+        try:
+            up_reader, up_writer = await asyncio.open_connection(*self.upstream)
+        except OSError:
+            writer.transport.abort()
+            return
+        ends = {writer, up_writer}
+        self._writers |= ends
+        answered = asyncio.Event()
+        cutting: list[Cut] = []
+
+        async def up(piece: bytes) -> bool:
+            cut = self._cut
+            if cut is None or cut.marker not in piece:
+                return await pass_on("up", piece, up_writer)
+            self._cut = None
+            cutting.append(cut)
+            if cut.how in ("sent", "answered"):
+                answered.clear()
+                up_writer.write(piece)
+            elif cut.how == "partly sent":
+                up_writer.write(piece[: self._random.randint(1, len(piece) - 1)])
+            with contextlib.suppress(OSError):
+                await up_writer.drain()
+            if cut.how == "answered":
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(answered.wait(), UNTIL_ANSWERED_S_MAX)
+            return False
+
+        async def down(piece: bytes) -> bool:
+            answered.set()
+            if cutting:
+                return True
+            if self.lose_replies and self._random.random() < self.lose_replies:
+                self.replies_lost += 1
+                return False
+            return await pass_on("down", piece, writer)
+
+        async def pass_on(direction: Direction, piece: bytes, to: asyncio.StreamWriter) -> bool:
+            await self._gates[direction].wait()
+            if direction not in self._losing:
+                to.write(piece)
+                await to.drain()
+            return True
+
+        def abort() -> None:
+            # What was written to the server still goes there.
+            writer.transport.abort()
+            up_writer.close()
+
+        try:
+            await asyncio.gather(_pump(reader, up, abort), _pump(up_reader, down, abort))
+        except asyncio.CancelledError:
+            pass  # the proxy ends
+        finally:
+            self._writers -= ends
+            abort()
+            for cut in cutting:
+                cut.hit.set()
 
 
-def _end(one: socket.socket) -> None:
-    """Close: the other side reads what was sent, and then the end."""
+async def _pump(
+    reader: asyncio.StreamReader, forward: Callable[[bytes], Coroutine[Any, Any, bool]], abort: Callable[[], None]
+) -> None:
     with contextlib.suppress(OSError):
-        one.shutdown(socket.SHUT_RDWR)
-    one.close()
-
-
-def _reset(*sockets: socket.socket) -> None:
-    """Close at once: the other side gets a reset."""
-    for one in sockets:
-        with contextlib.suppress(OSError):
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_OFF)
-        with contextlib.suppress(OSError):
-            one.shutdown(socket.SHUT_RDWR)
-        one.close()
+        while piece := await reader.read(PIECE):
+            if not await forward(piece):
+                break
+    abort()

@@ -10,6 +10,8 @@ import pytest
 from fiscus.stores.postgres.store import PostgresStore
 from tests.servers.postgres import PostgresServer, server, versions
 
+OpenNode = Callable[..., PostgresStore]
+
 
 @pytest.fixture(params=versions())
 def postgres(request: pytest.FixtureRequest) -> PostgresServer:
@@ -24,7 +26,7 @@ def url(postgres: PostgresServer) -> str:
 
 
 @pytest.fixture
-def open_node(url: str) -> Iterator[Callable[..., PostgresStore]]:
+def open_node(url: str) -> Iterator[OpenNode]:
     """Opens the database once more, as another node does; all are closed afterwards."""
     opened: list[PostgresStore] = []
 

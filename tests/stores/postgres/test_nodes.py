@@ -1,0 +1,352 @@
+"""Two engines on one database: any node answers any call, as if there were one."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+import time
+
+import pytest
+
+from fiscus.contract.errors import StoreUnavailable
+from fiscus.contract.queries import ReadAccount, ReadHold
+from fiscus.core.commands import (
+    Adjust,
+    Allocate,
+    Extend,
+    PutAccount,
+    PutBudget,
+    Release,
+    Request,
+    Reserve,
+    SetStatus,
+    Settle,
+)
+from fiscus.core.outcomes import HoldAnswer, Refused
+from fiscus.treasury.clock import HostClock
+from fiscus.treasury.engine import Engine
+from fiscus.treasury.verify import verify
+from tests.stores.postgres.conftest import OpenNode
+from tests.treasury.desk import Desk, entities, journal, usage
+
+LIMIT = 1_000
+
+
+@pytest.fixture
+def desks(open_node: OpenNode):
+    """Two nodes, and a budget of 1,000 tokens on a team above an agent."""
+    pair = [Desk(open_node(), HostClock()) for _ in range(2)]
+    one = pair[0]
+    one.do(PutAccount(account="team:a"))
+    one.do(PutAccount(account="agent:b", parent="team:a"))
+    one.do(PutBudget(account="team:a", unit="tokens", limit=LIMIT))
+    yield pair
+    for desk in pair:
+        desk.engine.close()
+
+
+def reserve(id: str, tokens: int) -> Reserve:
+    return Reserve(id=id, account="agent:b", amounts={"tokens": tokens})
+
+
+def balance(desk: Desk, account: str = "team:a", tenant: str = "default"):
+    """The window of the budget as of the journal's end."""
+    journal = desk.engine.store.journal
+    head = journal.head(journal.tenants()[tenant])
+    (view,) = desk.ask(ReadAccount(tenant=tenant, account=account, min_seq=head.seq))
+    return view.account.budgets[0].balance
+
+
+# covers E2, E13
+def test_a_budget_is_never_exceeded_however_its_reserves_are_dealt_to_nodes(desks):
+    rng = random.Random(7)
+    granted = 0
+    for index in range(300):
+        answer = rng.choice(desks).do(reserve(f"hold {index}", rng.randint(1, 30)))
+        if isinstance(answer, HoldAnswer):
+            granted += answer.reserved["tokens"]
+        else:
+            assert answer.code == "budget_busy"
+    assert granted <= LIMIT
+    assert granted > LIMIT - 30
+    for desk in desks:
+        assert desk.do(reserve("too much", LIMIT - granted + 1)).code == "budget_busy"
+        desk.write_views()
+    report = verify(desks[0].engine.store, from_start=True)
+    assert report.faults == ()
+    assert report.head_seq == len(journal(desks[0].engine.store))
+
+
+# covers E7
+def test_what_one_node_has_decided_the_other_answers(desks):
+    one, two = desks
+    held = one.do(reserve("a", 100))
+    assert two.do(reserve("a", 100)) == held
+    assert two.do(reserve("a", 101)).code == "conflict"
+    assert [desk.ask(ReadHold(id="a"))[0].hold for desk in desks] == [held, held]
+    two.do(Extend(id="a", to={"tokens": 150}))
+    assert balance(one).held == 150
+    settled = two.do(Settle(id="a", total={"tokens": 120}))
+    assert one.do(Settle(id="a", total={"tokens": 120})) == settled
+    assert balance(one) == balance(two)
+    assert balance(one).spent == 120
+
+
+# covers E7
+def test_an_idempotency_key_is_one_key_on_all_nodes(desks):
+    one, two = desks
+    adjust = Adjust(id="x", account="team:a", budget="tokens-lifetime", amount=50, reason="more")
+    first = one.do(adjust, idempotency_key="k")
+    assert two.do(adjust, idempotency_key="k") == first
+    other = Adjust(id="x", account="team:a", budget="tokens-lifetime", amount=51, reason="more")
+    assert isinstance(two.do(other, idempotency_key="k"), Refused)
+    assert balance(two).limit == LIMIT + 50
+
+
+def test_accounts_of_one_node_are_accounts_of_the_other(desks):
+    one, two = desks
+    two.do(PutAccount(account="agent:c", parent="team:a"))
+    two.do(Allocate(account="agent:c", unit="tokens", to=300))
+    assert one.do(Reserve(id="c", account="agent:c", amounts={"tokens": 301})).code == "budget_exceeded"
+    assert isinstance(one.do(Reserve(id="c", account="agent:c", amounts={"tokens": 300})), HoldAnswer)
+    one.do(SetStatus(account="agent:c", status="suspended", reason="r"))
+    assert two.do(Reserve(id="d", account="agent:c", amounts={"tokens": 1})).code == "account_suspended"
+
+
+def test_a_read_waits_for_what_was_written_on_another_node(desks):
+    one, two = desks
+    one.do(reserve("a", 100))
+    two.account("team:a")
+    one.do(reserve("b", 100))
+    head = one.engine.ledger("default").head.seq
+    (view,) = two.ask(ReadAccount(account="team:a", min_seq=head))
+    assert view.as_of_seq == head
+    assert next(budget for budget in view.account.budgets if budget.budget == "tokens-lifetime").balance.held == 200
+
+
+def test_tenants_with_accounts_of_the_same_names_share_nothing(desks):
+    one, two = desks
+    for tenant, desk in (("x", one), ("y", two)):
+        desk.do(PutAccount(account="team:a"), tenant=tenant)
+        desk.do(PutBudget(account="team:a", unit="tokens", limit=10), tenant=tenant)
+    for desk, tenant in itertools.product(desks, ("x", "y")):
+        desk.do(Reserve(id=f"{desk is one}", account="team:a", amounts={"tokens": 5}), tenant=tenant)
+    for tenant in ("x", "y"):
+        assert balance(one, tenant=tenant).held == 10
+        assert balance(two, tenant=tenant).held == 10
+    assert balance(one).held == 0
+
+
+def stop_leading(sql) -> None:
+    """Whoever writes the views is thrown out."""
+    sql("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'fiscus views'")
+
+
+# covers E12
+def test_the_views_are_the_same_whichever_node_writes_them(desks, open_node, sql):
+    one = desks[0]
+    rng = random.Random(3)
+    for index in range(60):
+        desk, other = rng.sample(desks, 2)
+        desk.do(reserve(f"h{index}", 10))
+        if index % 3:
+            other.do(Settle(id=f"h{index}", total={"tokens": rng.randint(0, 12)}))
+        if index % 7 == 0:
+            stop_leading(sql)
+            desk.write_views()
+    balance(one)
+    stop_leading(sql)
+    one.write_views()
+    fresh = Desk(open_node(), HostClock())
+    store = fresh.engine.store
+    written, used = entities(store), usage(store)
+    store.views.clear(store.journal.tenants()["default"])
+    stop_leading(sql)
+    fresh.account("team:a")
+    fresh.write_views()
+    assert entities(store) == written
+    assert usage(store) == used
+    assert verify(store, from_start=True).faults == ()
+
+
+def test_what_one_node_wrote_to_the_views_the_other_does_not_fold_twice(desks):
+    """The views get ahead of a node that has been idle: it catches up before it uses them."""
+    one, two = desks
+    for index in range(20):
+        one.do(reserve(f"h{index}", 10))
+    one.write_views()
+    assert two.ask(ReadHold(id="h7"))[0].hold.id == "h7"
+    for index in range(20):
+        two.do(Release(id=f"h{index}"))
+    assert balance(one).held == balance(two).held
+
+
+class Caller:
+    """A port that counts, for engines that run in threads."""
+
+    def __init__(self) -> None:
+        self.results: list[tuple[str, object]] = []
+        self.arrived = threading.Semaphore(0)
+
+    def deliver(self, answers: list[tuple[str, object]]) -> None:
+        for answer in answers:
+            self.results.append(answer)
+            self.arrived.release()
+
+
+# covers E2, E13, E3
+def test_two_running_nodes_at_the_edge_of_one_budget_never_exceed_it(open_node):
+    engines = [Engine(open_node()) for _ in range(2)]
+    port = Caller()
+    engines[0].submit(port, "setup", Request(command=PutAccount(account="agent:b")))
+    budget = PutBudget(account="agent:b", unit="tokens", limit=LIMIT)
+    engines[0].submit(port, "setup", Request(command=budget))
+    for engine in engines:
+        engine.start()
+    for _ in range(2):
+        assert port.arrived.acquire(timeout=20)
+
+    def load(node: int) -> None:
+        engine, rng, own = engines[node], random.Random(node), Caller()
+        for round in range(40):
+            ids = [f"{node}.{round}.{index}" for index in range(16)]
+            for id in ids:
+                engine.submit(own, id, Request(command=reserve(id, rng.randint(1, 40))))
+            for _ in ids:
+                assert own.arrived.acquire(timeout=20)
+            answers, own.results = own.results, []
+            held = [id for id, answer in answers if isinstance(answer, HoldAnswer)]
+            assert all(isinstance(answer, HoldAnswer | Refused) for _, answer in answers), answers
+            for id in held:
+                engines[rng.randint(0, 1)].submit(own, id, Request(command=Settle(id=id, total={"tokens": 1})))
+            for _ in held:
+                assert own.arrived.acquire(timeout=20)
+            assert all(isinstance(answer, HoldAnswer) for _, answer in own.results), own.results
+            own.results = []
+
+    threads = [threading.Thread(target=load, args=(node,)) for node in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for engine in engines:
+        assert engine.statistics.defects == 0
+        assert engine.statistics.commit_errors == 0
+        assert engine.statistics.followed > 0
+        engine.close()
+    store = open_node()
+    last = Desk(store, HostClock())
+    last.account("agent:b")
+    last.write_views()
+    assert verify(store, from_start=True).faults == ()
+    settled = {id for seq, at, body, hash in journal(store) if b'"kind":"settled"' in body for id in [body]}
+    assert balance(last, "agent:b").spent == len(settled)
+
+
+def test_a_node_without_calls_follows_and_tells_its_observers(open_node):
+    open_node().journal.add_tenant("default")
+    engines = [Engine(open_node()) for _ in range(2)]
+    seen: list[int] = []
+    done = threading.Event()
+
+    def observe(committed) -> None:
+        seen.extend(range(committed.first_seq, committed.first_seq + len(committed.events)))
+        if len(seen) >= 101:
+            done.set()
+
+    engines[1].observers.append(observe)
+    port = Caller()
+    for engine in engines:
+        engine.start()
+    engines[1].errand(lambda: engines[1].ledger("default"))
+    engines[0].submit(port, "setup", Request(command=PutAccount(account="agent:b")))
+    for index in range(100):
+        engines[0].submit(port, str(index), Request(command=reserve(f"h{index}", 1)))
+    assert done.wait(20)
+    assert seen == list(range(1, 102))
+    for engine in engines:
+        engine.close()
+
+
+# covers E10
+def test_a_node_that_lost_its_turn_admits_nothing_and_goes_on_from_the_journal(desks, sql):
+    one, two = desks
+    one.do(reserve("a", 1))
+    sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'fiscus%%'")
+    for desk in desks:
+        assert isinstance(desk.do(reserve("b", 1)), HoldAnswer | StoreUnavailable)
+    for desk in desks:
+        assert isinstance(desk.do(reserve("b", 1)), HoldAnswer)
+    assert balance(one).held == balance(two).held == 2
+
+
+# covers E10
+def test_a_journal_that_was_restored_begins_a_new_epoch(desks, sql):
+    one, two = desks
+    one.do(reserve("a", 1))
+    kept = one.engine.ledger("default").head
+    two.do(reserve("b", 2))
+    one.do(reserve("c", 4))
+    for table in ("journal", "ids"):
+        sql(f"DELETE FROM {table} WHERE seq > %s", kept.seq)
+    sql("DELETE FROM batches WHERE last_seq > %s", kept.seq)
+    for desk in desks:
+        answer = desk.do(reserve("d", 8))
+        assert isinstance(answer, HoldAnswer)
+        assert desk.engine.statistics.epoch == 2
+        assert balance(desk).held == 9
+    stop_leading(sql)
+    one.write_views()
+    assert verify(one.engine.store, from_start=True).faults == ()
+
+
+def test_what_is_due_is_no_defect_where_the_views_are_ahead(desks, open_node, sql):
+    """A deadline of a hold that is not in memory, and of which another node has written the end to the views."""
+    one = desks[0]
+    one.do(Reserve(id="a", account="agent:b", amounts={"tokens": 1}, lease_s=1))
+    one.do(Reserve(id="b", account="agent:b", amounts={"tokens": 1}, lease_s=600))
+    one.write_views()
+    three = Desk(open_node(), HostClock())
+    three.account("team:a")
+    for id in ("a", "b"):
+        one.do(Settle(id=id, total={"tokens": 1}))
+    one.write_views()
+    assert isinstance(three.do(reserve("c", 1)), HoldAnswer)
+    assert three.engine.statistics.defects == 0
+    three.engine.close()
+
+
+def test_a_tenant_that_waits_is_followed_while_another_is_busy(open_node):
+    engines = [Engine(open_node()) for _ in range(2)]
+    port = Caller()
+    for engine in engines:
+        engine.start()
+    for tenant in ("quiet", "busy"):
+        for command in (PutAccount(account="team:a"), PutBudget(account="team:a", unit="tokens", limit=10**9)):
+            engines[0].submit(port, "setup", Request(tenant=tenant, command=command))
+            assert port.arrived.acquire(timeout=20)
+    for tenant in ("quiet", "busy"):
+        engines[1].submit(port, "load", ReadAccount(tenant=tenant, account="team:a"))
+        assert port.arrived.acquire(timeout=20)
+    port.results.clear()
+    engines[0].submit(
+        port, "held", Request(tenant="quiet", command=Reserve(id="q", account="team:a", amounts={"tokens": 7}))
+    )
+    assert port.arrived.acquire(timeout=20)
+    until = time.monotonic() + 3
+    held = 0
+    count = 0
+    while not held:
+        count += 1
+        busy = Reserve(id=f"b{count}", account="team:a", amounts={"tokens": 1})
+        engines[1].submit(port, "busy", Request(tenant="busy", command=busy))
+        engines[1].submit(port, "read", ReadAccount(tenant="quiet", account="team:a"))
+        for _ in range(2):
+            assert port.arrived.acquire(timeout=20)
+        held = next(view for name, view in port.results if name == "read").account.budgets[0].balance.held
+        port.results.clear()
+        assert time.monotonic() < until, "the other tenant is never looked at"
+    assert held == 7
+    for engine in engines:
+        engine.close()
