@@ -978,9 +978,10 @@ class Engine:
         if unwritten and not self._following and (now - self._snapshot_at >= SNAPSHOT_MS or unwritten >= SNAPSHOT_ROWS):
             self._snapshot_at = now
             snapshots = self._take_snapshots()
-            self._following = True
-            self._handed_over_at, self._changed_at = self._changed_at, None
-            self._snapshots.put(snapshots)
+            if snapshots:
+                self._following = True
+                self._handed_over_at, self._changed_at = self._changed_at, None
+                self._snapshots.put(snapshots)
 
     def _take_snapshots(self) -> list[Snapshot]:
         """What the views lack of each tenant; one of which others have written more to them is loaded anew."""
@@ -990,7 +991,7 @@ class Engine:
                 try:
                     snapshots.append(ledger.snapshot())
                 except ViewsAhead:
-                    self._reload(ledger)
+                    self._reload([ledger])
         return snapshots
 
     def _look_at_format(self) -> None:
