@@ -124,5 +124,8 @@ def same_account(found: dict[str, str], answer: AccountAnswer) -> None:
         }
         expected[f"{view.budget}:allocated"] = "1" if balance.allocated else "0"
     rest = {name: value for name, value in found.items() if name not in ("as_of_seq", "as_of", "budgets")}
-    assert rest == expected
+    wrong = {
+        name: (rest.get(name), expected.get(name)) for name in rest | expected if rest.get(name) != expected.get(name)
+    }
+    assert not wrong, f"{answer.account}, found and expected: {wrong}; written {found['as_of']}"
     assert json.loads(found["budgets"]) == [view.budget for view in answer.budgets]

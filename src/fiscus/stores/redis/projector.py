@@ -504,7 +504,10 @@ class Projector:
             self._rebuild(tenant, look, is_fork=is_fork)
         elif look.seq == seq:
             self._complete(tenant, seq)
-            self._refresh(tenant)
+            if mark is not None:
+                if tenant.reader.seq < seq:
+                    tenant.reader.restart(mark)  # other nodes have written meanwhile
+                self._refresh(tenant)
         elif tenant.base is not None and tenant.base <= look.seq:
             tenant.state = "behind"
             if first_look:
