@@ -385,8 +385,9 @@ class Engine:
             if number is not None:
                 self.store.views.clear(number)
             ledger = self.ledger(tenant)
-            self._write_views_now()
             self._drifting.pop(tenant, None)
+            with contextlib.suppress(StoreUnavailable):  # the follower goes on with it
+                self._write_views_now()
             head.append(ledger.head.seq)
 
         self.errand(work)
