@@ -78,6 +78,7 @@ from fiscus.treasury.store import (
     Store,
     StoredEntry,
     ViewsAhead,
+    ViewsLost,
 )
 
 HAVE_IDS = frozenset({Reserve, Extend, Settle, Release})
@@ -936,7 +937,7 @@ class Engine:
             self.statistics.reloads += 1
             while self._following:
                 self._take_written(block=True)
-            del self._ledgers[ledger.name]
+            self._ledgers.pop(ledger.name, None)
             self.ledger(ledger.name)
 
     # -- following ------------------------------------------------------------------------------------------------
@@ -1030,6 +1031,10 @@ class Engine:
         self._handed_over_at = None
         if error is not None and self.store.views.damaged:
             self._go_down(error)
+        self._note_written(snapshots, error)
+
+    def _note_written(self, snapshots: Sequence[Snapshot], error: StoreUnavailable | None) -> None:
+        """Tell the ledgers what became of their snapshots."""
         by_number = {ledger.number: ledger for ledger in self._ledgers.values()}
         for snapshot in snapshots:
             ledger = by_number.get(snapshot.tenant)
@@ -1038,6 +1043,11 @@ class Engine:
             if error is None:
                 self.statistics.snapshots += 1
                 ledger.snapshot_written(snapshot)
+            elif isinstance(error, ViewsLost):
+                # Another node has dropped the views: what they lack is more than what has changed here.
+                self.statistics.reloads += 1
+                del self._ledgers[ledger.name]
+                self._unloaded.append(ledger.name)
             else:
                 ledger.snapshot_failed(snapshot)
 
@@ -1057,6 +1067,10 @@ class Engine:
                     self.store.views.prune_holds(now - IDEMPOTENCY_MS, PRUNE_MAX)
             except StoreUnavailable as failure:
                 error = failure
+            except Exception as failure:
+                # The engine waits for this thread: it goes on, whatever it is.
+                log.exception("follower_defect")
+                error = StoreUnavailable(f"{type(failure).__name__}: {failure}")
             self._written.put((snapshots, error))
 
     def _tell_views(self, written: Sequence[Snapshot]) -> None:
@@ -1073,11 +1087,12 @@ class Engine:
         snapshots = self._take_snapshots()
         if snapshots:
             at = max(snapshot.watermark.at for snapshot in snapshots)
-            self._tell_views(self.store.views.write(snapshots, at))
-            for snapshot in snapshots:
-                for ledger in self._ledgers.values():
-                    if ledger.number == snapshot.tenant:
-                        ledger.snapshot_written(snapshot)
+            try:
+                self._tell_views(self.store.views.write(snapshots, at))
+            except StoreUnavailable as error:
+                self._note_written(snapshots, error)
+                raise
+            self._note_written(snapshots, None)
         self._changed_at = None
 
     def _close_idle(self) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from fiscus.contract.errors import StoreUnavailable
 from fiscus.core.state import Deadline, Kind
 from fiscus.treasury.codec import SealedPrivate
 
@@ -320,6 +321,8 @@ class Views(Protocol):
         that the views have reached already is not written again.
 
         Raises:
+            ViewsLost: nothing was written, for the views are not as of the entry that a snapshot comes after: another
+                node has dropped them, and the tenants are to be loaded anew.
             StoreUnavailable: nothing was written, or another node writes and has not come so far yet.
         """
         ...
@@ -374,3 +377,7 @@ class HeadLost(Exception):
 
 class ViewsAhead(Exception):
     """The views are as of a later entry than the engine has folded; internal to engine and stores."""
+
+
+class ViewsLost(StoreUnavailable):
+    """The views lack what the engine takes them to have: another node has dropped them; internal to both."""
