@@ -129,10 +129,13 @@ def snapshot(
     entities: Sequence[EntityRow] = (),
     usage: Sequence[UsageRow] = (),
     erased: Sequence[tuple[int, int]] = (),
+    *,
+    hash: bytes | None = None,
+    after: int = 0,
 ) -> Snapshot:
-    """A snapshot as of entry ``seq``."""
-    mark = Watermark(seq, b"hash %d" % seq, AT_MS + seq, 3, 2, 1)
-    return Snapshot(tenant, mark, list(entities), list(usage), list(erased))
+    """A snapshot as of entry ``seq``; of ``hash``, where the journal has one."""
+    mark = Watermark(seq, hash or b"hash %d" % seq, AT_MS + seq, 3, 2, 1)
+    return Snapshot(tenant, mark, list(entities), list(usage), list(erased), after)
 
 
 def account(number: int, name: str | None, parent: int | None = None, **more: object) -> EntityRow:

@@ -40,8 +40,9 @@ def test_a_second_opener_of_a_shared_ledger_sees_what_the_first_one_writes(share
     one, two = shared_place.open(), shared_place.open(address="http://127.0.0.1:1")
     number = one.journal.add_tenant("default")
     assert two.journal.tenants() == {"default": number}
-    one.journal.append(entries(number, "default", 3))
-    one.views.write([snapshot(number, 3, [account(1, "bob")])], AT_MS)
+    rows = entries(number, "default", 3)
+    one.journal.append(rows)
+    one.views.write([snapshot(number, 3, [account(1, "bob")], hash=rows[-1].hash)], AT_MS)
     assert two.journal.head(number).seq == 3
     assert two.views.load_name(number, "bob") == 1
     one.close()
@@ -56,13 +57,13 @@ def test_damaged_views_are_dropped_and_the_journal_is_untouched(place):
     number = store.journal.add_tenant("default")
     rows = entries(number, "default", 3)
     store.journal.append(rows)
-    store.views.write([snapshot(number, 3, [account(1, "bob")])], AT_MS)
+    store.views.write([snapshot(number, 3, [account(1, "bob")], hash=rows[-1].hash)], AT_MS)
     store.close()
     place.damage_views()
     again = place.open()
     assert again.views.watermark(number) is None
     assert again.views.load_name(number, "bob") is None
     assert [entry.hash for entry in again.journal.entries(number, 0, 10)] == [row.hash for row in rows]
-    again.views.write([snapshot(number, 3, [account(1, "bob")])], AT_MS)
+    again.views.write([snapshot(number, 3, [account(1, "bob")], hash=rows[-1].hash)], AT_MS)
     assert again.views.load_name(number, "bob") == 1
     again.close()

@@ -350,3 +350,22 @@ def test_a_tenant_that_waits_is_followed_while_another_is_busy(open_node):
     assert held == 7
     for engine in engines:
         engine.close()
+
+
+# covers E12
+def test_a_tenant_that_one_node_makes_anew_is_loaded_anew_by_the_one_that_wrote_the_views(desks):
+    one, two = desks
+    for index in range(10):
+        one.do(reserve(f"h{index}", 10))
+    one.write_views()
+    two.account("team:a")
+    store = two.engine.store
+    store.views.clear(store.journal.tenants()["default"])
+    one.do(Settle(id="h1", total={"tokens": 3}))
+    for _ in range(3):
+        one.after_batch()
+        one.do(reserve(f"more {one.engine.statistics.batches}", 1))
+    assert one.engine.statistics.reloads == 1
+    one.write_views()
+    assert verify(store, from_start=True).faults == ()
+    assert balance(one) == balance(two)

@@ -19,6 +19,19 @@ SELECT tenant, seq FROM watermarks WHERE tenant = ANY ($1::integer[])
 -- name: hold_mark
 SELECT seq FROM watermarks WHERE tenant = $1::integer FOR UPDATE
 
+-- name: fits
+-- Whether the journal has the entry that a snapshot is as of: as such, or as the end of a commit whose month was archived.
+-- Nothing can be said where there is no journal at all.
+SELECT EXISTS (
+    SELECT 1 FROM journal WHERE tenant = $1::integer AND seq = $2::bigint AND at = $3::bigint AND hash = $4::bytea
+) OR EXISTS (
+    SELECT 1 FROM (
+        SELECT last_seq, hash FROM batches WHERE tenant = $1::integer AND first_seq <= $2::bigint
+        ORDER BY first_seq DESC LIMIT 1
+    ) AS batch
+    WHERE last_seq = $2::bigint AND hash = $4::bytea
+) OR NOT EXISTS (SELECT 1 FROM batches WHERE tenant = $1::integer)
+
 -- name: put_entities
 INSERT INTO entities (
     tenant, kind, number, id, body, name, owner, template, carved, live, due_at, due_rank, due_depth, touched_at

@@ -24,7 +24,11 @@ ORDER BY journal.seq LIMIT $4::bigint
 
 -- name: has_batch
 -- Whether a commit ended with this entry; known also when the month of the entry was archived.
-SELECT count(*) FROM batches WHERE tenant = $1::integer AND last_seq = $2::bigint AND hash = $3::bytea
+SELECT count(*) FROM (
+    SELECT last_seq, hash FROM batches WHERE tenant = $1::integer AND first_seq <= $2::bigint
+    ORDER BY first_seq DESC LIMIT 1
+) AS batch
+WHERE last_seq = $2::bigint AND hash = $3::bytea
 
 -- name: append
 WITH entries AS (

@@ -15,7 +15,7 @@ from fiscus.stores.postgres.keys import columns
 from fiscus.stores.postgres.line import Call, Line, bools, byteas, int4, int4s, int8, int8s, number, texts
 from fiscus.stores.postgres.session import Session
 from fiscus.stores.queries import queries
-from fiscus.treasury.store import EntityRow, Snapshot, UsageRow, Watermark
+from fiscus.treasury.store import EntityRow, Snapshot, UsageRow, ViewsLost, Watermark
 
 SQL = queries(__package__, "following.sql")
 NUMBER = {kind: position for position, kind in enumerate(KINDS)}
@@ -41,6 +41,7 @@ WRITING: Mapping[str, str | int] = {
     "transaction_timeout": int(WRITE_S_MAX * 1_000),
 }
 
+TRUE = b"\x01"
 BEGIN: Call = (b"begin", ())
 COMMIT: Call = (b"commit", ())
 
@@ -89,7 +90,7 @@ class ViewsWriter:
         """Whether this node may write. What it was told holds as long as the connection does."""
         if self._leader is not line:
             (result,) = line.run([(b"lead", ())])
-            if result.get_value(0, 0) != b"\x01":
+            if result.get_value(0, 0) != TRUE:
                 return False
             self._leader = line
         return True
@@ -107,15 +108,22 @@ class ViewsWriter:
         """
         if not self._lead(line):
             return None
-        results = line.run([BEGIN, *((b"hold_mark", (int4(one.tenant),)) for one in snapshots)], WRITE_S_MAX)
+        looks = [call for snapshot in snapshots for call in _look(snapshot)]
+        results = line.run([BEGIN, *looks], WRITE_S_MAX)[1:]
         written = []
         calls: list[Call] = []
-        for snapshot, result in zip(snapshots, results[1:], strict=True):
-            reached = number(result.get_value(0, 0)) if result.ntuples else 0
+        for snapshot, held, fits in zip(snapshots, results[::2], results[1::2], strict=True):
+            reached = number(held.get_value(0, 0)) if held.ntuples else 0
             if snapshot.watermark.seq <= reached:
                 continue
-            if snapshot.after > reached:
+            if fits.get_value(0, 0) != TRUE:
                 raise StoreUnavailable(
+                    f"postgresql: the journal of tenant {snapshot.tenant} has not got entry {snapshot.watermark.seq}, "
+                    "which the views would be as of: it was restored"
+                )
+            if snapshot.after > reached:
+                line.close()  # whoever has dropped the views may write them again
+                raise ViewsLost(
                     f"postgresql: the views of tenant {snapshot.tenant} are as of entry {reached}, "
                     f"what comes next as of entry {snapshot.after}"
                 )
@@ -123,6 +131,11 @@ class ViewsWriter:
             calls += _calls(snapshot, now)
         line.run([*calls, COMMIT], WRITE_S_MAX)
         return written
+
+
+def _look(snapshot: Snapshot) -> tuple[Call, Call]:
+    tenant, mark = int4(snapshot.tenant), snapshot.watermark
+    return (b"hold_mark", (tenant,)), (b"fits", (tenant, int8(mark.seq), int8(mark.at), mark.hash))
 
 
 def _calls(snapshot: Snapshot, now: int) -> list[Call]:
