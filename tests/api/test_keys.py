@@ -134,6 +134,28 @@ async def test_a_key_ends_when_it_expires():
         assert (await api.get("/v1/accounts", key=key["secret"])).status == 401
 
 
+async def test_a_service_without_keys_asks_for_one_once_there_is_an_administrators():
+    clock = Clocks()
+    async with ledger() as treasury:
+        api = Api(treasury, ApiOptions(key_pepper=PEPPER, monotonic_s=clock))
+        assert (await api.get("/v1/accounts")).status == 200
+        await store_first_key(treasury, FIRST_SECRET, PEPPER)  # by another node
+        clock.now_s += 1
+        assert (await api.get("/v1/accounts")).status == 401
+        assert (await api.get("/v1/accounts", key=FIRST_SECRET)).status == 200
+
+
+async def test_a_service_without_keys_stays_open_until_somebody_can_make_others():
+    async with ledger() as treasury:
+        api = Api(treasury, ApiOptions(key_pepper=PEPPER))
+        assert (await api.post("/v1/keys", {"role": "viewer"})).status == 201
+        assert (await api.get("/v1/accounts")).status == 200
+        made = await api.post("/v1/keys", {"role": "admin"})
+        assert made.status == 201
+        assert (await api.get("/v1/accounts")).status == 401
+        assert (await api.get("/v1/accounts", key=made.json["secret"])).status == 200
+
+
 async def test_a_key_that_another_node_revoked_ends_within_a_second():
     clock = Clocks()
     async with ledger() as treasury:

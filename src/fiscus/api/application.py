@@ -249,7 +249,7 @@ class Application:
 
     async def _admit(self, scope: Scope, headers: Headers, route: Route) -> Caller | Problem:
         """Who calls, if that one may, and not too often."""
-        wrong = check_origin(headers, self._options.allowed_hosts, keys_required=self._options.keys_required)
+        wrong = check_origin(headers, self._options.allowed_hosts, keys_required=self._service.keys.required)
         if wrong is not None:
             return wrong
         if route.access == "open" or (self._options.metrics_open and route.path == "/metrics"):
@@ -266,7 +266,7 @@ class Application:
 
     @property
     def _is_open(self) -> bool:
-        return not self._options.keys_required
+        return not self._service.keys.required
 
     def _rate(self, caller: Caller) -> Problem | None:
         if not caller.actor:
@@ -294,7 +294,7 @@ class Application:
         self, scope: Scope, receive: Receive, send: Send, headers: Headers, found: Found | None
     ) -> Problem | None:
         """An address or a method that the table does not have: the extra routes', or nobody's."""
-        wrong = check_origin(headers, self._options.allowed_hosts, keys_required=self._options.keys_required)
+        wrong = check_origin(headers, self._options.allowed_hosts, keys_required=self._service.keys.required)
         if wrong is not None:
             return wrong
         if found is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import secrets
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import msgspec
 from fiscus.api.limits import Buckets
 from fiscus.api.problems import Problem, problem
 from fiscus.contract.errors import BudgetUnavailable, refusal
-from fiscus.contract.queries import FindKey, KeysView
+from fiscus.contract.queries import FindKey, KeysView, ListKeys
 from fiscus.contract.treasury import Treasury
 from fiscus.core.commands import PutKey, Request, Role
 from fiscus.core.outcomes import KeyAnswer, Refused
@@ -120,7 +121,9 @@ class Keys:
         assert pepper is not None or not required
         self._treasury = treasury
         self._pepper = pepper
-        self._required = required
+        self.required = required
+        """Whether a call needs a key. Once the ledger has an administrator's key, whichever node made it, it does."""
+        self._look_at_s = 0.0
         self._tenant = tenant
         self._clock_s = clock_s
         self._monotonic_s = monotonic_s
@@ -130,6 +133,7 @@ class Keys:
     def forget(self) -> None:
         """Ask the ledger again from now on: a key was changed."""
         self._cache.clear()
+        self._look_at_s = 0.0
 
     async def caller(self, headers: Mapping[bytes, bytes], address: str) -> Caller | Problem:
         """Who calls, or why that is not known.
@@ -143,7 +147,9 @@ class Keys:
         """
         secret = _secret(headers)
         if secret is None:
-            return _no_key() if self._required else LOCAL
+            if not self.required and self._pepper is not None and self._look_at_s <= self._monotonic_s():
+                await self._look_for_administrators()
+            return _no_key() if self.required else LOCAL
         if self._pepper is None or not secret or len(secret) > SECRET_LENGTH_MAX:
             return self._stranger(address)
         digest = digest_of(secret, self._pepper)
@@ -157,6 +163,13 @@ class Keys:
         if key is None or caller is None or (key.expires_at is not None and self._has_expired(key.expires_at)):
             return self._stranger(address)
         return caller
+
+    async def _look_for_administrators(self) -> None:
+        """See whether there is a key by now of somebody who can make others."""
+        self._look_at_s = self._monotonic_s() + CACHED_S
+        with contextlib.suppress(BudgetUnavailable):
+            view = await self._treasury.read(ListKeys(tenant=self._tenant))
+            self.required = isinstance(view, KeysView) and any(key.role == "admin" and key.active for key in view.keys)
 
     async def _found(self, digest: str, before: _Known | None) -> _Known:
         """What the ledger says of a key, or has said while it cannot be asked."""
