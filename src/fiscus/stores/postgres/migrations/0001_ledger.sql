@@ -160,8 +160,10 @@ CREATE TABLE fiscus.usage_other PARTITION OF fiscus.usage DEFAULT;
 
 -- name: make_months
 -- Partitions for this month (UTC) and the next ones, where they are missing; returns how many were made. Attaching one
--- does not keep writers waiting. A month whose entries stand in the default partition already stays there.
-CREATE FUNCTION fiscus.make_months(months integer) RETURNS integer LANGUAGE plpgsql AS $function$
+-- keeps writers waiting for 200 ms at most; if a long reader is in the way it is tried again later. A month whose
+-- entries stand in the default partition already stays there.
+CREATE FUNCTION fiscus.make_months(months integer) RETURNS integer LANGUAGE plpgsql
+SET lock_timeout = '200ms' AS $function$
 DECLARE
     this_month timestamp := date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC');
     month timestamp;
