@@ -91,6 +91,10 @@ mutants: $(READY) ## Plant faults in the ledger and see the tests catch each one
 crash: $(READY) ## Kill the ledger 200 times at random and at every named step of writing (make test has a short sample)
 	@FISCUS_KILLS=$(or $(KILLS),200) $(BIN)/pytest tests/treasury/test_kill.py -n 2 -q
 
+.PHONY: faults
+faults: $(READY) ## Do every fault on purpose (about 45 min); FAULTS="kill commit" does some; writes build/faults.json
+	@$(BIN)/python -m tests.faults $(if $(FAULTS),--only $(FAULTS))
+
 .PHONY: docs
 docs: $(READY) ## Regenerate docs/coverage.md and docs/reference/openapi.json
 	@$(BIN)/python scripts/coverage.py

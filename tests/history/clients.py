@@ -1,6 +1,7 @@
-"""A client process: sixteen callers at the edge of their limits, over HTTP, each noting what it saw.
+"""A client process: callers at the edge of their limits, over HTTP, each noting what it saw.
 
-``python -m tests.history.clients URL PROCESS OPERATIONS FILE``; begins when a line comes in on standard input.
+``python -m tests.history.clients URL PROCESS OPERATIONS FILE [CALLERS SECONDS]``; begins when a line comes in on
+standard input. With ``SECONDS`` each caller goes on for so long, however many operations that are.
 """
 
 from __future__ import annotations
@@ -100,12 +101,18 @@ class Caller:
         self._count += 1
         return f"{self._name}-{self._count}"
 
-    async def run(self, operations: int) -> None:
-        """At least so many operations, and for long enough that short windows end meanwhile."""
+    async def run(self, operations: int, seconds: float | None) -> None:
+        """At least so many operations, and for long enough that short windows end meanwhile; or for so many seconds."""
         kinds = {0: self._manage, 1: self._race, 2: self._spend_many} | dict.fromkeys((3, 4, 5), self._spend_hard)
         act = kinds.get(self._number, self._spend)
         began, count = time.monotonic(), 0
-        while count < operations or (time.monotonic() - began < SECONDS_MIN and count < 5 * operations):
+        while True:
+            elapsed_s = time.monotonic() - began
+            if seconds is None:
+                if count >= operations and (elapsed_s >= SECONDS_MIN or count >= 5 * operations):
+                    return
+            elif elapsed_s >= seconds:
+                return
             before = len(self._calls)
             await act()
             count += sum(call.caller == self._name for call in self._calls[before:])
@@ -188,21 +195,25 @@ class Caller:
             await self.ask(Allocate(account="agent:a3", unit="tokens", to=pick.randint(100, 300), reason=reason))
 
 
-async def work(url: str, process: int, operations: int) -> list[Call]:
+async def work(
+    url: str, process: int, operations: int, callers: int = CALLERS, seconds: float | None = None
+) -> list[Call]:
     """All callers of this process."""
     treasury = RemoteTreasury(url)
     calls: list[Call] = []
     await treasury.readiness()
     await asyncio.to_thread(sys.stdin.readline)
-    await asyncio.gather(*(Caller(treasury, process, number, calls).run(operations) for number in range(CALLERS)))
+    everybody = (Caller(treasury, process, number, calls) for number in range(callers))
+    await asyncio.gather(*(caller.run(operations, seconds) for caller in everybody))
     await treasury.close()
     return calls
 
 
 def main() -> None:
     """See the module."""
-    url, process, operations, path = sys.argv[1:]
-    Path(path).write_bytes(written(asyncio.run(work(url, int(process), int(operations)))))
+    url, process, operations, path, *more = sys.argv[1:]
+    callers, seconds = (int(more[0]), float(more[1])) if more else (CALLERS, None)
+    Path(path).write_bytes(written(asyncio.run(work(url, int(process), int(operations), callers, seconds))))
 
 
 if __name__ == "__main__":
