@@ -238,6 +238,8 @@ class Engine:
         self._entry = Lock()
         self._news = False
         self._turn_at = 0
+        self._aside: Submission | Errand | None = None
+        self._growing: list[Submission] | None = None
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -509,7 +511,8 @@ class Engine:
             batch: list[Submission] = []
             errand: Errand | None = None
             try:
-                item = queue.get(timeout=TICK_S)
+                item = self._aside or queue.get(timeout=TICK_S)
+                self._aside = None
                 while True:
                     if isinstance(item, Errand):
                         errand = item
@@ -520,22 +523,19 @@ class Engine:
                     item = queue.get_nowait()
             except Empty:
                 pass
+            self._growing = batch if errand is None else None
             self.run_batch(batch)
             if errand is not None:
                 errand.run()
             self.after_batch()
-            if self._stopping.is_set() and queue.empty():
+            if self._stopping.is_set() and self._aside is None and queue.empty():
                 return
 
     def run_batch(self, batch: Sequence[Submission]) -> None:
         """Answer queries on the state as it is, decide commands, commit, answer. One commit at most."""
         statistics = self.statistics
         statistics.batches += 1
-        statistics.submissions += len(batch)
-        statistics.last_batch_size = len(batch)
         self.times = BatchTimes(perf_counter_ns(), size=len(batch))
-        if batch:
-            statistics.batch_sizes.add(len(batch))
         answers: list[tuple[Submission, AnyResult]] = []
         self._appended = False
         try:
@@ -586,6 +586,10 @@ class Engine:
             else:
                 self._one_by_one(batch, answers)
                 return
+        statistics.submissions += len(batch)
+        statistics.last_batch_size = len(batch)
+        if batch:
+            statistics.batch_sizes.add(len(batch))
         self._deliver(answers)
 
     def _turn_away(self, commands: list[Submission], answers: list[tuple[Submission, AnyResult]]) -> list[Submission]:
@@ -693,7 +697,7 @@ class Engine:
 
     # -- deciding -------------------------------------------------------------------------------------------------
 
-    def _decide_and_commit(self, commands: Sequence[Submission], now: int) -> list[tuple[Submission, AnyResult]]:
+    def _decide_and_commit(self, commands: list[Submission], now: int) -> list[tuple[Submission, AnyResult]]:
         """Decide all, append what happened in one commit; the answers may go out when this returns.
 
         Raises:
@@ -704,7 +708,7 @@ class Engine:
         finally:
             self.store.journal.end()
 
-    def _decide_in_turn(self, commands: Sequence[Submission], now: int) -> list[tuple[Submission, AnyResult]]:
+    def _decide_in_turn(self, commands: list[Submission], now: int) -> list[tuple[Submission, AnyResult]]:
         ledgers, now = self._prepare(commands, now)
         decided: list[tuple[Submission, AnyResult]] = []
         pending: Pending = {}
@@ -790,20 +794,16 @@ class Engine:
             times.committed_ns = perf_counter_ns()
             self.statistics.commit_s.add((times.committed_ns - times.commit_ns) / 1e9)
 
-    def _prepare(self, commands: Sequence[Submission], now: int) -> tuple[dict[str, Ledger], int]:
-        """The ledgers of a batch, in order, with what it needs loaded and what is due done; and the batch's time."""
+    def _prepare(self, commands: list[Submission], now: int) -> tuple[dict[str, Ledger], int]:
+        """The ledgers of a batch, in order, with what it needs loaded and what is due done; and the batch's time.
+
+        What has come meanwhile joins ``commands`` if the batch may grow.
+        """
         ids: dict[str, list[str]] = {}
         for submission in commands:
             request = submission.wish
             assert isinstance(request, Request)
-            wanted = ids.get(request.tenant)
-            if wanted is None:
-                wanted = ids[request.tenant] = []
-            command = request.command
-            if isinstance(command, Reserve | Settle):
-                wanted.append(command.id)
-            elif isinstance(command, Compound):
-                wanted += [part.id for part in command.commands if isinstance(part, Reserve | Settle)]
+            ids.setdefault(request.tenant, []).extend(_ids_of(request))
         for tenant, ledger in self._ledgers.items():
             deadline = ledger.draft.next_deadline()
             if deadline is not None and deadline[0] <= now and tenant not in ids:
@@ -811,11 +811,33 @@ class Engine:
         if not ids:
             return {}, now
         ledgers, now = self._take_turn(sorted(ids))
+        self._grow(commands, ids)
         for tenant, ledger in ledgers.items():
             ledger.begin()
             ledger.prefetch_holds(ids[tenant])
             bring_due(ledger.draft, now)
         return ledgers, now
+
+    def _grow(self, commands: list[Submission], ids: dict[str, list[str]]) -> None:
+        """Let what came while this node waited for its turn take part in it: the fewer turns, the shorter they wait.
+
+        Args:
+            commands: of the batch.
+            ids: of its holds, by the tenants whose locks are held; commands of others wait for the next batch.
+        """
+        batch, self._growing = self._growing, None
+        if not batch or self._drifting or self._backlog > BACKLOG_ROWS_MAX:
+            return
+        with contextlib.suppress(Empty):
+            while len(batch) < self._batch_max:
+                item = self._queue.get_nowait()
+                if isinstance(item, Errand) or not isinstance(item.wish, Request) or item.wish.tenant not in ids:
+                    self._aside = item
+                    break
+                batch.append(item)
+                commands.append(item)
+                ids[item.wish.tenant] += _ids_of(item.wish)
+        self.times.size = len(batch)
 
     def _take_turn(self, tenants: Sequence[str]) -> tuple[dict[str, Ledger], int]:
         """Take the locks of tenants and fold what others have written; from here on what is in memory is current.
@@ -1123,6 +1145,13 @@ class _Nowhere:
 
 
 NOWHERE = _Nowhere()
+
+
+def _ids_of(request: Request) -> list[str]:
+    """Ids of the holds that a request may need."""
+    command = request.command
+    parts = command.commands if isinstance(command, Compound) else (command,)
+    return [part.id for part in parts if isinstance(part, Reserve | Settle)]
 
 
 def reason_of(error: Exception) -> str:
