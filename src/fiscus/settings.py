@@ -59,7 +59,10 @@ class Settings(BaseSettings):
     store_url: str = Field(
         "sqlite:///fiscus.db",
         min_length=1,
-        description="The ledger: sqlite:///relative.db, sqlite:////absolute.db, or memory: (it ends with the process).",
+        description=(
+            "The ledger: sqlite:///relative.db, sqlite:////absolute.db, postgresql://user:password@host/database, "
+            "or memory: (it ends with the process)."
+        ),
     )
     api_key: SecretStr | None = Field(None, description="Key that commands and clients send to a service.")
     tenant: str = Field("default", min_length=1, max_length=128, description="Tenant that commands act on.")
