@@ -1,7 +1,9 @@
 """What any other program reads in Redis is what the ledger says at the same sequence, whatever happens to Redis."""
 
 import json
+import re
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +23,7 @@ from fiscus.core.commands import (
 )
 from fiscus.stores import open_store
 from fiscus.stores.redis.projector import GRACE_MS, LOOK_MS, QUEUE_ROWS_MAX
-from fiscus.stores.redis.server import Publication
+from fiscus.stores.redis.server import Publication, RedisServer
 from fiscus.treasury.codec import genesis, link
 from tests.stores.redis.live import Live, contents, same_as_the_ledger
 from tests.treasury.clock import START_MS, ManualClock
@@ -462,3 +464,29 @@ def test_a_name_that_is_erased_stands_nowhere_any_more(live, client):
     number = live.desk.account("agent:d").parent
     assert client.hget("fiscus:default:account:agent:d", "parent") == number
     same_as_the_ledger(live, client, *TREE, "agent:d")
+
+
+# -- rights ----------------------------------------------------------------------------------------------------------
+
+GUIDE = Path(__file__).resolve().parents[3] / "docs" / "guides" / "redis.md"
+
+
+def test_the_rights_that_the_guide_names_are_enough(live, client, shared):
+    rights = re.search(r"with the rights `([^`]*)`", GUIDE.read_text(encoding="utf-8"))
+    assert rights is not None
+    client.execute_command("ACL", "SETUSER", "fiscus", "reset", "on", ">password", *rights[1].split())
+    live.redis = RedisServer(
+        f"redis://fiscus:password@127.0.0.1:{shared.port}/0", timeout_ms=2_000, stream_length_max=1_000
+    )
+    live.projector._server = live.redis
+    tree(live)
+    live.settle()
+    live.do(SetStatus(account="agent:a", status="terminated"))
+    live.clock.advance(24 * 3_600_000)
+    live.settle()
+    client.flushall()
+    live.turn(LOOK_MS)
+    live.settle()
+    same_as_the_ledger(live, client, *TREE)
+    assert live.projector.status().failures == 0
+    client.execute_command("ACL", "DELUSER", "fiscus")
