@@ -109,17 +109,14 @@ def less_held(cell):
 
 # covers E12, E3
 def test_nothing_differs_after_traffic_and_each_entry_is_folded_once(place, monkeypatch):
-    read = []
-    entries = place.desk.engine.store.journal.entries
+    folded, follow = [], place.drift._follow
     monkeypatch.setattr(
-        place.desk.engine.store.journal,
-        "entries",
-        lambda tenant, after, limit: read.extend(found := entries(tenant, after, limit)) or found,
+        place.drift, "_follow", lambda replica, entries: folded.extend(entries) or follow(replica, entries)
     )
     for round_number in range(4):
         assert place.drift.check("default") == ()
         place.trade(f"round{round_number}")
-    assert [entry.seq for entry in read] == sorted({entry.seq for entry in read})
+    assert [entry.seq for entry in folded] == list(range(1, len(folded) + 1))
     assert place.drift.statistics.rounds == 4
     assert place.drift.statistics.cells_checked == 4 * 2 * 7
     assert place.desk.engine.readiness().ready
@@ -260,6 +257,24 @@ def test_the_fold_begins_with_the_last_checkpoint_and_needs_nothing_before_it(tm
     place.change_in_views(less_held)
     assert [one.account for one in place.drift.check("default")] == ["agent:3"]
     place.close()
+
+
+# covers E12
+def test_a_fold_that_is_far_behind_begins_with_the_last_checkpoint(place, monkeypatch):
+    assert place.drift.check("default") == ()
+    monkeypatch.setattr(drift_module, "BEHIND_MAX", 5)
+    place.trade("second")
+    sealed_seq = place.desk.engine.checkpoint()
+    place.trade("third")
+    asked = []
+    entries = place.desk.engine.store.journal.entries
+    monkeypatch.setattr(
+        place.desk.engine.store.journal,
+        "entries",
+        lambda tenant, after, limit: asked.append(after) or entries(tenant, after, limit),
+    )
+    assert place.drift.check("default") == ()
+    assert min(asked) >= sealed_seq
 
 
 def test_a_checkpoint_that_was_changed_is_found(tmp_path):

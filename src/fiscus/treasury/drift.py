@@ -39,6 +39,9 @@ CPU_SHARE = 0.05
 ROWS_MAX = 20_000
 """Changed rows of the fold that are kept in memory before they go to its own tables."""
 
+BEHIND_MAX = 1_000_000
+"""Entries that the fold may be behind a seal; when it is further behind it begins with that."""
+
 PRUNE_MAX = 50_000
 LOOKS_MAX = 100
 LOOK_WAIT_S = 0.05
@@ -359,6 +362,9 @@ class Drift:
 
     def _open(self, tenant: str, number: int) -> _Replica:
         """The fold of a tenant as far as it has come; one is in memory at a time."""
+        mark, seal = self._views.watermark(number), last_seal(self._journal, number)
+        if mark is not None and seal is not None and seal.seq - mark.seq > BEHIND_MAX:
+            self._begin_anew(number)
         if self._replica is None or self._replica.number != number:
             if self._views.watermark(number) is None:
                 self._start_from_checkpoint(number)
