@@ -9,13 +9,17 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fiscus.api.ledger_metrics import LedgerCollector
+from fiscus.contract.treasury import REASONS
 from fiscus.core.commands import PutAccount, Request
+from fiscus.settings import Settings
 from fiscus.stores import open_store
 from fiscus.treasury.engine import Engine, Submission
 from fiscus.treasury.statistics import SECONDS, SIZES, Histogram
 from tests.cli.processes import fiscus, service
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "metrics.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = DOCS / "reference" / "metrics.md"
+GUIDE = DOCS / "guides" / "observe.md"
 
 
 def families(text):
@@ -93,3 +97,17 @@ def test_every_metric_is_documented_with_its_type_labels_and_meaning_and_no_othe
         assert not family.samples or labels == set(documented[name][1]), name
         shown[name] = (family.type, documented[name][1], family.documentation)
     assert shown == documented
+
+
+def test_the_guide_says_what_to_do_about_every_reason():
+    guide = GUIDE.read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", guide, re.MULTILINE)[: len(REASONS)] == list(REASONS)
+
+
+def test_the_guide_names_no_metric_and_no_setting_that_there_is_not():
+    guide = GUIDE.read_text(encoding="utf-8")
+    named = set(re.findall(r"`(fiscus_[a-z_]+)`", guide))
+    assert named <= set(re.findall(r"^\| `(\w+)`", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    assert {"otel_endpoint", "otel_names", "access_log", "log_format", "drift_check_interval_s"} <= set(
+        Settings.model_fields
+    )
