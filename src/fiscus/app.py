@@ -64,6 +64,9 @@ DRIFT_STOP_S_MAX = 2.0
 CLOSING_S_MAX = 5.0
 """Of the time in which the service stops, what is kept for the spool and the ledger, in seconds; at most half of it."""
 
+ENDING_S = 0.3
+"""Of the time in which the service stops, what the process itself needs to end."""
+
 SPOOL_TARGET = "ledger"
 SPOOL_RECORD_BYTES_MIN = 64
 PEPPER_BYTES = 32
@@ -239,7 +242,7 @@ class _Stop:
 
     def ask(self) -> None:
         """The time runs from now on."""
-        self._deadline = asyncio.get_running_loop().time() + self._time_s
+        self._deadline = asyncio.get_running_loop().time() + self._time_s - ENDING_S
 
     def answering_s(self) -> float:
         """Seconds that are left for requests in flight."""
