@@ -36,6 +36,7 @@ LIST_STATEMENT_MS_MAX = 30_000
 TRANSACTION_TIMEOUT_SINCE = 170_000
 
 NETWORK: Mapping[str, str | int] = {
+    "target_session_attrs": "primary",
     "connect_timeout": CONNECT_S_MAX,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
