@@ -33,7 +33,7 @@ def run(rounds: int = ROUNDS, *, seed: int = 2, postgres: PostgresServer | None 
     pick = random.Random(seed)
     hows: tuple[How, ...] = get_args(How)
     resolved: list[float] = []
-    with ground(founding(), postgres=postgres) as place, Proxy(place.postgres.port) as proxy:
+    with ground(founding(), postgres=postgres) as place, Proxy(place.database_port) as proxy:
         nodes = [place.node(url=place.url_at(proxy.port)), place.node()]
         with Load(nodes[:1], "cut", attempt_s_max=20) as load, Load(nodes[1:], "other", callers=4) as other:
             load.wait_for_answers(20)

@@ -53,7 +53,7 @@ def run(rounds: int = ROUNDS, *, seed: int = 1) -> Finding:
                 running("valkey", Path(folder)) as redis,
                 ground(founding(), postgres=postgres) as place,
             ):
-                _kill_many(place, redis, count, pick, recoveries, found, len(recoveries))
+                _kill_many(place, postgres, redis, count, pick, recoveries, found, len(recoveries))
         finally:
             postgres.stop()
     for who, seconds in sorted(recoveries.items()):
@@ -64,6 +64,7 @@ def run(rounds: int = ROUNDS, *, seed: int = 1) -> Finding:
 
 def _kill_many(
     place: Ground,
+    postgres: PostgresServer,
     redis: Server,
     count: int,
     pick: random.Random,
@@ -77,7 +78,7 @@ def _kill_many(
         for number in range(count):
             time.sleep(pick.uniform(0.0, 0.25))
             who = WHO[number % len(WHO)]
-            seconds = _kill(who, place, nodes, redis, pick, f"{group}-{number}")
+            seconds = _kill(who, postgres, nodes, redis, pick, f"{group}-{number}")
             recoveries[who].append(seconds)
             found.rounds += 1
             load.wait_for_answers(5)
@@ -87,7 +88,9 @@ def _kill_many(
     conclude(found, place, told)
 
 
-def _kill(who: str, place: Ground, nodes: list[Node], redis: Server, pick: random.Random, mark: str) -> float:
+def _kill(
+    who: str, postgres: PostgresServer, nodes: list[Node], redis: Server, pick: random.Random, mark: str
+) -> float:
     """Kill, start again, and wait until what was killed is of use again; returns after how many seconds."""
     began = time.monotonic()
     if who == "node":
@@ -96,8 +99,8 @@ def _kill(who: str, place: Ground, nodes: list[Node], redis: Server, pick: rando
         node.start()
         node.wait_until_it_admits(mark)
     elif who == "postgresql":
-        kill_all(place.postgres)
-        place.postgres.start()
+        kill_all(postgres)
+        postgres.start()
         for node in nodes:
             node.wait_until_it_admits(f"{mark}-{node.port}")
     else:

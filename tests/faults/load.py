@@ -120,6 +120,13 @@ def _hold(id: str, account: str, size: int) -> Reserve:
     return Reserve(id=id, account=account, amounts={"tokens": size}, lease_s=LEASE_S)
 
 
+@dataclass(frozen=True)
+class Wait:
+    """In a chain: nothing is asked for so long."""
+
+    seconds: float
+
+
 @dataclass
 class Told:
     """What the callers were told.
@@ -243,6 +250,9 @@ class Load:
             for index, command in enumerate(chain):
                 if self._stopping and index == 0:
                     return
+                if isinstance(command, Wait):
+                    await asyncio.sleep(command.seconds)
+                    continue
                 outcome = await self._ask(number, command, index, at, treasuries, pick)
                 if outcome is None or isinstance(outcome, Refused):
                     break

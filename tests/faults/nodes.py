@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -218,12 +219,11 @@ class Node:
 
 
 class Ground:
-    """A directory, a PostgreSQL server, a database with founded accounts, and nodes on it."""
+    """A directory, a ledger with founded accounts, and nodes on it."""
 
-    def __init__(self, folder: Path, postgres: PostgresServer) -> None:
+    def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
-        self.postgres = postgres
-        self.url = postgres.migrated_database()
+        self.url = url
         self.nodes: list[Node] = []
 
     def found(self, requests: Sequence[Request]) -> None:
@@ -236,18 +236,27 @@ class Ground:
         finally:
             desk.engine.close()
 
-    def node(self, *, url: str | None = None, start: bool = True, **settings: str) -> Node:
+    def node(self, *, url: str | None = None, **settings: str) -> Node:
         """One more node; ``url``: of the database as this node sees it."""
         folder = self.folder / f"node{len(self.nodes)}"
-        node = Node(folder, {"DATABASE_URL": url or self.url, "FISCUS_LOG_LEVEL": "warning", **settings})
+        return self.add(Node(folder, {"DATABASE_URL": url or self.url, "FISCUS_LOG_LEVEL": "warning", **settings}))
+
+    def add(self, node: Node) -> Node:
+        """One that was made elsewhere; it is started, and ended with the others."""
         self.nodes.append(node)
-        if start:
-            node.start()
+        node.start()
         return node
 
-    def url_at(self, port: int) -> str:
-        """The database as it is reached through a port of the loopback interface."""
-        return f"postgresql://postgres@127.0.0.1:{port}/{self.url.rpartition('/')[2]}"
+    def url_at(self, port: int, host: str = "127.0.0.1") -> str:
+        """The PostgreSQL database as it is reached in another way."""
+        return f"postgresql://postgres@{host}:{port}/{self.url.rpartition('/')[2]}"
+
+    @property
+    def database_port(self) -> int:
+        """Where PostgreSQL listens."""
+        port = urlsplit(self.url).port
+        assert port is not None
+        return port
 
     def settle(self) -> None:
         """Wait until every node admits and has delivered what it had spooled."""
@@ -265,13 +274,22 @@ class Ground:
 
 
 @contextmanager
-def ground(requests: Sequence[Request] = (), *, postgres: PostgresServer | None = None) -> Iterator[Ground]:
-    """Everything ends whatever happens; a server that is given stays."""
+def ground(
+    requests: Sequence[Request] = (), *, postgres: PostgresServer | None = None, url: str | None = None
+) -> Iterator[Ground]:
+    """Everything ends whatever happens; a server that is given stays.
+
+    Args:
+        requests: who is founded.
+        postgres: where a new database is made; None: on a server of its own.
+        url: of a ledger that is there already, or will be made when it is opened.
+    """
     folder = Path(tempfile.mkdtemp(prefix="fiscus-faults-"))
-    server = postgres or PostgresServer(durable=False)
+    folder.chmod(0o755)
+    server = None if url is not None else postgres or PostgresServer(durable=False)
     place: Ground | None = None
     try:
-        place = Ground(folder, server)
+        place = Ground(folder, url or (server.migrated_database() if server is not None else ""))
         if requests:
             place.found(requests)
         yield place
@@ -281,6 +299,6 @@ def ground(requests: Sequence[Request] = (), *, postgres: PostgresServer | None 
                 assert node.process is not None
                 node.resume()
                 node.kill()
-        if postgres is None:
+        if postgres is None and server is not None:
             server.stop()
         shutil.rmtree(folder, ignore_errors=True)

@@ -64,6 +64,7 @@ class PostgresServer:
         durable: whether commits are synced to the disk. A process that is killed loses nothing either way.
         directory: where its files go; None: a temporary directory.
         settings: further settings of the server.
+        environment: what its processes see besides this one's.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class PostgresServer:
         durable: bool = False,
         directory: Path | None = None,
         settings: dict[str, str] | None = None,
+        environment: dict[str, str] | None = None,
     ) -> None:
         self.version = version
         self.port = free_port()
@@ -81,6 +83,7 @@ class PostgresServer:
         self.data = self.directory / "data"
         self._binaries = binaries(version)
         self._user = _user()
+        self._environment = os.environ | (environment or {})
         self._settings = {
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
@@ -110,7 +113,13 @@ class PostgresServer:
             command += ["-c", f"{name}={value}"]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, user=self._user, cwd=self.directory, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                command,
+                user=self._user,
+                cwd=self.directory,
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
             )
         deadline = time.monotonic() + START_S_MAX
         while True:
@@ -121,6 +130,11 @@ class PostgresServer:
                 if time.monotonic() > deadline or self._process.poll() is not None:
                     raise AssertionError((self.directory / "log").read_text()) from None
                 time.sleep(0.02)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its main process is there."""
+        return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
