@@ -52,9 +52,11 @@ from fiscus.core.state import Rules
 from fiscus.spool import Spool, SpoolingTreasury
 from fiscus.stores import SQLITE_SCHEME, open_store
 from fiscus.stores.sqlite.views import SqliteViews
+from fiscus.treasury.archiving import CPU_SHARE, ArchivePlan, Archivist
 from fiscus.treasury.drift import Drift
 from fiscus.treasury.engine import Engine
 from fiscus.treasury.local import LocalTreasury
+from fiscus.treasury.store import Store
 
 if TYPE_CHECKING:  # needs an extra that may not be there
     from fiscus.integrations.tracing import Tracing
@@ -85,6 +87,9 @@ class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
         rules: what becomes of expired holds.
         queue_length_max: commands that may wait.
         key_pepper: what keys are hashed with; None: what stands beside the ledger.
+        retention_days: how old entries become before they are archived; 0: as old as you like.
+        archive_path: where to; None: beside the ledger's file, or where the process runs.
+        retention_keeps_usage: whether usage stays when its entries go.
     """
 
     store_url: str
@@ -92,6 +97,9 @@ class LedgerOptions(msgspec.Struct, frozen=True, kw_only=True):
     rules: Rules = Rules()
     queue_length_max: int = 10_000
     key_pepper: str | None = None
+    retention_days: int = 0
+    archive_path: Path | None = None
+    retention_keeps_usage: bool = False
 
 
 class RedisOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +140,7 @@ class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
     spool_path: Path | None = None
     spool_bytes_max: int = 67_108_864
     checkpoint_interval_s: int = 86_400
+    archive_interval_s: int = 3_600
     economy_budget_tokens: int = 100_000
     economy_starts_at_once: bool = False
     redis: RedisOptions | None = None
@@ -201,6 +210,7 @@ async def _serve(service: ServiceOptions, on_started: Callable[[Started], None])
                 live_state(local, service.redis, tenant=service.ledger.tenant),
                 _economy(treasury, service) as (economy, routes),
                 _checkpoints(local, service),
+                _archiving(local, service),
                 _drift(local, service) as drift,
             ):
                 registry = CollectorRegistry()
@@ -346,11 +356,20 @@ async def open_treasury(options: LedgerOptions, *, address: str | None = None) -
         StoreUnavailable: it cannot be opened.
     """
     store = open_store(options.store_url, address=address)
-    treasury = LocalTreasury(Engine(store, rules=options.rules, queue_max=options.queue_length_max))
+    treasury = LocalTreasury(_engine(store, options))
     try:
         yield treasury
     finally:
         await treasury.close()
+
+
+def _engine(store: Store, options: LedgerOptions) -> Engine:
+    return Engine(
+        store,
+        rules=options.rules,
+        queue_max=options.queue_length_max,
+        retention_days=options.retention_days,
+    )
 
 
 @asynccontextmanager
@@ -371,7 +390,7 @@ async def _open_service_treasury(
     except BaseException:
         spool.close()
         raise
-    engine = Engine(store, rules=options.rules, queue_max=options.queue_length_max)
+    engine = _engine(store, options)
     treasury = SpoolingTreasury(_local(engine, service, tracing), spool, tenant=options.tenant)
     try:
         yield treasury
@@ -516,6 +535,66 @@ async def _seal_repeatedly(treasury: LocalTreasury, service: ServiceOptions) -> 
                 sealed_seq = await seal(treasury, service.ledger.tenant) + 1  # the checkpoint is an entry itself
         except FiscusError as error:
             log.warning("checkpoint_failed", code=error.code, error=str(error))
+
+
+def archivist(engine: Engine, options: LedgerOptions, *, cpu_share: float = CPU_SHARE) -> Archivist | None:
+    """What archives a ledger; None: everything is kept."""
+    if not options.retention_days or options.store_url == MEMORY:
+        return None
+    return Archivist(
+        engine,
+        archive_directory(options),
+        options.retention_days,
+        keeps_usage=options.retention_keeps_usage,
+        cpu_share=cpu_share,
+    )
+
+
+def archive_directory(options: LedgerOptions) -> Path:
+    """Where entries are archived to: as told, else beside the ledger's file, else where the process runs."""
+    if options.archive_path is not None:
+        return options.archive_path
+    ledger = ledger_path(options.store_url)
+    return ledger.with_name(ledger.name + ".archive") if ledger is not None else Path("fiscus.archive")
+
+
+@asynccontextmanager
+async def _archiving(treasury: LocalTreasury, service: ServiceOptions) -> AsyncIterator[None]:
+    """Archive now and then what a checkpoint has sealed and is old enough."""
+    worker = archivist(treasury.engine, service.ledger)
+    if worker is None:
+        yield
+        return
+    task = asyncio.create_task(_archive_repeatedly(worker, service.archive_interval_s), name="archiving")
+    try:
+        yield
+    finally:
+        worker.stop()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _archive_repeatedly(worker: Archivist, interval_s: int) -> None:
+    while True:
+        await asyncio.sleep(interval_s)
+        try:
+            await asyncio.to_thread(worker.run)
+        except FiscusError as error:
+            log.warning("archive_failed", code=error.code, error=str(error))
+
+
+async def archive(treasury: LocalTreasury, options: LedgerOptions, *, dry_run: bool) -> tuple[ArchivePlan, ...]:
+    """Archive what there is now, or only say what that would be.
+
+    Raises:
+        ConfigurationInvalid: everything is kept.
+        StoreUnavailable, LedgerCorrupt, ArchiveUnavailable: see ``Archivist.run``.
+    """
+    await treasury.readiness()
+    worker = archivist(treasury.engine, options, cpu_share=1.0)
+    if worker is None:
+        raise ConfigurationInvalid("retention_days is 0, or the ledger ends with the process: nothing is archived")
+    return tuple(await asyncio.to_thread(worker.plan if dry_run else worker.run))
 
 
 async def _head_seq(treasury: Treasury, tenant: str) -> int:

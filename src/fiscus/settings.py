@@ -156,6 +156,26 @@ class Settings(BaseSettings):
         description="How often a sample of cells is compared with a fresh fold of the journal, in seconds; 0: never.",
     )
 
+    # Retention
+    retention_days: int = Field(
+        90,
+        ge=0,
+        le=36_500,
+        description="How long entries of the journal and usage are kept, in days; older ones are archived as soon as a "
+        "checkpoint has sealed them; 0: for ever.",
+    )
+    archive_path: Path | None = Field(
+        None,
+        description="Directory that they are archived to. The default is NAME.archive beside a SQLite ledger NAME, "
+        "else fiscus.archive in the working directory.",
+    )
+    archive_interval_s: int = Field(
+        3_600, ge=1, le=31_536_000, description="How often a running service looks for what to archive, in seconds."
+    )
+    retention_keeps_usage: bool = Field(
+        False, description="Whether usage stays in its table when its entries are archived."
+    )
+
     # The token economy API
     economy_budget_tokens: int = Field(
         100_000,

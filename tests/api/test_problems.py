@@ -22,12 +22,13 @@ TABLE = {
     402: {"budget_exceeded"},
     403: {"account_suspended", "account_terminated", "account_closed", "forbidden"},
     409: {"conflict", "already_settled", "other_windows", "lower_priority", "below_use", "idempotency_expired"},
+    410: {"gone"},
     412: {"precondition_failed"},
     413: {"too_large"},
     415: {"unsupported_media_type"},
     422: {"invalid", "unit_not_bounded", "also_not_shared"},
     429: {"budget_busy", "too_many_accounts", "rate_limited"},
-    503: {"budget_unavailable", "treasury_error", "ledger_busy", "ledger_corrupt", "unknown_format"},
+    503: {"budget_unavailable", "treasury_error", "ledger_busy", "ledger_corrupt", "unknown_format", "drift"},
 }
 
 
@@ -43,7 +44,12 @@ def test_what_is_unknown_is_404():
 def test_every_error_that_a_treasury_may_raise_is_a_problem_of_its_own_code_or_of_the_general_one():
     for error in vars(errors).values():
         if isinstance(error, type) and issubclass(error, TreasuryError):
-            assert error_problem(_made(error)).status == 503
+            assert error_problem(_made(error)).status == (410 if error is errors.EntriesArchived else 503)
+
+
+def test_what_was_archived_comes_with_the_entry_to_begin_with():
+    told = error_problem(errors.EntriesArchived("entries 1 to 6 were archived", 7))
+    assert (told.code, told.status, told.first_seq) == ("gone", 410, 7)
 
 
 def _made(kind: type[TreasuryError]) -> TreasuryError:
@@ -51,6 +57,8 @@ def _made(kind: type[TreasuryError]) -> TreasuryError:
     Exception.__init__(error, "x")
     if isinstance(error, BudgetUnavailable):
         error.retry_after_s = 3
+    if isinstance(error, errors.EntriesArchived):
+        error.first_seq = 7
     return error
 
 

@@ -255,13 +255,16 @@ def _budget_in(view: AccountView, name: str) -> BudgetView | None:
 
 # Reading
 
+SEQ_MAX = 2**62 - 1
+"""After it there is no entry: only where the journal ends is asked for."""
+
 
 async def _read(call: Call, query: AnyQuery) -> View | Refused:
     """Ask for the caller: within its scope, and not before its own write."""
     treasury, tenant = call.service.treasury, call.service.options.tenant
     min_seq = getattr(call.parameters, "min_seq", 0)
     if min_seq:
-        journal = await treasury.read(ListEntries(tenant=tenant, limit=1))
+        journal = await treasury.read(ListEntries(tenant=tenant, after=SEQ_MAX, limit=1))
         if isinstance(journal, EntriesPage) and journal.as_of_seq < min_seq:
             # Nobody can have been told of it. What is in the journal but not here yet is worth waiting for.
             detail = f"min_seq: the journal ends at {journal.as_of_seq}"
@@ -376,6 +379,9 @@ async def follow_events(call: Call) -> Stream | Problem:
             return refusal_problem(found)
         assert isinstance(found, AccountView)
         scope = found.account.account
+    first = await _read(call, ListEntries(after=after, limit=1))  # says if what comes next was archived
+    if isinstance(first, Refused):
+        return refusal_problem(first)
 
     def chunks(gone: Any) -> AsyncIterator[bytes]:
         entries = service.treasury.follow(after=after, tenant=service.options.tenant, scope=scope)

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from fiscus.contract.errors import BudgetUnavailable, TreasuryError
+from fiscus.contract.errors import BudgetUnavailable, EntriesArchived, TreasuryError
 from fiscus.core.outcomes import Balance, Refused
 
 CONTENT_TYPE = "application/problem+json"
@@ -34,6 +34,7 @@ STATUSES: dict[str, int] = {
     "unknown_adjustment": 404,
     "unknown_template": 404,
     "unknown_key": 404,
+    "gone": 410,
     "conflict": 409,
     "already_settled": 409,
     "other_windows": 409,
@@ -78,6 +79,7 @@ TITLES: dict[str, str] = {
     "unknown_adjustment": "There is no such adjustment",
     "unknown_template": "There is no such template",
     "unknown_key": "There is no such key",
+    "gone": "What was there was archived",
     "conflict": "It contradicts what is there",
     "already_settled": "The hold has ended",
     "other_windows": "The allocations belong to different windows",
@@ -110,6 +112,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         retry_after_s: seconds after which the same request may succeed; also in ``Retry-After``.
         resets_at: when the binding window ends; absent: never.
         index: position of the command that was refused in an atomic batch.
+        first_seq: the oldest entry of the journal that is still there.
     """
 
     type: str
@@ -123,6 +126,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry_after_s: int | None = None
     resets_at: datetime | None = None
     index: int | None = None
+    first_seq: int | None = None
 
 
 def problem(code: str, detail: str, *, field: str | None = None, retry_after_s: int | None = None) -> Problem:
@@ -164,4 +168,7 @@ def error_problem(error: TreasuryError) -> Problem:
     """An error of the treasury as a problem: nothing was admitted, and the caller may ask again with the same id."""
     code = error.code if error.code in STATUSES else "treasury_error"
     retry_after_s = error.retry_after_s if isinstance(error, BudgetUnavailable) else None
-    return problem(code, str(error), retry_after_s=retry_after_s)
+    told = problem(code, str(error), retry_after_s=retry_after_s)
+    if isinstance(error, EntriesArchived):
+        return msgspec.structs.replace(told, first_seq=error.first_seq)
+    return told

@@ -172,11 +172,19 @@ def export(invocation: Invocation, file: Annotated[Path, typer.Argument(help="A 
 
 
 @command(app, "import", rich_help_panel=JOURNAL)
-def import_(invocation: Invocation, file: Annotated[Path, typer.Argument(help="An export.", metavar="FILE")]) -> None:
+def import_(
+    invocation: Invocation,
+    files: Annotated[
+        list[Path], typer.Argument(help="An export, after the archives that it goes on from.", metavar="FILE…")
+    ],
+    until: Annotated[
+        str | None, typer.Option(help="Only to this point: a sequence number, or a time as 2026-11-24T10:00:00Z.")
+    ] = None,
+) -> None:
     """Make a new ledger from an export, each entry verified."""
     from fiscus.cli.journal import import_ledger
 
-    import_ledger(invocation, file)
+    import_ledger(invocation, files, until)
 
 
 @command(app, "checkpoint", rich_help_panel=JOURNAL)
@@ -185,6 +193,17 @@ async def checkpoint(invocation: Invocation) -> None:
     from fiscus.cli.journal import seal_ledger
 
     await seal_ledger(invocation)
+
+
+@command(app, "archive", rich_help_panel=JOURNAL)
+async def archive(
+    invocation: Invocation,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be archived.")] = False,
+) -> None:
+    """Archive entries that are older than retention_days and sealed, verify the file, and drop them."""
+    from fiscus.cli.journal import archive_ledger
+
+    await archive_ledger(invocation, dry_run=dry_run)
 
 
 @command(app, "migrate", rich_help_panel=SERVICE)

@@ -18,6 +18,9 @@ def ledger_options(settings: Settings) -> LedgerOptions:
         rules=Rules(quarantine_ms=settings.quarantine_s * 1_000, quarantine=settings.quarantine_policy),
         queue_length_max=settings.queue_length_max,
         key_pepper=_text(settings.key_pepper),
+        retention_days=settings.retention_days,
+        archive_path=settings.archive_path,
+        retention_keeps_usage=settings.retention_keeps_usage,
     )
 
 
@@ -35,6 +38,7 @@ def service_options(settings: Settings) -> ServiceOptions:
         spool_path=settings.spool_path,
         spool_bytes_max=settings.spool_bytes_max,
         checkpoint_interval_s=settings.checkpoint_interval_s,
+        archive_interval_s=settings.archive_interval_s,
         drift_check_interval_s=settings.drift_check_interval_s,
         tracing=tracing_options(settings),
         economy_budget_tokens=settings.economy_budget_tokens,

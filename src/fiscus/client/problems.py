@@ -10,6 +10,7 @@ from fiscus.contract import Balance, Refused
 from fiscus.contract.errors import (
     REFUSALS,
     BudgetUnavailable,
+    EntriesArchived,
     LedgerCorrupt,
     LedgerDrift,
     TreasuryError,
@@ -35,6 +36,7 @@ class _Problem(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_s: int | None = None
     resets_at: datetime | None = None
     index: int | None = None
+    first_seq: int | None = None
 
 
 _decoder = msgspec.json.Decoder(_Problem)
@@ -74,6 +76,8 @@ def decode_problem(status: int, body: bytes, retry_after: str | None = None) -> 
             index=problem.index,
         )
     detail = f"{problem.detail} ({problem.field})" if problem.field else problem.detail
+    if problem.code == EntriesArchived.code:
+        return EntriesArchived(detail, problem.first_seq)
     if problem.code == "drift":
         return LedgerDrift(detail, problem.retry_after_s or wait_s or 1)
     if problem.code == "rate_limited" or (status in PASSING_STATUSES and problem.code not in _FOR_GOOD):

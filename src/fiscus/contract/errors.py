@@ -134,6 +134,22 @@ class LedgerDrift(BudgetUnavailable):
     code = "drift"
 
 
+class EntriesArchived(TreasuryError):
+    """The journal's entries behind this cursor were archived. Begin with entry ``first_seq``, or read the archive."""
+
+    code = "gone"
+
+    def __init__(self, detail: str, first_seq: int | None = None) -> None:
+        super().__init__(detail)
+        self.first_seq = first_seq
+
+
+class ArchiveUnavailable(TreasuryError):
+    """Entries cannot be archived: the file cannot be written, or is not what it should be. Nothing was dropped."""
+
+    code = "archive_unavailable"
+
+
 class LedgerBusy(TreasuryError):
     """Another process has this ledger open. Talk to it at ``address`` (``fiscus.connect``) instead."""
 

@@ -123,7 +123,11 @@ class Treasury(Protocol):
         ...
 
     def follow(self, after: int = 0, tenant: str = "default", scope: str | None = None) -> AsyncIterator[Entry]:
-        """All entries after a sequence number in order, first the old ones, then live, until it is closed."""
+        """All entries after a sequence number in order, first the old ones, then live, until it is closed.
+
+        Raises:
+            EntriesArchived: the first of them is not there any more; the error says where to begin.
+        """
         ...
 
     async def readiness(self) -> Readiness:

@@ -15,6 +15,7 @@ from fiscus.core.records import CallRecord
 from fiscus.core.state import ENTITY_TYPES, HEAP_SLACK, Booking, Draft, Kind, Rules, Table
 from fiscus.treasury.codec import decode_event, encode_event, genesis, link
 from fiscus.treasury.rows import entity_row
+from fiscus.treasury.sealing import base_seal, sealed_snapshot
 from fiscus.treasury.store import (
     TAIL_MAX,
     EntityRow,
@@ -86,6 +87,8 @@ class Ledger:
         if opening is not None and not self._fits(opening.watermark):
             views.clear(self.number)
             opening = None
+        if opening is None and self._begin_behind_archive():
+            opening = views.opening(self.number)
         if opening is not None:
             watermark = opening.watermark
             self.head = Head(watermark.seq, watermark.hash)
@@ -141,7 +144,29 @@ class Ledger:
         if watermark.seq == 0:
             return True
         entries = self._store.journal.entries(self.number, watermark.seq - 1, 1)
-        return bool(entries) and entries[0].hash == watermark.hash
+        if entries and entries[0].seq == watermark.seq + 1:
+            # It was the last one that was archived; what follows it says which one it was.
+            entry = entries[0]
+            return link(watermark.hash, entry.seq, entry.at, entry.body) == entry.hash
+        return bool(entries) and entries[0].seq == watermark.seq and entries[0].hash == watermark.hash
+
+    def _begin_behind_archive(self) -> bool:
+        """Make the views from the state that was sealed as of the last entry that is not here any more, if so.
+
+        Raises:
+            LedgerCorrupt: there is no such state.
+        """
+        journal = self._store.journal
+        first = journal.entries(self.number, 0, 1)
+        if not first or first[0].seq == 1:
+            return False
+        seal = base_seal(journal, self.number, first[0].seq - 1)
+        if seal is None:
+            raise LedgerCorrupt(
+                f"tenant {self.name}: entries before {first[0].seq} are missing, and no state is sealed there"
+            )
+        self._store.views.write([sealed_snapshot(journal, self.number, seal)], seal.at)
+        return True
 
     def _use_views(self) -> None:
         """Let the state load from the views what it does not have."""
@@ -166,16 +191,33 @@ class Ledger:
 
         return load
 
-    def prefetch_holds(self, ids: list[str]) -> None:
-        """Load those of the holds that the views know, in one query, and remember which do not exist."""
+    def prefetch_holds(self, ids: list[str], new: Sequence[str] = ()) -> None:
+        """Load those of the holds that the views know, in one query, and remember which do not exist.
+
+        Args:
+            ids: of holds.
+            new: ids of holds that are taken not to exist; if one does, the journal will not take it again.
+        """
         holds = self.draft.holds
-        missing = [id for id in ids if id not in holds]
-        if not missing or holds.load is None:
+        if holds.load is None:
             return
-        found = self._store.views.load_many(self.number, "hold", missing, self.head.seq)
+        holds.absent = {id for id in new if id not in holds}
+        missing = [id for id in ids if id not in holds and id not in holds.absent]
+        if missing:
+            found = self._load_holds(missing)
+            holds.absent.update(id for id in missing if id not in found)
+
+    def knows_any(self, new: Sequence[str]) -> bool:
+        """Whether one of the holds that were taken not to exist does."""
+        wanted = [id for id in new if id in self.draft.holds.absent]
+        return bool(wanted) and bool(self._load_holds(wanted))
+
+    def _load_holds(self, ids: list[str]) -> set[str]:
+        """Bring holds into memory; returns the ids of those that there are."""
+        found = self._store.views.load_many(self.number, "hold", ids, self.head.seq)
         for key, body in found.items():
-            holds[str(key)] = _decoders["hold"].decode(body)  # type: ignore[assignment]
-        holds.absent = {id for id in missing if id not in found}
+            self.draft.holds[str(key)] = _decoders["hold"].decode(body)  # type: ignore[assignment]
+        return {str(key) for key in found}
 
     # -- changing -----------------------------------------------------------------------------------------------
 

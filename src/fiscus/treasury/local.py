@@ -13,7 +13,7 @@ from fiscus.contract.treasury import Readiness
 from fiscus.core.commands import Request
 from fiscus.core.outcomes import AnyOutcome, Refused
 from fiscus.treasury.engine import AnyResult, Committed, Engine
-from fiscus.treasury.reading import AccountNames, list_view
+from fiscus.treasury.reading import AccountNames, entries_after, list_view
 
 FOLLOW_PAGE = 500
 FOLLOW_WAIT_S = 1.0
@@ -124,7 +124,7 @@ class LocalTreasury:
         try:
             while True:
                 news.clear()
-                stored = await asyncio.to_thread(store.journal.entries, number, after, FOLLOW_PAGE)
+                stored = await asyncio.to_thread(entries_after, store, number, after, FOLLOW_PAGE)
                 entries = await asyncio.to_thread(list, map(names.entry, stored))
                 scoped = await asyncio.to_thread(names.number, scope) if scope is not None else None
                 for entry in entries:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from fiscus.contract.errors import BudgetUnavailable
+from fiscus.contract.errors import BudgetUnavailable, EntriesArchived
 from fiscus.contract.queries import (
     PAGE_LENGTH_MAX,
     AccountsPage,
@@ -232,9 +232,10 @@ def _entries_page(store: Store, tenant: int, query: ListEntries) -> EntriesPage 
     as_of_seq = head.seq if head is not None else 0
     if as_of_seq < query.min_seq:
         raise BudgetUnavailable(FOLLOWER_WAIT)
-    stored = store.journal.entries(tenant, query.after, query.limit)
+    stored = entries_after(store, tenant, query.after, query.limit)
     names = AccountNames(store, tenant)
-    names.catch_up(query.after)
+    if stored:
+        names.catch_up(query.after)
     entries = [names.entry(entry) for entry in stored]
     scope = names.number(query.scope) if query.scope is not None else None
     if query.scope is not None:
@@ -244,6 +245,20 @@ def _entries_page(store: Store, tenant: int, query: ListEntries) -> EntriesPage 
         entries=tuple(entries),
         next=stored[-1].seq if len(stored) == query.limit else None,
     )
+
+
+def entries_after(store: Store, tenant: int, after: int, limit: int) -> list[StoredEntry]:
+    """Entries after a sequence number, in order.
+
+    Raises:
+        EntriesArchived: the first of them is not there any more.
+    """
+    stored = store.journal.entries(tenant, after, limit)
+    if stored and stored[0].seq != after + 1:
+        first_seq = stored[0].seq
+        detail = f"entries {after + 1} to {first_seq - 1} were archived; begin with {first_seq}"
+        raise EntriesArchived(detail, first_seq)
+    return stored
 
 
 class AccountNames:
@@ -357,4 +372,4 @@ def _remember(table: dict[K, V], key: K, value: V) -> None:
         del table[next(iter(table))]
 
 
-__all__ = ["AccountNames", "list_view", "read_view", "view_draft"]
+__all__ = ["AccountNames", "entries_after", "list_view", "read_view", "view_draft"]

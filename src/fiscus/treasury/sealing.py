@@ -132,6 +132,16 @@ def last_seal(journal: Journal, tenant: int) -> Seal | None:
     return None
 
 
+def base_seal(journal: Journal, tenant: int, archived_seq: int) -> Seal | None:
+    """The state that a journal begins with whose entries up to ``archived_seq`` were archived, or a later one."""
+    for seq in journal.checkpoints(tenant):
+        if seq >= archived_seq:
+            seal = sealing_entry(journal, tenant, seq)
+            if seal is not None:
+                return seal
+    return None
+
+
 def sealing_entry(journal: Journal, tenant: int, seq: int) -> Seal | None:
     """The entry that vouches for the state as of ``seq``; None: there is none."""
     after = seq

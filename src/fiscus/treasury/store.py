@@ -91,7 +91,12 @@ class Journal(Protocol):
     """The append-only truth.
 
     The engine's thread alone calls ``begin``, ``append``, ``end`` and ``reopen``; reads may come from any thread.
+
+    Attributes:
+        drops_between_batches: whether ``drop_entries`` is for the engine's thread too.
     """
+
+    drops_between_batches: bool
 
     def tenants(self) -> dict[str, int]:
         """Numbers of all tenants by name."""
@@ -167,8 +172,30 @@ class Journal(Protocol):
         """Drop answers older than an instant (ms); that their keys were used stays known."""
         ...
 
-    def alone(self, tenant: int) -> AbstractContextManager[bool]:
-        """Whether meanwhile nobody else, on no node, seals or archives this tenant."""
+    def alone(self, *tenants: int) -> AbstractContextManager[bool]:
+        """Whether meanwhile nobody else, on no node, seals or archives these tenants."""
+        ...
+
+    def drop_entries(self, upto: Mapping[int, int], limit: int) -> int:
+        """Drop the oldest entries of tenants, and what stands beside them; their ids stay taken.
+
+        What goes is a whole part of the journal from its beginning on, so that what is left has no gap; at most about
+        ``limit`` entries at once where that would keep others waiting.
+
+        Args:
+            upto: the last entry to drop, by tenant; a state is sealed as of it.
+            limit: see above.
+
+        Returns:
+            How much was dropped; 0: there is no more.
+
+        Raises:
+            StoreUnavailable: it is tried again later; what was to be dropped is there as a whole, or in part.
+        """
+        ...
+
+    def put_archived_ids(self, tenant: int, ids: Sequence[str]) -> None:
+        """Take note of ids that entries have taken which were archived before the journal came here."""
         ...
 
     def put_checkpoint(self, tenant: int, seq: int, rows: Iterable[SealRow]) -> None:
@@ -329,6 +356,10 @@ class Views(Protocol):
 
     def prune_holds(self, before: int, limit: int) -> int:
         """Drop ended holds that nothing has touched since ``before`` (ms), at most ``limit``; returns how many."""
+        ...
+
+    def drop_usage(self, upto: Mapping[int, int], limit: int) -> int:
+        """Drop usage of tenants up to an entry, at most about ``limit`` rows at once; returns how much, 0: no more."""
         ...
 
     @property

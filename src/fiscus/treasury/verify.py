@@ -22,7 +22,7 @@ from fiscus.core.invariants import broken, broken_admission, broken_cell, broken
 from fiscus.core.outcomes import HoldState
 from fiscus.core.state import ENTITY_TYPES, KINDS, Account, Cell, Draft, Hold
 from fiscus.treasury.codec import commitment_holds, decode_event, genesis, link
-from fiscus.treasury.sealing import joined, last_seal, sealed_rows, table_of
+from fiscus.treasury.sealing import Seal, base_seal, joined, last_seal, sealed_rows, table_of
 from fiscus.treasury.store import Store, StoredEntry, Watermark
 
 PAGE = 5_000
@@ -60,7 +60,7 @@ def verify(
     Args:
         store: the ledger; nothing is written.
         tenant: whose journal.
-        from_start: do not trust the checkpoint.
+        from_start: do not trust the last checkpoint; begin with the first entry that was not archived.
         progress: called with (entries checked, entries in all).
 
     Returns:
@@ -70,8 +70,12 @@ def verify(
     if number is None:
         return Report(tenant=tenant, from_seq=0, head_seq=0, entries=0, faults=())
     check = _Verification(store, tenant, number)
+    first = store.journal.entries(number, 0, 1)
+    archived_seq = first[0].seq - 1 if first else 0
     if not from_start:
-        check.start_from_checkpoint()
+        check.start_from(last_seal(store.journal, number))
+    if archived_seq and not check.from_seq:
+        check.start_from(base_seal(store.journal, number, archived_seq))
     check.run(progress)
     return Report(
         tenant=tenant,
@@ -100,9 +104,8 @@ class _Verification:
         """Note a fault at the present entry."""
         self.faults.append(Fault(invariant=invariant, seq=self.seq, detail=detail))
 
-    def start_from_checkpoint(self) -> None:
-        """Begin with the sealed state whose digest the journal vouches for."""
-        seal = last_seal(self.store.journal, self.number)
+    def start_from(self, seal: Seal | None) -> None:
+        """Begin with a sealed state whose digest the journal vouches for."""
         if seal is None:
             return
         try:

@@ -10,7 +10,7 @@ from itertools import count
 import structlog
 
 from fiscus.api.economy.books import Books
-from fiscus.contract.errors import BudgetUnavailable, TreasuryError
+from fiscus.contract.errors import BudgetUnavailable, EntriesArchived, TreasuryError
 from fiscus.contract.treasury import Treasury
 
 WAIT_S_MAX = 10.0
@@ -43,6 +43,9 @@ class Follower:
         while True:
             try:
                 await self._follow()
+            except EntriesArchived as error:
+                log.warning("token_economy_books_archived", first_seq=error.first_seq, as_of_seq=self._books.seq)
+                self._books.seq = (error.first_seq or 1) - 1
             except TreasuryError as error:
                 log.warning("token_economy_books_wait", error=str(error), as_of_seq=self._books.seq)
             await asyncio.sleep(RETRY_PAUSE_S)

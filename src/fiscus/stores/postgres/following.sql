@@ -24,6 +24,10 @@ SELECT seq FROM watermarks WHERE tenant = $1::integer FOR UPDATE
 -- Nothing can be said where there is no journal at all.
 SELECT EXISTS (
     SELECT 1 FROM journal WHERE tenant = $1::integer AND seq = $2::bigint AND at = $3::bigint AND hash = $4::bytea
+) OR (
+    -- The state that the journal begins with, for what came before was archived.
+    EXISTS (SELECT 1 FROM checkpoints WHERE tenant = $1::integer AND seq = $2::bigint)
+    AND NOT EXISTS (SELECT 1 FROM journal WHERE tenant = $1::integer AND seq <= $2::bigint)
 ) OR EXISTS (
     SELECT 1 FROM (
         SELECT last_seq, hash FROM batches WHERE tenant = $1::integer AND first_seq <= $2::bigint

@@ -11,6 +11,7 @@ import psycopg
 from psycopg.pq.abc import PGresult
 
 from fiscus.contract.errors import ConfigurationInvalid, StoreUnavailable
+from fiscus.stores.postgres.archiving import drop_entries, put_archived_ids
 from fiscus.stores.postgres.connecting import HOT, HOT_STATEMENT_MS_MAX, LISTING, Connections, connect, unavailable
 from fiscus.stores.postgres.keys import columns, key
 from fiscus.stores.postgres.line import Call, Line, byteas, int4, int4s, int8, int8s, number, texts
@@ -51,6 +52,8 @@ ROLLBACK: Call = (b"rollback", ())
 
 class PostgresJournal:
     """See ``treasury.store.Journal``."""
+
+    drops_between_batches = False
 
     def __init__(self, url: str, watch: Watch) -> None:
         self._url = url
@@ -249,19 +252,31 @@ class PostgresJournal:
         self._keeper.fetch(SQL["forget_answers"], (before,))
 
     @contextmanager
-    def alone(self, tenant: int) -> Iterator[bool]:
+    def alone(self, *tenants: int) -> Iterator[bool]:
         """See ``Journal``; whoever loses the connection loses the lock, and writes nothing more through it."""
         try:
             with self._housekeeping.connection() as (connection, _):
-                row = connection.execute(SQL["alone"], (tenant,)).fetchone()
-                mine = bool(row is not None and row[0])
+                mine: list[int] = []
                 try:
-                    yield mine
+                    for tenant in sorted(tenants):
+                        row = connection.execute(SQL["alone"], (tenant,)).fetchone()
+                        if row is None or not row[0]:
+                            break
+                        mine.append(tenant)
+                    yield len(mine) == len(tenants)
                 finally:
-                    if mine:
+                    for tenant in mine:
                         connection.execute(SQL["not_alone"], (tenant,))
         except psycopg.Error as error:
             raise unavailable(error) from error
+
+    def drop_entries(self, upto: Mapping[int, int], limit: int) -> int:
+        """See ``Journal``; on a connection of its own, which nobody waits for."""
+        return drop_entries(self._url, upto, limit)
+
+    def put_archived_ids(self, tenant: int, ids: Sequence[str]) -> None:
+        """See ``Journal``."""
+        put_archived_ids(self._url, tenant, ids)
 
     def put_checkpoint(self, tenant: int, seq: int, rows: Iterable[SealRow]) -> None:
         """See ``Journal``."""

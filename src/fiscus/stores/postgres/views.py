@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from psycopg.pq.abc import PGresult
 
 from fiscus.contract.errors import StoreUnavailable
 from fiscus.core.state import KINDS, Kind
+from fiscus.stores.postgres.archiving import drop_usage
 from fiscus.stores.postgres.connecting import LIST_S_MAX, LISTING, LOADING, Connections, unavailable
 from fiscus.stores.postgres.keys import columns, key
 from fiscus.stores.postgres.line import Value, int4, int8, int8s, number, texts
@@ -34,6 +35,7 @@ class PostgresViews:
     damaged = False
 
     def __init__(self, url: str) -> None:
+        self._url = url
         self._writer = ViewsWriter(url)
         self._loader = Session(url, LOADING, LOADING_SQL)
         self._listers = Connections(url, LISTING, LISTERS_MAX, LIST_S_MAX)
@@ -164,6 +166,10 @@ class PostgresViews:
     def write(self, snapshots: Sequence[Snapshot], now: int) -> list[Snapshot]:
         """See ``Views``."""
         return self._writer.write(snapshots, now)
+
+    def drop_usage(self, upto: Mapping[int, int], limit: int) -> int:
+        """See ``Views``."""
+        return drop_usage(self._url, upto)
 
     def prune_holds(self, before: int, limit: int) -> int:
         """See ``Views``."""

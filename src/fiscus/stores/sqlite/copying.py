@@ -10,30 +10,19 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import msgspec
-
 from fiscus.contract.errors import StoreUnavailable
 from fiscus.stores.queries import queries
 from fiscus.stores.sqlite.journal import connect
 from fiscus.treasury.codec import SealedPrivate
-from fiscus.treasury.store import AnswerRow, Row
+from fiscus.treasury.journal_file import TenantHead
+from fiscus.treasury.store import AnswerRow, Row, SealRow
 
 SQL = queries(__package__, "copying.sql")
 COPY_PAGES = 4_096
 
 
-class TenantHead(msgspec.Struct, frozen=True):
-    """A tenant, how far its journal goes, and how many answers are kept beside it."""
-
-    number: int
-    name: str
-    seq: int
-    entries: int
-    answers: int
-
-
-class JournalReader:
-    """One consistent view of a journal; made by ``reading``."""
+class SqliteReader:
+    """One consistent view of a journal, see ``treasury.journal_file.JournalReader``; made by ``reading``."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -60,9 +49,18 @@ class JournalReader:
         for row in self._connection.execute(SQL["answers"], (tenant,)):
             yield AnswerRow(*row)
 
+    def sealed(self, tenant: int, seq: int) -> Iterator[SealRow]:
+        """See ``JournalReader``."""
+        yield from self._connection.execute(SQL["sealed"], (tenant, seq))
+
+    def archived_ids(self, tenant: int, upto: int) -> Iterator[str]:
+        """See ``JournalReader``."""
+        if self._connection.execute(SQL["has_archived_ids"]).fetchone()[0]:
+            yield from (id for (id,) in self._connection.execute(SQL["archived_ids"], (tenant,)))
+
 
 @contextmanager
-def reading(path: Path) -> Iterator[JournalReader]:
+def reading(path: Path) -> Iterator[SqliteReader]:
     """Open the journal at ``path`` for reading, as it is now.
 
     Raises:
@@ -71,7 +69,7 @@ def reading(path: Path) -> Iterator[JournalReader]:
     try:
         with closing(connect(str(path), writable=False)) as connection:
             connection.execute(SQL["begin"])
-            yield JournalReader(connection)
+            yield SqliteReader(connection)
     except sqlite3.Error as error:
         raise StoreUnavailable(f"{path}: {error}") from error
 
@@ -98,7 +96,7 @@ def copy_journal(path: Path, destination: Path, progress: Callable[[int, int], N
             closing(sqlite3.connect(destination)) as copy,
         ):
             connection.execute(SQL["begin"])
-            heads = JournalReader(connection).heads()
+            heads = SqliteReader(connection).heads()
             connection.backup(
                 copy, pages=COPY_PAGES, progress=lambda _, remaining, total: progress(total - remaining, total)
             )

@@ -18,3 +18,12 @@ WHERE journal.tenant = ? ORDER BY journal.seq;
 
 -- name: answers
 SELECT tenant, key, at, coalesce(answer, x'') FROM answers WHERE tenant = ? ORDER BY key;
+
+-- name: sealed
+SELECT kind, key, body FROM checkpoints WHERE tenant = ? AND seq = ? ORDER BY kind, key;
+
+-- name: has_archived_ids
+SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'archived_ids';
+
+-- name: archived_ids
+SELECT key FROM archived_ids WHERE tenant = ? ORDER BY key;

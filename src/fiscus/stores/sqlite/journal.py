@@ -15,6 +15,7 @@ import msgspec
 from fiscus.contract.errors import StoreUnavailable, UnknownFormat
 from fiscus.core.events import FORMAT
 from fiscus.stores.queries import queries
+from fiscus.stores.sqlite.archiving import drop_entries, put_archived_ids
 from fiscus.treasury.store import AnswerRow, Erasure, Head, KeyTaken, Row, SealRow, StoredAnswer, StoredEntry, Turn
 
 SQL = queries(__package__, "journal.sql")
@@ -50,6 +51,8 @@ def connect(path: str, *, writable: bool) -> sqlite3.Connection:
 
 class SqliteJournal:
     """See ``treasury.store.Journal``. Reads from other threads use a connection of their own that never writes."""
+
+    drops_between_batches = True
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
@@ -170,7 +173,7 @@ class SqliteJournal:
             raise StoreUnavailable(f"sqlite: {error}") from error
 
     @contextmanager
-    def alone(self, tenant: int) -> Iterator[bool]:
+    def alone(self, *tenants: int) -> Iterator[bool]:
         """See ``Journal``; no other process has the file."""
         mine = self._housekeeping.acquire(blocking=False)
         try:
@@ -178,6 +181,20 @@ class SqliteJournal:
         finally:
             if mine:
                 self._housekeeping.release()
+
+    def drop_entries(self, upto: Mapping[int, int], limit: int) -> int:
+        """See ``Journal``."""
+        try:
+            return drop_entries(self._writer, upto, limit)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"sqlite: {error}") from error
+
+    def put_archived_ids(self, tenant: int, ids: Sequence[str]) -> None:
+        """See ``Journal``."""
+        try:
+            put_archived_ids(self._writer, tenant, ids)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"sqlite: {error}") from error
 
     def put_checkpoint(self, tenant: int, seq: int, rows: Iterable[SealRow]) -> None:
         """See ``Journal``."""

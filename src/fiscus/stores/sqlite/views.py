@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -14,6 +14,7 @@ import msgspec
 from fiscus.contract.errors import StoreUnavailable
 from fiscus.core.state import KINDS, Kind
 from fiscus.stores.queries import queries
+from fiscus.stores.sqlite.archiving import drop_usage
 from fiscus.stores.sqlite.journal import connect
 from fiscus.treasury.store import ANY_HEAD, Opening, Snapshot, UsageRow, Watermark
 
@@ -189,6 +190,14 @@ class SqliteViews:
         except sqlite3.Error as error:
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
+            raise self._unavailable(error) from error
+
+    def drop_usage(self, upto: Mapping[int, int], limit: int) -> int:
+        """See ``Views``."""
+        try:
+            with self._writing:
+                return drop_usage(self._writer, upto, limit)
+        except sqlite3.Error as error:
             raise self._unavailable(error) from error
 
     def prune_holds(self, before: int, limit: int) -> int:
