@@ -298,6 +298,20 @@ def test_a_dump_of_another_ledger_is_noticed_even_at_the_same_sequence(live, cli
     assert without_times(contents(client)) == without_times(before)
 
 
+def test_what_has_been_archived_from_the_journal_is_not_missed(live, client, monkeypatch):
+    tree(live)
+    live.settle()
+    before = contents(client)
+    rebuilds = live.projector.status().rebuilds
+    monkeypatch.setattr(live.desk.engine.store.journal, "entries", lambda tenant, after, limit: [])
+    for _ in range(3):
+        live.projector.turn()
+        live.clock.advance(LOOK_MS)
+    assert live.projector.status().state == "current"
+    assert live.projector.status().rebuilds == rebuilds
+    assert contents(client) == before
+
+
 def test_a_ledger_that_began_anew_replaces_what_a_longer_one_left(live, client):
     client.set("fiscus:default:seq", "9000")
     client.set("fiscus:default:chain", "00" * 32)

@@ -16,9 +16,9 @@ from threading import Condition, Thread
 from uuid import uuid4
 
 import msgspec
-import structlog
 
 from fiscus.contract.errors import TreasuryError
+from fiscus.contract.logs import get_logger
 from fiscus.contract.treasury import LiveState, LiveStateName
 from fiscus.core.events import NameErased, StatusChanged
 from fiscus.core.outcomes import Balance
@@ -67,7 +67,7 @@ LEAVE_S_MAX = 0.1
 CLOSE_MS = 1_500
 """How long the end waits for Redis to have everything."""
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Closing(Exception):
@@ -499,7 +499,9 @@ class Projector:
         if look.rebuilder not in (None, tenant.token):
             tenant.state = "rebuilding"
             return
-        is_fork = look.seq is not None and (look.seq > seq or not self._is_in_journal(tenant, look.seq, look.chain))
+        is_fork = look.seq is not None and (
+            look.seq > seq or not self._is_in_journal(tenant, mark, look.seq, look.chain)
+        )
         if look.seq is None or is_fork or tenant.must_rebuild:
             self._rebuild(tenant, look, is_fork=is_fork)
         elif look.seq == seq:
@@ -524,9 +526,12 @@ class Projector:
         elif now_ms - tenant.stuck[1] >= GRACE_MS:
             self._rebuild(tenant, look, is_fork=False)
 
-    def _is_in_journal(self, tenant: Tenant, seq: int, chain: str | None) -> bool:
+    def _is_in_journal(self, tenant: Tenant, mark: Watermark | None, seq: int, chain: str | None) -> bool:
+        """Whether an entry is of this journal's history; what the views are as of may have been archived since."""
         if seq == 0:
             return chain == genesis(tenant.name).hex()
+        if mark is not None and seq == mark.seq:
+            return chain == mark.hash.hex()
         entries = self._store.journal.entries(tenant.number, seq - 1, 1)
         return bool(entries) and entries[0].seq == seq and entries[0].hash.hex() == chain
 
@@ -549,7 +554,7 @@ class Projector:
         started_ms = self._monotonic_ms()
         reader, mark = LedgerReader.sealed(self._store, tenant.number, tenant.name, self._check_open)
         stream = self._server.last_entry(tenant.keys)
-        is_fork = is_fork or (stream is not None and not self._is_in_journal(tenant, *stream))
+        is_fork = is_fork or (stream is not None and not self._is_in_journal(tenant, mark, *stream))
         tenant.looked_ms = None
         if self._server.begin(tenant.keys, token, look, is_fork=is_fork) != "begun":
             return
