@@ -50,7 +50,7 @@ from fiscus.contract.treasury import Treasury
 from fiscus.core.outcomes import Refused
 from fiscus.core.state import Rules
 from fiscus.spool import Spool, SpoolingTreasury
-from fiscus.stores import SQLITE_SCHEME, open_store
+from fiscus.stores import POSTGRES_SCHEMES, SQLITE_SCHEME, open_store
 from fiscus.stores.sqlite.views import SqliteViews
 from fiscus.treasury.archiving import CPU_SHARE, ArchivePlan, Archivist
 from fiscus.treasury.drift import Drift
@@ -72,6 +72,9 @@ ENDING_S = 0.3
 SPOOL_TARGET = "ledger"
 SPOOL_RECORD_BYTES_MIN = 64
 PEPPER_BYTES = 32
+PEPPER_NAME = "key_pepper"
+"""In the database, where nodes share one."""
+
 MEMORY = "memory:"
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (recognised here, never bound to by default)
 
@@ -669,13 +672,17 @@ def openapi_document() -> dict[str, Any]:
 
 
 def read_pepper(options: LedgerOptions) -> bytes:
-    """The secret that keys are hashed with: the option, or what stands beside the ledger, made if it does not.
+    """The secret that keys are hashed with: the option, or what is kept beside the ledger, made if there is none.
 
     Raises:
         StoreUnavailable: it can neither be read nor made.
     """
     if options.key_pepper is not None:
         return options.key_pepper.encode()
+    if options.store_url.startswith(POSTGRES_SCHEMES):
+        from fiscus.stores.postgres.secrets import kept_secret
+
+        return kept_secret(options.store_url, PEPPER_NAME, secrets.token_hex(PEPPER_BYTES)).encode()
     ledger = ledger_path(options.store_url)
     if ledger is None:
         return secrets.token_bytes(PEPPER_BYTES)

@@ -89,7 +89,8 @@ class Settings(BaseSettings):
     key_pepper: SecretStr | None = Field(
         None,
         min_length=16,
-        description="Secret that keys are hashed with. Made at the first start and kept, mode 0600, beside the ledger.",
+        description="Secret that keys are hashed with. Made at the first start and kept: beside the ledger, mode 0600, "
+        "or in the database that nodes share.",
     )
     key_requests_per_minute: int | None = Field(
         None, ge=1, le=100_000_000, description="Requests that one key may make in a minute; no bound unless set."

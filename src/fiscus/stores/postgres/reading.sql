@@ -68,3 +68,9 @@ SELECT version_num FROM alembic_version
 
 -- name: make_months
 SELECT make_months($1)
+
+-- name: keep_secret
+INSERT INTO secrets (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING
+
+-- name: secret
+SELECT value FROM secrets WHERE name = $1
