@@ -14,7 +14,7 @@ WRITERS = """
 import asyncio, logging, threading, warnings
 import structlog
 from fiscus.cli.logs import configure_logging
-from fiscus.client.logs import get_logger
+from fiscus.contract.logs import get_logger
 
 configure_logging("info", "json")
 structlog.get_logger().info("ours", account_number=3)

@@ -49,6 +49,7 @@ def configure_logging(level: str, style: str, *processors: Any) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
+    logging.getLogger("fiscus").setLevel(number)
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
@@ -56,7 +57,7 @@ def configure_logging(level: str, style: str, *processors: Any) -> None:
 
 def _take_fields(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """What our own loggers under ``logging`` have put beside their text."""
-    from fiscus.client.logs import FIELDS
+    from fiscus.contract.logs import FIELDS
 
     fields = getattr(event["_record"], FIELDS, None)
     if fields is not None:

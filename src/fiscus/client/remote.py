@@ -15,7 +15,6 @@ import uuid_utils
 from yarl import URL
 
 from fiscus.client.backoff import Backoff
-from fiscus.client.logs import get_logger
 from fiscus.client.problems import decode_problem
 from fiscus.client.sse import EventParser
 from fiscus.client.wire import (
@@ -28,6 +27,7 @@ from fiscus.client.wire import (
 )
 from fiscus.contract import AnyOutcome, Compound, Refused, Request
 from fiscus.contract.errors import BudgetUnavailable, ConfigurationInvalid, TreasuryError
+from fiscus.contract.logs import get_logger
 from fiscus.contract.queries import AnyQuery, Entry, View
 from fiscus.contract.treasury import Readiness
 

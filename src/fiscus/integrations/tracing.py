@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from threading import Thread
 from typing import Any, cast
 
-import structlog
 from opentelemetry import context as contexts
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
@@ -25,6 +24,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from fiscus.contract.logs import get_logger
 from fiscus.contract.queries import AnyQuery, ListAccounts, ListEntries, ListUsage, View
 from fiscus.core.commands import Request
 from fiscus.core.outcomes import AnyOutcome, Refused
@@ -32,7 +32,7 @@ from fiscus.treasury.engine import AnyResult, Engine
 from fiscus.treasury.local import LocalTreasury
 from fiscus.treasury.statistics import BatchTimes
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 NAME = "fiscus"
 TRACES_PATH = "/v1/traces"

@@ -8,9 +8,9 @@ from types import TracebackType
 
 import msgspec
 
-from fiscus.client.logs import get_logger
 from fiscus.contract import Amounts, CallRecord, Extend, HoldAnswer, Release, Reserve, Settle, Unit
 from fiscus.contract.errors import BudgetUnavailable, FiscusError, Refusal
+from fiscus.contract.logs import get_logger
 from fiscus.core.records import Outcome
 from fiscus.sdk.teller import Teller
 from fiscus.sdk.usage import Reading, completed_by_bound, reading

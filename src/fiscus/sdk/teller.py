@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from fiscus.client.logs import get_logger
 from fiscus.contract import AnyCommand, AnyOutcome, HoldAnswer, Refused, Release, Request, Settle, Spooled
 from fiscus.contract.errors import FiscusError, refusal
+from fiscus.contract.logs import get_logger
 from fiscus.contract.treasury import Treasury as Ledger
 from fiscus.spool.outbox import Outbox
 

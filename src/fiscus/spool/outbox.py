@@ -10,9 +10,9 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from fiscus.client.backoff import Backoff
-from fiscus.client.logs import get_logger
 from fiscus.contract import AnyOutcome, Refused, Request
 from fiscus.contract.errors import SpoolUnavailable, TreasuryError, refusal
+from fiscus.contract.logs import get_logger
 from fiscus.contract.treasury import Treasury as Ledger
 from fiscus.spool.spool import Spool
 

@@ -20,9 +20,9 @@ from threading import Lock
 import msgspec
 import uuid_utils
 
-from fiscus.client.logs import get_logger
 from fiscus.contract import Compound, Refused, Release, Request, Settle
 from fiscus.contract.errors import SpoolUnavailable
+from fiscus.contract.logs import get_logger
 from fiscus.spool.lock import try_lock
 
 SPOOL_BYTES_MAX = 64 * 1024 * 1024

@@ -19,9 +19,9 @@ from typing import Any, cast
 import msgspec
 
 from fiscus.client.backoff import Backoff
-from fiscus.client.logs import get_logger
 from fiscus.contract import AnyOutcome, Compound, CompoundAnswer, Refused, Release, Request, Settle, Spooled
 from fiscus.contract.errors import SpoolUnavailable, StoreUnavailable, TreasuryError
+from fiscus.contract.logs import get_logger
 from fiscus.contract.queries import AnyQuery, Entry, ListAccounts, ListEntries, ListTemplates, ListUsage, View
 from fiscus.contract.treasury import Readiness, Treasury
 from fiscus.core.checks import check

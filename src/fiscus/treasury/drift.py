@@ -15,9 +15,9 @@ from threading import Thread
 from typing import Literal
 
 import msgspec
-import structlog
 
 from fiscus.contract.errors import LedgerCorrupt, LedgerDrift, TreasuryError
+from fiscus.contract.logs import get_logger
 from fiscus.core.state import Cell, Rules
 from fiscus.treasury.engine import Engine
 from fiscus.treasury.idempotency import IDEMPOTENCY_MS
@@ -25,7 +25,7 @@ from fiscus.treasury.ledger import Ledger
 from fiscus.treasury.sealing import last_seal, sealed_snapshot
 from fiscus.treasury.store import Head, Journal, StoredEntry, Views, Watermark
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 CELLS_MAX = 1_000
 """Cells of one sample. In the views they are the next ones by number, so that every cell has its turn."""

@@ -21,7 +21,6 @@ from time import perf_counter_ns
 from typing import Any, Protocol
 
 import msgspec
-import structlog
 
 from fiscus.contract.errors import (
     BudgetUnavailable,
@@ -31,6 +30,7 @@ from fiscus.contract.errors import (
     TreasuryError,
     UnknownFormat,
 )
+from fiscus.contract.logs import get_logger
 from fiscus.contract.queries import AnyQuery, View
 from fiscus.contract.treasury import LiveState, Readiness
 from fiscus.core.checks import check_id
@@ -87,7 +87,7 @@ HAVE_IDS = frozenset({Reserve, Extend, Settle, Release})
 ADMITTING = frozenset({Reserve, Extend, Allocate, Transfer, PutBudget, Adjust})
 """Commands that may let more be spent: not decided for a tenant whose figures are in doubt."""
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 BATCH_MAX = 256
 """Submissions that are decided before a commit."""

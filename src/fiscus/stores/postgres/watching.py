@@ -13,8 +13,8 @@ from threading import Thread
 from time import monotonic
 
 import psycopg
-import structlog
 
+from fiscus.contract.logs import get_logger
 from fiscus.stores.postgres.connecting import HOT_STATEMENT_MS_MAX, Connection, connect
 
 POLL_S = 0.2
@@ -37,7 +37,7 @@ WATCHING: Mapping[str, str | int] = {
     "lock_timeout": 1_000,
 }
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Watch:

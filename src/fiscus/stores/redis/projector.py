@@ -16,9 +16,9 @@ from threading import Condition, Thread
 from uuid import uuid4
 
 import msgspec
-import structlog
 
 from fiscus.contract.errors import TreasuryError
+from fiscus.contract.logs import get_logger
 from fiscus.contract.treasury import LiveState, LiveStateName
 from fiscus.core.events import NameErased, StatusChanged
 from fiscus.core.outcomes import Balance
@@ -67,7 +67,7 @@ LEAVE_S_MAX = 0.1
 CLOSE_MS = 1_500
 """How long the end waits for Redis to have everything."""
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Closing(Exception):

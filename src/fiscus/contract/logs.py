@@ -1,4 +1,4 @@
-"""Logs of the parts that run in other people's programs: through ``logging``, silent below a warning unless asked."""
+"""Logs of the parts that run in other people's programs too: through ``logging``, silent below a warning."""
 
 from __future__ import annotations
 
