@@ -41,6 +41,20 @@ def test_time_stands_still_when_the_wall_moves_more_than_five_seconds_beyond_mon
     assert (time.stepped, time.now()) == (False, max(START_MS, START_MS + step_ms + 120_000))
 
 
+@pytest.mark.parametrize("wrong_ms", [3_600_000, -3_600_000, 1_000])
+def test_once_the_store_has_told_its_time_the_hosts_before_that_counts_for_nothing(wrong_ms):
+    clock = ManualClock(START_MS + wrong_ms)
+    time = LedgerTime(clock)
+    time.now()
+    time.at_least(START_MS - 5)
+    assert time.now(START_MS) == START_MS
+    assert not time.stepped
+    clock.advance(10)
+    assert time.now() == START_MS + 10
+    time.at_least(START_MS + 20)
+    assert time.now(START_MS + 11) == START_MS + 20
+
+
 def test_a_seal_after_a_restart_with_the_clock_set_back_is_no_earlier_than_the_entries_before_it(tmp_path):
     clock = ManualClock()
     desk = Desk(open_store(f"sqlite:///{tmp_path}/fiscus.db"), clock)

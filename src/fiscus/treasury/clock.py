@@ -44,7 +44,7 @@ class LedgerTime:
         self._clock = clock
         self._wall = clock.wall_ms()
         self._monotonic = clock.monotonic_ms()
-        self._last = 0
+        self._last = self._least = 0
         self._is_stores = False
         self.stepped = False
 
@@ -61,6 +61,7 @@ class LedgerTime:
         if self.stepped and at_ms > self._last and abs(at_ms - self._wall) <= STEP_MS_MAX:
             self.stepped = False
         self._last = max(self._last, at_ms)
+        self._least = max(self._least, at_ms)
 
     def now(self, stores_ms: int | None = None) -> int:
         """The ledger's time in ms; looks at the clock.
@@ -70,9 +71,11 @@ class LedgerTime:
         """
         monotonic = self._clock.monotonic_ms()
         if stores_ms is not None and not self._is_stores:
-            # The first look at the store's clock: from here on it is the one that counts.
+            # The first look at the store's clock: from here on it is the one that counts, not the host's before it.
             self._is_stores = True
             self._wall, self._monotonic = stores_ms, monotonic
+            self._last = self._least
+            self.stepped = False
         elapsed = monotonic - self._monotonic
         if stores_ms is not None:
             wall = stores_ms
