@@ -43,7 +43,7 @@ def run(rounds: int = ROUNDS, *, away_s: float = AWAY_S, postgres: PostgresServe
                 load.wait_for_answers(50)
                 for number in range(rounds):
                     is_long = number >= rounds - 2
-                    how = _standstill if number == rounds - 1 else _stop
+                    how = standstill if number == rounds - 1 else _stop
                     how(server, away_s if is_long else SHORT_S)
                     began = time.monotonic()
                     for node in nodes:
@@ -73,7 +73,7 @@ def _stop(server: PostgresServer, away_s: float) -> None:
     server.start()
 
 
-def _standstill(server: PostgresServer, away_s: float) -> None:
+def standstill(server: PostgresServer, away_s: float) -> None:
     """All processes of the server stand still: connections stay open and nobody answers."""
     main = psutil.Process(server.pid)
     processes = [main, *main.children(recursive=True)]
