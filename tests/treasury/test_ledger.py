@@ -195,6 +195,30 @@ def test_what_has_ended_leaves_memory_and_what_goes_on_stays(house, monkeypatch)
     assert desk.balance("agent:3").spent == 7
 
 
+# covers E7
+@pytest.mark.parametrize("amount", [10, 5])
+def test_a_reserve_that_comes_again_is_answered_as_before_also_when_its_hold_left_memory(house, monkeypatch, amount):
+    """Ids of new holds are not looked up: that one is known shows when it is appended, or when it would be refused."""
+    monkeypatch.setattr(ledger_module, "ENDED_SLACK", 1)
+    desk = house.desk
+    desk.do(PutAccount(account="agent:a"))
+    desk.do(PutBudget(account="agent:a", unit="tokens", limit=10))
+    reserves = [Request(command=Reserve(id=id, account="agent:a", amounts={"tokens": 5})) for id in ("a", "b")]
+    desk.ask(*reserves)
+    desk.ask(*[Request(command=Settle(id=id, total={"tokens": amount - 5})) for id in ("a", "b")])
+    answers = desk.ask(*reserves)
+    desk.write_views()
+    assert not desk.engine.ledger("default").draft.holds
+    before = journal(house.store)
+    assert desk.ask(*reserves) == answers
+    desk.write_views()
+    other = Request(command=Reserve(id="b", account="agent:a", amounts={"tokens": 6}))
+    fresh = Request(command=Reserve(id="c", account="agent:a", amounts={"tokens": 11}))
+    found = desk.ask(other, reserves[0], fresh)
+    assert (found[0].code, found[1], found[2].code) == ("conflict", answers[0], "budget_exceeded")
+    assert journal(house.store) == before
+
+
 def test_what_has_ended_since_the_views_were_written_stays(house, monkeypatch):
     monkeypatch.setattr(ledger_module, "ENDED_SLACK", 1)
     desk = house.desk

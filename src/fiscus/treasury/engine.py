@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Event as Flag
@@ -37,6 +37,7 @@ from fiscus.core.checks import check_id
 from fiscus.core.commands import (
     Adjust,
     Allocate,
+    AnyCommand,
     Compound,
     Extend,
     PutBudget,
@@ -531,8 +532,13 @@ class Engine:
             if self._stopping.is_set() and self._aside is None and queue.empty():
                 return
 
-    def run_batch(self, batch: Sequence[Submission]) -> None:
-        """Answer queries on the state as it is, decide commands, commit, answer. One commit at most."""
+    def run_batch(self, batch: Sequence[Submission], *, look_first: bool = False) -> None:
+        """Answer queries on the state as it is, decide commands, commit, answer. One commit at most.
+
+        Args:
+            batch: what has been submitted.
+            look_first: whether the ids of new holds are looked up, before they turn out to be taken.
+        """
         statistics = self.statistics
         statistics.batches += 1
         self.times = BatchTimes(perf_counter_ns(), size=len(batch))
@@ -550,7 +556,7 @@ class Engine:
                     answers.append((submission, self._read(submission.wish, now)))
             if self._drifting or self._backlog > BACKLOG_ROWS_MAX:
                 commands = self._turn_away(commands, answers)
-            answers += self._decide_and_commit(commands, now)
+            answers += self._decide_and_commit(commands, now, look_first)
         except TurnUnavailable as error:
             # Nothing was begun: what is in memory still holds, and the next turn shows what has been written since.
             self._go_down(error.reason)
@@ -564,6 +570,10 @@ class Engine:
             self._one_by_one(batch, answers)
             return
         except KeyTaken:
+            if not look_first:
+                self._deliver(answers)
+                self.run_batch(_unanswered(batch, answers), look_first=True)
+                return
             if len(batch) <= 1:
                 answers += [(submission, EXPIRED) for submission in batch]
             else:
@@ -619,17 +629,14 @@ class Engine:
     def _one_by_one(self, batch: Sequence[Submission], answers: list[tuple[Submission, AnyResult]]) -> None:
         """After an attempt that wrote nothing: each by itself, so that one of them cannot spoil the others."""
         self._deliver(answers)
-        answered = {id(submission) for submission, _ in answers}
-        for submission in batch:
-            if id(submission) not in answered:
-                self.run_batch([submission])
+        for submission in _unanswered(batch, answers):
+            self.run_batch([submission], look_first=True)
 
     @staticmethod
     def _refuse_rest(
         batch: Sequence[Submission], answers: list[tuple[Submission, AnyResult]], error: TreasuryError
     ) -> None:
-        answered = {id(submission) for submission, _ in answers}
-        answers += [(submission, error) for submission in batch if id(submission) not in answered]
+        answers += [(submission, error) for submission in _unanswered(batch, answers)]
 
     def _deliver(self, answers: list[tuple[Submission, AnyResult]]) -> None:
         by_port: dict[int, tuple[Port, list[tuple[Any, AnyResult]]]] = {}
@@ -697,19 +704,23 @@ class Engine:
 
     # -- deciding -------------------------------------------------------------------------------------------------
 
-    def _decide_and_commit(self, commands: list[Submission], now: int) -> list[tuple[Submission, AnyResult]]:
+    def _decide_and_commit(
+        self, commands: list[Submission], now: int, look_first: bool
+    ) -> list[tuple[Submission, AnyResult]]:
         """Decide all, append what happened in one commit; the answers may go out when this returns.
 
         Raises:
             KeyTaken: an id stands in the journal already; nothing was written, and the drafts are as before.
         """
         try:
-            return self._decide_in_turn(commands, now)
+            return self._decide_in_turn(commands, now, look_first)
         finally:
             self.store.journal.end()
 
-    def _decide_in_turn(self, commands: list[Submission], now: int) -> list[tuple[Submission, AnyResult]]:
-        ledgers, now = self._prepare(commands, now)
+    def _decide_in_turn(
+        self, commands: list[Submission], now: int, look_first: bool
+    ) -> list[tuple[Submission, AnyResult]]:
+        ledgers, now = self._prepare(commands, now, look_first)
         decided: list[tuple[Submission, AnyResult]] = []
         pending: Pending = {}
         for submission in commands:
@@ -721,6 +732,8 @@ class Engine:
             else:
                 decided.append((submission, self._decide_once(ledger, request, now, pending)))
         try:
+            if not look_first:
+                _see_that_refused_are_new(ledgers, decided)
             self._commit(ledgers, now, pending)
         except KeyTaken:
             for ledger in ledgers.values():
@@ -794,16 +807,12 @@ class Engine:
             times.committed_ns = perf_counter_ns()
             self.statistics.commit_s.add((times.committed_ns - times.commit_ns) / 1e9)
 
-    def _prepare(self, commands: list[Submission], now: int) -> tuple[dict[str, Ledger], int]:
+    def _prepare(self, commands: list[Submission], now: int, look_first: bool) -> tuple[dict[str, Ledger], int]:
         """The ledgers of a batch, in order, with what it needs loaded and what is due done; and the batch's time.
 
         What has come meanwhile joins ``commands`` if the batch may grow.
         """
-        ids: dict[str, list[str]] = {}
-        for submission in commands:
-            request = submission.wish
-            assert isinstance(request, Request)
-            ids.setdefault(request.tenant, []).extend(_ids_of(request))
+        ids: dict[str, list[str]] = {submission.wish.tenant: [] for submission in commands}
         for tenant, ledger in self._ledgers.items():
             deadline = ledger.draft.next_deadline()
             if deadline is not None and deadline[0] <= now and tenant not in ids:
@@ -811,19 +820,27 @@ class Engine:
         if not ids:
             return {}, now
         ledgers, now = self._take_turn(sorted(ids))
-        self._grow(commands, ids)
+        self._grow(commands, ids.keys())
+        new: dict[str, list[str]] = {tenant: [] for tenant in ids}
+        for submission in commands:
+            request = submission.wish
+            assert isinstance(request, Request)
+            if type(request.command) is Reserve and not look_first:
+                new[request.tenant].append(request.command.id)
+            else:
+                ids[request.tenant] += _ids_of(request.command)
         for tenant, ledger in ledgers.items():
             ledger.begin()
-            ledger.prefetch_holds(ids[tenant])
+            ledger.prefetch_holds(ids[tenant], new[tenant])
             bring_due(ledger.draft, now)
         return ledgers, now
 
-    def _grow(self, commands: list[Submission], ids: dict[str, list[str]]) -> None:
+    def _grow(self, commands: list[Submission], tenants: Set[str]) -> None:
         """Let what came while this node waited for its turn take part in it: the fewer turns, the shorter they wait.
 
         Args:
             commands: of the batch.
-            ids: of its holds, by the tenants whose locks are held; commands of others wait for the next batch.
+            tenants: whose locks are held; commands of others wait for the next batch.
         """
         batch, self._growing = self._growing, None
         if not batch or self._drifting or self._backlog > BACKLOG_ROWS_MAX:
@@ -831,12 +848,11 @@ class Engine:
         with contextlib.suppress(Empty):
             while len(batch) < self._batch_max:
                 item = self._queue.get_nowait()
-                if isinstance(item, Errand) or not isinstance(item.wish, Request) or item.wish.tenant not in ids:
+                if isinstance(item, Errand) or not isinstance(item.wish, Request) or item.wish.tenant not in tenants:
                     self._aside = item
                     break
                 batch.append(item)
                 commands.append(item)
-                ids[item.wish.tenant] += _ids_of(item.wish)
         self.times.size = len(batch)
 
     def _take_turn(self, tenants: Sequence[str]) -> tuple[dict[str, Ledger], int]:
@@ -1147,9 +1163,31 @@ class _Nowhere:
 NOWHERE = _Nowhere()
 
 
-def _ids_of(request: Request) -> list[str]:
-    """Ids of the holds that a request may need."""
-    command = request.command
+def _unanswered(batch: Sequence[Submission], answers: Sequence[tuple[Submission, AnyResult]]) -> list[Submission]:
+    answered = {id(submission) for submission, _ in answers}
+    return [submission for submission in batch if id(submission) not in answered]
+
+
+def _see_that_refused_are_new(ledgers: dict[str, Ledger], decided: Sequence[tuple[Submission, AnyResult]]) -> None:
+    """The ids of new holds were not looked up; what is refused is not appended, where a taken one would show.
+
+    Raises:
+        KeyTaken: one of them is known: it is answered as before.
+    """
+    refused: dict[str, list[str]] = {}
+    for submission, result in decided:
+        if type(result) is Refused:
+            request = submission.wish
+            assert isinstance(request, Request)
+            if type(request.command) is Reserve:
+                refused.setdefault(request.tenant, []).append(request.command.id)
+    for tenant, ids in refused.items():
+        if ledgers[tenant].knows_any(ids):
+            raise KeyTaken("of a hold that would be refused now")
+
+
+def _ids_of(command: AnyCommand) -> list[str]:
+    """Ids of the holds that a command may need."""
     parts = command.commands if isinstance(command, Compound) else (command,)
     return [part.id for part in parts if isinstance(part, Reserve | Settle)]
 

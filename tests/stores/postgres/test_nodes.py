@@ -6,6 +6,7 @@ import itertools
 import random
 import threading
 import time
+from queue import SimpleQueue
 
 import pytest
 
@@ -91,6 +92,29 @@ def test_what_one_node_has_decided_the_other_answers(desks):
     assert one.do(Settle(id="a", total={"tokens": 120})) == settled
     assert balance(one) == balance(two)
     assert balance(one).spent == 120
+
+
+def test_what_comes_while_a_node_waits_for_its_turn_takes_part_in_it(desks, open_node: OpenNode):
+    answered: SimpleQueue[list] = SimpleQueue()
+    desk = desks[0]
+    desk.deliver = answered.put
+    engine = desk.engine
+    engine.start()
+    journal = open_node().journal
+    journal.begin({1: desks[1].engine.ledger("default").head})
+    engine.submit(desk, 0, Request(command=reserve("hold 0", 1)))
+    in_its_turn = time.monotonic() + 10
+    while not engine._queue.empty() or engine._growing is None:
+        assert time.monotonic() < in_its_turn
+        time.sleep(0.001)
+    for number in range(1, 21):
+        engine.submit(desk, number, Request(command=reserve(f"hold {number}", 1)))
+    query = ReadAccount(account="team:a")
+    engine.submit(desk, "after", query)
+    journal.end()
+    assert [token for token, _ in answered.get(timeout=10)] == list(range(21))
+    ((token, view),) = answered.get(timeout=10)
+    assert (token, view.account.budgets[0].balance.held) == ("after", 21)
 
 
 # covers E7
