@@ -211,7 +211,7 @@ async def _serve(service: ServiceOptions, on_started: Callable[[Started], None])
             assert isinstance(local, LocalTreasury), "a service has its ledger in its own process"
             async with (
                 live_state(local, service.redis, tenant=service.ledger.tenant),
-                _economy(treasury, service) as (economy, routes),
+                _economy(treasury, local, service) as (economy, routes),
                 _checkpoints(local, service),
                 _archiving(local, service),
                 _drift(local, service) as drift,
@@ -737,7 +737,7 @@ async def has_keys(treasury: Treasury, service: ServiceOptions, pepper: bytes) -
 
 @asynccontextmanager
 async def _economy(
-    treasury: Treasury, service: ServiceOptions
+    treasury: Treasury, local: LocalTreasury, service: ServiceOptions
 ) -> AsyncIterator[tuple[TokenEconomy, tuple[BaseRoute, ...]]]:
     """The token economy, which makes its pool only where somebody uses it.
 
@@ -749,6 +749,7 @@ async def _economy(
         pool_tokens=service.economy_budget_tokens,
         labels_max=service.api.metric_labels_max,
         tenant=service.ledger.tenant,
+        sealed=lambda: local.sealed_allocations(service.ledger.tenant),
     )
     async with contextlib.AsyncExitStack() as stack:
         start = _Once(lambda: stack.enter_async_context(economy))

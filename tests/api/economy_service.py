@@ -93,7 +93,7 @@ async def serve(
 ) -> AsyncIterator[Economy]:
     """Serve the ledger at ``path`` (or a temporary one), or a treasury that is open already."""
     ledger = treasury or LocalTreasury(Engine(open_store(f"sqlite:///{path}" if path is not None else "memory:")))
-    economy = TokenEconomy(ledger, pool_tokens=pool_tokens, labels_max=labels_max)
+    economy = TokenEconomy(ledger, pool_tokens=pool_tokens, labels_max=labels_max, sealed=ledger.sealed_allocations)
     registry = CollectorRegistry()
     registry.register(EconomyMetrics(economy))
     app = create_app(

@@ -13,7 +13,7 @@ from fiscus.contract.treasury import Readiness
 from fiscus.core.commands import Request
 from fiscus.core.outcomes import AnyOutcome, Refused
 from fiscus.treasury.engine import AnyResult, Committed, Engine
-from fiscus.treasury.reading import AccountNames, entries_after, list_view
+from fiscus.treasury.reading import AccountNames, entries_after, list_view, sealed_allocations
 
 FOLLOW_PAGE = 500
 FOLLOW_WAIT_S = 1.0
@@ -138,6 +138,12 @@ class LocalTreasury:
                         continue
         finally:
             self._news.discard(news)
+
+    async def sealed_allocations(self, tenant: str = "default") -> tuple[int, list[Entry]]:
+        """What stood when older entries were archived; see ``treasury.reading``."""
+        self._start()
+        number = await asyncio.to_thread(self._tenant, tenant)
+        return await asyncio.to_thread(sealed_allocations, self.engine.store, number)
 
     async def readiness(self) -> Readiness:
         """See ``Treasury``."""

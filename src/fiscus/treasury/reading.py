@@ -39,8 +39,9 @@ from fiscus.core.outcomes import AccountAnswer, Refused
 from fiscus.core.records import CallRecord
 from fiscus.core.routes import allocation_cell, running_cell
 from fiscus.core.scopes import find_account
-from fiscus.core.state import ENTITY_TYPES, Account, Draft, Kind
+from fiscus.core.state import ENDED, ENTITY_TYPES, PARKED, Account, Draft, Hold, Kind
 from fiscus.core.units import Amounts
+from fiscus.treasury.sealing import base_seal, joined, sealed_rows, table_of
 from fiscus.treasury.store import Store, StoredEntry, UsageRow
 
 FOLLOWER_WAIT = "the read models are behind; try again"
@@ -261,6 +262,51 @@ def entries_after(store: Store, tenant: int, after: int, limit: int) -> list[Sto
     return stored
 
 
+def sealed_allocations(store: Store, tenant: int) -> tuple[int, list[Entry]]:
+    """The allocations of tokens in the state that an archived journal begins with, told as entries.
+
+    Who folds the journal for what was granted and used begins with these: each allocation that stood then, what was
+    booked in it, and the holds that were open.
+
+    Returns:
+        The last entry that is not there any more (0: all are), and the entries, all with that sequence number.
+    """
+    first = store.journal.entries(tenant, 0, 1)
+    seq = first[0].seq - 1 if first else 0
+    seal = base_seal(store.journal, tenant, seq) if seq else None
+    if seal is None:
+        return 0, []
+    draft = new_draft()
+    for kind, key, entity in joined(sealed_rows(store.journal, tenant, seal)):
+        table_of(draft, kind)[key] = entity
+    entries: list[Entry] = []
+
+    def tell(kind: str, account: int, **data: Any) -> None:
+        name = draft.accounts[account].name
+        names = {str(account): name} if name is not None else {}
+        told = {"account": account, **data}
+        entries.append(Entry(seq=seal.seq, at=to_datetime(seal.at), kind=kind, data=told, names=names, hash=""))
+
+    open_holds: dict[int, list[Hold]] = {}
+    for hold in draft.holds.values():
+        if hold.open and not hold.tombstone:
+            open_holds.setdefault(hold.account, []).append(hold)
+    for cell in draft.cells.values():
+        if cell.unit != "tokens" or cell.phase == ENDED or not draft.budgets[cell.budget].allocated:
+            continue
+        account = cell.account
+        tell("allocation_put", account, unit="tokens", cell=cell.number, size=cell.limit, parked=cell.phase == PARKED)
+        holds = open_holds.get(account, ())
+        settled = cell.covered + cell.uncovered - sum(hold.booked.get("tokens", 0) for hold in holds)
+        if settled > 0:
+            tell("settled", account, id=f"sealed {cell.number}", total={"tokens": settled})
+        for hold in holds:
+            tell("held", account, id=hold.id, amounts=hold.reserved)
+            if hold.booked:
+                tell("settled", account, id=hold.id, total=hold.booked, final=False)
+    return seal.seq, entries
+
+
 class AccountNames:
     """Names and parents of accounts for readers of the journal, from the entries themselves and the views."""
 
@@ -372,4 +418,4 @@ def _remember(table: dict[K, V], key: K, value: V) -> None:
         del table[next(iter(table))]
 
 
-__all__ = ["AccountNames", "entries_after", "list_view", "read_view", "view_draft"]
+__all__ = ["AccountNames", "entries_after", "list_view", "read_view", "sealed_allocations", "view_draft"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from heapq import nlargest
@@ -163,6 +163,14 @@ class Books:
         if apply is not None:
             apply(self, entry.data, entry.names)
         self.seq = entry.seq
+
+    def begin_behind(self, seq: int, entries: Iterable[Entry]) -> None:
+        """Begin with what stood when the entries up to ``seq`` were archived."""
+        for entry in entries:
+            apply = FOLDS.get(entry.kind)
+            if apply is not None:
+                apply(self, entry.data, entry.names)
+        self.seq = seq
 
     def agent(self, agent_id: str) -> AgentBook | None:
         """The agent with this name, if it ever got a grant."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from heapq import heappop, heappush
 from itertools import count
 
@@ -11,6 +11,7 @@ import structlog
 
 from fiscus.api.economy.books import Books
 from fiscus.contract.errors import BudgetUnavailable, EntriesArchived, TreasuryError
+from fiscus.contract.queries import Entry
 from fiscus.contract.treasury import Treasury
 
 WAIT_S_MAX = 10.0
@@ -23,18 +24,31 @@ YIELD_EVERY = 256
 log = structlog.get_logger()
 
 
+SealedAllocations = Callable[[], Awaitable[tuple[int, list[Entry]]]]
+
+
 class Follower:
     """Folds the journal of one tenant into ``books``, from the beginning, then live.
 
     Args:
         on_change: called after each fact; must return at once.
+        sealed: the state that an archived journal begins with, and as of which entry.
     """
 
-    def __init__(self, treasury: Treasury, books: Books, *, tenant: str, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        treasury: Treasury,
+        books: Books,
+        *,
+        tenant: str,
+        on_change: Callable[[], None],
+        sealed: SealedAllocations | None = None,
+    ) -> None:
         self._treasury = treasury
         self._books = books
         self._tenant = tenant
         self._on_change = on_change
+        self._sealed = sealed
         self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = count()
 
@@ -44,11 +58,17 @@ class Follower:
             try:
                 await self._follow()
             except EntriesArchived as error:
-                log.warning("token_economy_books_archived", first_seq=error.first_seq, as_of_seq=self._books.seq)
-                self._books.seq = (error.first_seq or 1) - 1
+                await self._begin_behind(error)
+                continue
             except TreasuryError as error:
                 log.warning("token_economy_books_wait", error=str(error), as_of_seq=self._books.seq)
             await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def _begin_behind(self, error: EntriesArchived) -> None:
+        """Begin with the state that was sealed when the entries before were archived."""
+        log.info("token_economy_books_archived", first_seq=error.first_seq, as_of_seq=self._books.seq)
+        seq, entries = await self._sealed() if self._sealed is not None and not self._books.seq else (0, [])
+        self._books.begin_behind(max(seq, (error.first_seq or 1) - 1), entries)
 
     async def reached(self, seq: int) -> None:
         """Return when the books hold everything up to ``seq``.

@@ -24,7 +24,7 @@ from fiscus.api.economy.bodies import (
     Denied,
 )
 from fiscus.api.economy.books import EXHAUSTED_REASON, INSUFFICIENT_REASON, Books, GrantMade, GrantNote
-from fiscus.api.economy.follower import RETRY_PAUSE_S, WAIT_S_MAX, Follower
+from fiscus.api.economy.follower import RETRY_PAUSE_S, WAIT_S_MAX, Follower, SealedAllocations
 from fiscus.api.economy.ledger import POOL_ACCOUNT, EconomyLedger, allocation, allocation_balance
 from fiscus.api.keys import ALLOWED, Caller
 from fiscus.contract.errors import BudgetUnavailable, FiscusError
@@ -68,7 +68,13 @@ class TokenEconomy:
     """
 
     def __init__(
-        self, treasury: Treasury, *, pool_tokens: int, labels_max: int = 1_000, tenant: str = "default"
+        self,
+        treasury: Treasury,
+        *,
+        pool_tokens: int,
+        labels_max: int = 1_000,
+        tenant: str = "default",
+        sealed: SealedAllocations | None = None,
     ) -> None:
         """Make it.
 
@@ -77,6 +83,7 @@ class TokenEconomy:
             pool_tokens: limit of the pool where the ledger has none yet.
             labels_max: agents with a metric label of their own.
             tenant: whose economy it is.
+            sealed: what the books begin with where entries were archived.
         """
         self.books = Books(labels_max=labels_max)
         self.pool: Balance | None = None
@@ -85,7 +92,7 @@ class TokenEconomy:
         self.pool_tokens = pool_tokens
         self._started = asyncio.Event()
         self._changed = asyncio.Event()
-        self._follower = Follower(treasury, self.books, tenant=tenant, on_change=self._changed.set)
+        self._follower = Follower(treasury, self.books, tenant=tenant, on_change=self._changed.set, sealed=sealed)
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     async def __aenter__(self) -> TokenEconomy:
