@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -18,7 +19,7 @@ from fiscus.treasury.archiving import Archivist
 from fiscus.treasury.journal_file import export_journal, opened
 from fiscus.treasury.store import AnswerRow, Row
 from fiscus.treasury.verify import verify
-from tests.cli.processes import LEDGER, answer, answers, fiscus
+from tests.cli.processes import LEDGER, WAIT_S, answer, answers, fiscus, service
 from tests.servers.postgres import server
 from tests.stores.places import PLACES, PostgresPlace, SqlitePlace
 from tests.treasury.desk import entities, journal
@@ -233,3 +234,20 @@ def test_the_command_archives_and_says_what_it_would(old, tmp_path):
     assert f"begin with {done[0]['upto_seq'] + 1}" in gone
     assert answers(tmp_path, "events", "--after", str(done[0]["upto_seq"]))[0]["seq"] == done[0]["upto_seq"] + 1
     assert "retention_days is 0" in fiscus(tmp_path, "archive", code=1, FISCUS_RETENTION_DAYS="0").stderr
+
+
+@pytest.mark.slow
+def test_a_running_service_archives_by_itself(old, tmp_path):
+    open_old_ledger(old, SqlitePlace(tmp_path).open()).engine.close()
+    directory = tmp_path / "elsewhere"
+    with service(tmp_path, FISCUS_ARCHIVE_INTERVAL_S="1", FISCUS_ARCHIVE_PATH=str(directory)) as running:
+        deadline = time.monotonic() + WAIT_S
+        while (tmp_path / "service.log").read_text().count("upto_seq=") < len(TENANTS):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert len(list(directory.glob("*.jsonl.gz"))) == len(TENANTS)
+        assert "the service at" in fiscus(tmp_path, "archive", code=1).stderr
+        assert running.stop() == 0
+    report = answer(tmp_path, "verify", "--from-start")
+    assert report["from_seq"] > 0
+    assert report["faults"] == []
