@@ -73,7 +73,7 @@ def volume(mib: int) -> Iterator[Volume]:
         folder.rmdir()
 
 
-def run(rounds: int = ROUNDS) -> Finding:
+def run(rounds: int = ROUNDS, *, full_s: float = FULL_S) -> Finding:
     """In turn where the table says."""
     found = finding()
     if os.geteuid() != 0:
@@ -85,7 +85,9 @@ def run(rounds: int = ROUNDS) -> Finding:
         count = len(range(WHERE.index(where), rounds, len(WHERE)))
         try:
             with volume(POSTGRES_MIB if where == "postgresql" else SQLITE_MIB) as place:
-                (_postgres if where == "postgresql" else _sqlite)(found, place, where, count, seen[where], resumed)
+                (_postgres if where == "postgresql" else _sqlite)(
+                    found, place, where, count, full_s, seen[where], resumed
+                )
         except PermissionError as error:
             found.skipped = f"mounting a small volume is not permitted: {error}"
             return found
@@ -97,7 +99,9 @@ def run(rounds: int = ROUNDS) -> Finding:
     return found
 
 
-def _postgres(found: Finding, place: Volume, where: str, count: int, statuses: list[int], resumed: list[float]) -> None:
+def _postgres(
+    found: Finding, place: Volume, where: str, count: int, full_s: float, statuses: list[int], resumed: list[float]
+) -> None:
     settings = {"max_wal_size": "32MB", "min_wal_size": "32MB", "checkpoint_timeout": "30s"}
     (place.folder / "server").mkdir()
     server = PostgresServer(durable=True, directory=place.folder / "server", settings=settings)
@@ -108,7 +112,7 @@ def _postgres(found: Finding, place: Volume, where: str, count: int, statuses: l
             with Load(nodes, "disk") as load:
                 for number in range(count):
                     load.wait_for_answers(100)
-                    _until_full(place, nodes[0], f"{number}", statuses)
+                    _until_full(place, nodes[0], f"{number}", full_s, statuses)
                     ended += not server.is_running
                     place.clear()
                     began = time.monotonic()
@@ -125,7 +129,9 @@ def _postgres(found: Finding, place: Volume, where: str, count: int, statuses: l
         server.stop()
 
 
-def _sqlite(found: Finding, place: Volume, where: str, count: int, statuses: list[int], resumed: list[float]) -> None:
+def _sqlite(
+    found: Finding, place: Volume, where: str, count: int, full_s: float, statuses: list[int], resumed: list[float]
+) -> None:
     url = f"sqlite:///{place.folder / 'fiscus.db'}"
     with ground(founding(), url=url) as here:
         spool = place.folder / "spool" if where == "sqlite and spool" else here.folder / "spool"
@@ -133,7 +139,7 @@ def _sqlite(found: Finding, place: Volume, where: str, count: int, statuses: lis
         with Load([node], "disk", pace_s=0.005) as load:
             for number in range(count):
                 load.wait_for_answers(100)
-                _until_full(place, node, f"{number}", statuses)
+                _until_full(place, node, f"{number}", full_s, statuses)
                 place.clear()
                 resumed.append(node.wait_until_it_admits(f"{number}"))
                 found.rounds += 1
@@ -141,14 +147,14 @@ def _sqlite(found: Finding, place: Volume, where: str, count: int, statuses: lis
         conclude(found, here, told)
 
 
-def _until_full(place: Volume, node: Node, mark: str, statuses: list[int]) -> None:
+def _until_full(place: Volume, node: Node, mark: str, full_s: float, statuses: list[int]) -> None:
     """Ask until an admission is refused for want of room, then for some seconds more."""
     began = time.monotonic()
     full_at: float | None = None
     number = 0
     while True:
         now = time.monotonic()
-        if full_at is not None and now - full_at > FULL_S:
+        if full_at is not None and now - full_at > full_s:
             return
         assert full_at is not None or now - began < FULL_WITHIN_S, "the disk does not get full"
         number += 1
@@ -163,4 +169,4 @@ def _until_full(place: Volume, node: Node, mark: str, statuses: list[int]) -> No
 
 def quick() -> Finding:
     """A short sample."""
-    return run(QUICK)
+    return run(QUICK, full_s=0.5)

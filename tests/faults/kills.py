@@ -22,7 +22,7 @@ from tests.servers.valkey import Server, running
 
 ROUNDS = 510
 QUICK = 3
-PER_LEDGER = 90
+PER_LEDGER = 170
 """Kills of one ledger before its journal is read and a new one begins."""
 
 WHO = ("node", "postgresql", "redis", "node", "node")
@@ -73,7 +73,7 @@ def _kill_many(
     group: int,
 ) -> None:
     nodes = [place.node(REDIS_URL=redis.url) for _ in range(2)]
-    with Load(nodes, "kill") as load:
+    with Load(nodes, "kill", pace_s=0.03) as load:
         load.wait_for_answers(20)
         for number in range(count):
             time.sleep(pick.uniform(0.0, 0.25))

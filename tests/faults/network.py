@@ -20,7 +20,7 @@ from tests.faults.nodes import Node, ground
 from tests.servers.postgres import PostgresServer
 
 ROUNDS = 24
-QUICK = 4
+QUICK = 3
 CUT_S = 4.0
 BLOCKED_S_MAX = 8.0
 """How long a node that is cut off may keep the others waiting."""
@@ -185,4 +185,4 @@ def _trust(postgres: PostgresServer, address: str) -> None:
 
 def quick() -> Finding:
     """A short sample."""
-    return run(QUICK, cut_s=1.0)
+    return run(QUICK, cut_s=0.8)

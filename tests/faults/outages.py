@@ -86,4 +86,4 @@ def standstill(server: PostgresServer, away_s: float) -> None:
 
 def quick() -> Finding:
     """A short sample."""
-    return run(QUICK, postgres=server(), away_s=2.0)
+    return run(QUICK, postgres=server(), away_s=1.0)

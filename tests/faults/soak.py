@@ -220,4 +220,4 @@ def slope(points: list[tuple[float, int]]) -> float:
 
 def quick() -> Finding:
     """A short sample."""
-    return run(QUICK, every_s=1.5, judge_memory=False)
+    return run(QUICK, every_s=1.0, judge_memory=False)

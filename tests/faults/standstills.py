@@ -12,7 +12,7 @@ from tests.faults.nodes import ground
 from tests.servers.postgres import PostgresServer, server
 
 ROUNDS = 25
-QUICK = 3
+QUICK = 2
 LONG_S = 60.0
 SHORT_S = (0.3, 4.0)
 BLOCKED_S_MAX = 8.0
@@ -38,8 +38,8 @@ def run(
     with ground(founding(), postgres=postgres) as place:
         still, other = place.node(), place.node()
         with (
-            Load([still], "still", callers=8, stay=True) as far,
-            Load([other], "near", callers=8, stay=True) as near,
+            Load([still], "still", callers=8, stay=True, pace_s=0.01) as far,
+            Load([other], "near", callers=8, stay=True, pace_s=0.01) as near,
         ):
             for number in range(rounds):
                 far.wait_for_answers(20)
@@ -63,4 +63,4 @@ def run(
 
 def quick() -> Finding:
     """A short sample."""
-    return run(QUICK, long_s=3.0, postgres=server())
+    return run(QUICK, long_s=1.5, postgres=server())

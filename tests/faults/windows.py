@@ -25,7 +25,7 @@ from tests.history.calls import Call
 from tests.servers.postgres import PostgresServer, server
 
 ROUNDS = 60
-QUICK = 4
+QUICK = 3
 CALLERS = 48
 TEAMS = 3
 LIMIT = 300
@@ -78,12 +78,12 @@ def plan(run: str, caller: int) -> Iterator[list[Any]]:
             yield [Wait(pick.uniform(0.0, 0.5))]
 
 
-def run(rounds: int = ROUNDS, *, postgres: PostgresServer | None = None) -> Finding:
+def run(rounds: int = ROUNDS, *, callers: int = CALLERS, postgres: PostgresServer | None = None) -> Finding:
     """For so many seconds, which are windows of each team."""
     found = finding()
     with ground(founding_of_windows(), postgres=postgres) as place:
         nodes = [place.node() for _ in range(2)]
-        with Load(nodes, "window", callers=CALLERS, plan=plan) as load:
+        with Load(nodes, "window", callers=callers, plan=plan) as load:
             load.wait_for_answers(50)
             time.sleep(rounds)
             told = load.stop()
@@ -143,4 +143,4 @@ def _examine(url: str, calls: Sequence[Call]) -> tuple[int, list[str]]:
 
 def quick() -> Finding:
     """A short sample."""
-    return run(QUICK, postgres=server())
+    return run(QUICK, callers=16, postgres=server())
