@@ -321,3 +321,17 @@ def test_the_file_of_a_half_archived_ledger_is_asked_for_where_it_is_missing(old
     shutil.move(directory.with_name("elsewhere"), directory)
     assert len(archivist(desk, directory).run()) == 2
     is_whole(desk.engine.store)
+
+
+def test_a_long_reader_puts_dropping_off_and_writers_wait_for_a_moment_only(place, desk, directory):
+    if place.is_exclusive:
+        pytest.skip("a file has no partitions")
+    before = look(desk.engine.store)
+    with psycopg.connect(place.url) as reader:
+        reader.execute("SELECT count(*) FROM fiscus.journal")
+        with pytest.raises(StoreUnavailable, match="lock timeout"):
+            archivist(desk, directory).run()
+        assert look(desk.engine.store) == before
+        desk.do(PutAccount(account="beside the reader"))
+    assert len(archivist(desk, directory).run()) == 2
+    is_whole(desk.engine.store)
