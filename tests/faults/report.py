@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ down what they were told. Afterwards all nodes stop, and the journal is read aga
 - **drift**: cells of the views that are not what a fresh fold of the journal says, after the last node has stopped
 
 Besides, `verify` checks the chain and every invariant at every entry, and each account is charged exactly what its
-caller was told.
+caller was told. E1 … E13 are the invariants of [the architecture](architecture.md).
 
 """
 
@@ -92,10 +92,21 @@ def _section(found: Finding) -> str:
     lines = [f"## {found.fault}", "", found.title, "", f"Must hold: {found.must}.", ""]
     if found.skipped is not None:
         return "\n".join([*lines, f"Skipped: {found.skipped}.", "", ""])
-    figures = [f"| {name.replace('_', ' ')} | {_text(value)} |" for name, value in found.figures.items()]
+    figures = [f"| {name.replace('_', ' ')} | {value} |" for name, value in _rows(found.figures)]
     lines += ["| figure | |", "| --- | --- |", f"| rounds | {found.rounds:,} |", *figures, ""]
     lines += [f"- does not hold: {sentence[:300]}" for sentence in found.faults]
     return "\n".join([*lines, *([""] if found.faults else []), ""])
+
+
+def _rows(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and texts; the four figures of times as one."""
+    for name, value in figures.items():
+        of_times, _, which = name.partition("_ms_p50")
+        if of_times != name and not which:
+            parts = (f"{figure} {_text(figures[f'{of_times}_ms_{figure}'])} ms" for figure in ("p50", "p99", "max"))
+            yield of_times, f"{', '.join(parts)} (of {figures[f'{of_times}_count']:,})"
+        elif not name.endswith(("_ms_p99", "_ms_max", "_count")):
+            yield name, _text(value)
 
 
 def _text(value: Any) -> str:

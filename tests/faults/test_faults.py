@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 
 from fiscus.core.commands import Reserve, Settle
+from fiscus.core.decide import new_draft
 from fiscus.core.outcomes import HoldAnswer
+from fiscus.core.state import Cell
 from tests.faults import FAULTS
-from tests.faults.books import Judgement, judge
+from tests.faults.books import Judgement, beyond, judge
 from tests.faults.load import founding
 from tests.faults.nodes import ground
 from tests.history.calls import Call
@@ -68,3 +71,29 @@ def test_what_nobody_asked_for_or_what_was_booked_twice_is_doubled(calls_and_url
     calls, url = calls_and_url
     assert kinds(judge(url, calls[:2])) == {"doubled"}
     assert kinds(judge(url, [*calls[:2], *told("h1", 6)])) == {"doubled"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentences"),
+    [
+        ({"covered": 6, "held": 4}, 0),
+        ({"covered": 6, "held": 5}, 2),
+        ({"covered": 6, "held": 4, "uncovered": 1}, 1),
+        ({"covered": 5, "held": -1}, 1),
+    ],
+)
+def test_a_cell_beyond_its_limit_is_overspend(parts, sentences):
+    draft = new_draft()
+    draft.cells[1] = Cell(number=1, budget=1, account=1, unit="tokens", start=0, end=1, base=10, alert_at=0, **parts)
+    assert len(list(beyond(draft, [1], [1], 7))) == sentences
+
+
+def test_views_that_say_otherwise_than_the_journal_are_drift(calls_and_url):
+    calls, url = calls_and_url
+    with psycopg.connect(url, autocommit=True) as connection:
+        changed = "convert_to(replace(convert_from(body, 'UTF8'), '14', '15'), 'UTF8')"
+        done = connection.execute(
+            f"UPDATE fiscus.entities SET body = {changed} WHERE kind = 2 AND convert_from(body, 'UTF8') LIKE '%:14%'"
+        )
+        assert done.rowcount > 0
+    assert kinds(judge(url, calls)) == {"drift", "faults"}
