@@ -1,6 +1,6 @@
 """The cost of a reserve on PostgreSQL with ten million usage events in the tables, against a million.
 
-One caller at a time, nothing else running; rounds on the two ledgers are interleaved.
+One caller at a time, nothing else running, a few reserves on one ledger and a few on the other in turn.
 """
 
 from __future__ import annotations
@@ -8,11 +8,10 @@ from __future__ import annotations
 import signal
 import time
 
-import psutil
 import psycopg
 import uvloop
 
-from bench.databases import cpu_s, durable_postgres
+from bench.databases import durable_postgres
 from bench.history import History, check_rows, make_ledger
 from bench.inprocess import caught_up
 from bench.latency import reserve
@@ -23,8 +22,11 @@ from fiscus.treasury.local import LocalTreasury
 from tests.servers.postgres import PostgresServer
 
 EVENTS = {"1m": 1_000_000, "10m": 10_000_000}
-ROUNDS = 16
-RESERVES_PER_ROUND = 400
+ROUNDS = 10
+RESERVES_PER_ROUND = 1_000
+IN_TURN = 20
+"""Reserves on one ledger before it is the other's turn."""
+
 LOADING = {"wal_level": "minimal", "max_wal_senders": "0", "max_wal_size": "'16GB'"}
 """While the tables are filled; everything is as it is by default when the clock runs."""
 
@@ -45,50 +47,47 @@ def measure(scale: float = 1.0, *, rounds: int = ROUNDS) -> Figures:
         for name, url in urls.items():
             check_rows(url, histories[name])
         return (
-            uvloop.run(_rounds(postgres, urls, histories, scaled(RESERVES_PER_ROUND, scale, least=50), rounds))
+            uvloop.run(_rounds(urls, histories, scaled(RESERVES_PER_ROUND, scale, least=100), rounds))
             | {f"build_s_{name}": round(seconds) for name, seconds in build_s.items()}
             | {f"size_{name}": _size(url) for name, url in urls.items()}
         )
 
 
-async def _rounds(
-    postgres: PostgresServer, urls: dict[str, str], histories: dict[str, History], count: int, rounds: int
-) -> Figures:
-    database = psutil.Process(postgres.pid)
+async def _rounds(urls: dict[str, str], histories: dict[str, History], count: int, rounds: int) -> Figures:
     treasuries = {name: treasury_at(url) for name, url in urls.items()}
-    taken: dict[str, list[list[float]]] = {name: [] for name in urls}
-    cpu_us: dict[str, list[float]] = {name: [] for name in urls}
+    taken_ms: dict[str, list[list[float]]] = {name: [] for name in urls}
     for name, treasury in treasuries.items():
         await _check_books(treasury, histories[name])
-        for index in range(count):
-            await reserve(treasury, index)
+        await _reserves_ms(treasury, count)
     for number in range(rounds):
-        # The one that goes first changes: what the first leaves behind in the machine is not always the other's.
-        for name in sorted(treasuries, reverse=number % 2 == 1):
-            for treasury in treasuries.values():
-                await caught_up(treasury)
-            before = cpu_s([database])
-            taken[name].append(sorted([await reserve(treasuries[name], index) for index in range(count)]))
-            cpu_us[name].append((cpu_s([database]) - before) / count * 1e6)
-        say(
-            f"growth, round {number + 1}: "
-            + ", ".join(
-                f"{name} p50 {times[-1][count // 2] * 1e3:.3f} ms, p99 {p99(times[-1]) * 1e3:.2f} ms, "
-                f"{cpu_us[name][-1]:.0f} µs CPU in PostgreSQL"
-                for name, times in taken.items()
-            )
-        )
+        round_ms: dict[str, list[float]] = {name: [] for name in urls}
+        for turn in range(count // IN_TURN):
+            # The one that goes first changes: what it leaves behind in the machine is not always the other's.
+            for name in sorted(treasuries, reverse=turn % 2 == 1):
+                round_ms[name] += await _reserves_ms(treasuries[name], IN_TURN)
+        for name, one in round_ms.items():
+            taken_ms[name].append(sorted(one))
+        say(f"growth, round {number + 1}: " + ", ".join(_words(name, one[-1]) for name, one in taken_ms.items()))
+        for treasury in treasuries.values():
+            await caught_up(treasury)
     for treasury in treasuries.values():
         await treasury.close()
-    p50_ms = {name: [one[count // 2] * 1e3 for one in times] for name, times in taken.items()}
+    p50_ms = {name: [one[len(one) // 2] for one in of_rounds] for name, of_rounds in taken_ms.items()}
     return {
         "reserve_growth_10m": median([big / small for big, small in zip(p50_ms["10m"], p50_ms["1m"], strict=True)]),
         **{f"reserve_p50_ms_{name}": median(values) for name, values in p50_ms.items()},
-        **{f"reserve_p99_ms_{name}": median([p99(one) * 1e3 for one in times]) for name, times in taken.items()},
-        **{f"reserve_database_cpu_us_{name}": median(values) for name, values in cpu_us.items()},
+        **{f"reserve_p99_ms_{name}": median([p99(one) for one in found]) for name, found in taken_ms.items()},
         **{f"reserve_p50_ms_{name}_rounds": [round(one, 3) for one in values] for name, values in p50_ms.items()},
         **{f"events_{name}": history.calls for name, history in histories.items()},
     }
+
+
+async def _reserves_ms(treasury: LocalTreasury, count: int) -> list[float]:
+    return [await reserve(treasury, index) * 1e3 for index in range(count)]
+
+
+def _words(name: str, taken_ms: list[float]) -> str:
+    return f"{name} p50 {taken_ms[len(taken_ms) // 2]:.3f} ms, p99 {p99(taken_ms):.2f} ms"
 
 
 async def _check_books(treasury: LocalTreasury, history: History) -> None:
