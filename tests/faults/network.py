@@ -9,15 +9,17 @@ import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
 import psycopg
 
 from tests.faults.conclusion import conclude
 from tests.faults.finding import Finding, times
 from tests.faults.load import Load, founding
-from tests.faults.nodes import Node, ground
+from tests.faults.nodes import Ground, Node, ground
 from tests.servers.postgres import PostgresServer
+from tests.servers.proxy import Proxy
 
 ROUNDS = 24
 QUICK = 3
@@ -99,66 +101,110 @@ def namespace() -> Iterator[tuple[str, Link, Link]]:
         _ip("netns", "del", name)
 
 
+class Detour:
+    """The same by a proxy, where the kernel may not be told."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+
+    def lose_outgoing(self) -> None:
+        self._proxy.lose("up")
+
+    def lose_incoming(self) -> None:
+        self._proxy.lose("down")
+
+    def heal(self) -> None:
+        self._proxy.resume()
+
+
+class Surroundings(NamedTuple):
+    """A node that can be cut off, and another one."""
+
+    place: Ground
+    cut_off: Node
+    other: Node
+    link: Link | Detour
+    means: str
+
+
+@contextmanager
+def in_a_namespace() -> Iterator[Surroundings]:
+    """Raises ``PermissionError`` where there are none."""
+    key = {"FISCUS_BOOTSTRAP_KEY": KEY, "FISCUS_KEY_PEPPER": "the same at both nodes"}
+    with namespace() as (name, callers, database):
+        postgres = PostgresServer(settings={"listen_addresses": f"127.0.0.1,{database.here}"})
+        try:
+            _trust(postgres, database.there)
+            with ground(founding(), postgres=postgres) as place:
+                cut_off = Node(
+                    place.folder / "cut-off",
+                    {"DATABASE_URL": place.url_at(postgres.port, database.here), **key},
+                    host=callers.there,
+                    listen="0.0.0.0",
+                    prefix=["ip", "netns", "exec", name],
+                    key=KEY,
+                )
+                place.add(cut_off)
+                other = place.node(**key)
+                other.key = KEY
+                yield Surroundings(place, cut_off, other, database, "network namespaces and veth")
+        finally:
+            postgres.stop()
+
+
+@contextmanager
+def behind_a_proxy() -> Iterator[Surroundings]:
+    """Without any rights."""
+    with ground(founding()) as place, Proxy(place.database_port) as proxy:
+        cut_off = place.node(url=place.url_at(proxy.port))
+        yield Surroundings(place, cut_off, place.node(), Detour(proxy), "a proxy that loses bytes")
+
+
 def run(rounds: int = ROUNDS, *, cut_s: float = CUT_S, seed: int = 3) -> Finding:
     """In turn in each of the ways."""
     found = finding()
     pick = random.Random(seed)
+    with ExitStack() as stack:
+        try:
+            around = stack.enter_context(in_a_namespace())
+        except PermissionError as error:
+            found.figures["namespaces"] = f"not permitted: {error}"
+            around = stack.enter_context(behind_a_proxy())
+        _cut_many(found, around, rounds, cut_s, pick)
+    return found
+
+
+def _cut_many(found: Finding, around: Surroundings, rounds: int, cut_s: float, pick: random.Random) -> None:
     back: dict[str, list[float]] = defaultdict(list)
     blocked: list[float] = []
-    try:
-        with namespace() as (name, callers, database):
-            postgres = PostgresServer(settings={"listen_addresses": f"127.0.0.1,{database.here}"})
-            try:
-                _trust(postgres, database.there)
-                with ground(founding(), postgres=postgres) as place:
-                    key = {"FISCUS_BOOTSTRAP_KEY": KEY, "FISCUS_KEY_PEPPER": "the same at both nodes"}
-                    settings = {"DATABASE_URL": place.url_at(postgres.port, database.here), **key}
-                    cut_off = place.add(
-                        Node(
-                            place.folder / "cut-off",
-                            settings,
-                            host=callers.there,
-                            listen="0.0.0.0",
-                            prefix=["ip", "netns", "exec", name],
-                            key=KEY,
-                        )
-                    )
-                    other = place.node(**key)
-                    other.key = KEY
-                    with (
-                        Load([cut_off], "cut", callers=8, stay=True, pace_s=0.005) as far,
-                        Load([other], "near", callers=8, stay=True, pace_s=0.005) as near,
-                    ):
-                        for number in range(rounds):
-                            how = HOWS[number % len(HOWS)]
-                            far.wait_for_answers(30)
-                            near.wait_for_answers(30)
-                            began = time.monotonic()
-                            _cut(database, how, cut_s, pick)
-                            healed = time.monotonic()
-                            back[how].append(cut_off.wait_until_it_admits(f"{number}"))
-                            blocked.append(near.told.longest_silence_s(began, healed))
-                            found.rounds += 1
-                        tolds = far.stop(), near.stop()
-                    conclude(found, place, *tolds)
-            finally:
-                postgres.stop()
-    except PermissionError as error:
-        found.skipped = f"network namespaces are not permitted here: {error}"
-        return found
+    with (
+        Load([around.cut_off], "cut", callers=8, stay=True, pace_s=0.005) as far,
+        Load([around.other], "near", callers=8, stay=True, pace_s=0.005) as near,
+    ):
+        for number in range(rounds):
+            how = HOWS[number % len(HOWS)]
+            far.wait_for_answers(30)
+            near.wait_for_answers(30)
+            began = time.monotonic()
+            _cut(around.link, how, cut_s, pick)
+            healed = time.monotonic()
+            back[how].append(around.cut_off.wait_until_it_admits(f"{number}"))
+            blocked.append(near.told.longest_silence_s(began, healed))
+            found.rounds += 1
+        tolds = far.stop(), near.stop()
+    conclude(found, around.place, *tolds)
     for how, seconds in back.items():
         found.figures |= times(f"recovery_{how.replace(' ', '_')}", seconds)
     found.figures |= {
         "split_writes": found.lost + found.doubled + found.overspend,
         "other_node_blocked_s_max": round(max(blocked), 2),
         "spooled": tolds[0].spooled,
-        "means": "network namespaces and veth",
+        "means": around.means,
     }
     found.expect(max(blocked) <= BLOCKED_S_MAX, f"the other node stood still for {max(blocked):.1f} s")
-    return found
 
 
-def _cut(link: Link, how: str, cut_s: float, pick: random.Random) -> None:
+def _cut(link: Link | Detour, how: str, cut_s: float, pick: random.Random) -> None:
     ways: Sequence[str] = {"flapping": HOWS[:3]}.get(how, (how,))
     until = time.monotonic() + cut_s
     while True:

@@ -45,8 +45,8 @@ python -m tests.faults --only commit --rounds 500
 ```
 
 Figures are written to `build/faults.json`. Nothing but the development requirements is needed. Some faults need more,
-and are skipped by name where it is missing: a full disk needs the right to mount, a cut in the kernel the right to
-make network namespaces, clocks that step a C compiler.
+and are skipped by name where it is missing: a full disk needs the right to mount, clocks that step need a C compiler.
+A network is cut in the kernel where network namespaces may be made, else by a proxy; `means` says which.
 """
 
 
