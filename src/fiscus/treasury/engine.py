@@ -1006,8 +1006,9 @@ class Engine:
                 self._idle_checked_at = now
                 self._look_at_format()
                 self._look_for_tenants()
-                self.store.journal.forget_answers(self._time.now() - IDEMPOTENCY_MS)
-                if not self._time.stepped:
+                if self._turn_at and not self._time.stepped:
+                    # Before its first turn a node knows its own clock only, which may be wrong.
+                    self.store.journal.forget_answers(self._time.now() - IDEMPOTENCY_MS)
                     with contextlib.suppress(ViewsAhead):  # others have written meanwhile: the next time will do
                         self._close_idle()
         unwritten = sum(ledger.unwritten for ledger in self._ledgers.values())
