@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -37,6 +38,19 @@ def binaries(version: str) -> Path:
     assert specification is not None
     assert specification.origin is not None
     return Path(specification.origin).parent / "pginstall" / "bin"
+
+
+@cache
+def binaries_for_others(version: str) -> Path:
+    """Where another user can run the programs: a copy, if they stand in a directory that only we may enter."""
+    found = binaries(version)
+    if all(directory.stat().st_mode & stat.S_IXOTH for directory in found.parents):
+        return found
+    copy = Path(tempfile.mkdtemp(prefix="fiscus-postgres-programs-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    copy.chmod(0o755)
+    shutil.copytree(found.parent, copy / "install", symlinks=True)
+    return copy / "install" / found.name
 
 
 def free_port() -> int:
@@ -81,8 +95,8 @@ class PostgresServer:
         self._is_temporary = directory is None
         self.directory = directory or Path(tempfile.mkdtemp(prefix="fiscus-postgres-"))
         self.data = self.directory / "data"
-        self._binaries = binaries(version)
         self._user = _user()
+        self._binaries = binaries(version) if self._user is None else binaries_for_others(version)
         self._environment = os.environ | (environment or {})
         self._settings = {
             "listen_addresses": "127.0.0.1",
