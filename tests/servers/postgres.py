@@ -49,8 +49,10 @@ def binaries_for_others(version: str) -> Path:
     copy = Path(tempfile.mkdtemp(prefix="fiscus-postgres-programs-"))
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
     copy.chmod(0o755)
-    shutil.copytree(found.parent, copy / "install", symlinks=True)
-    return copy / "install" / found.name
+    package = found.parent.parent
+    for part in (package, package.with_name(f"{package.name}.libs")):  # the programs look for their libraries there
+        shutil.copytree(part, copy / part.name, symlinks=True)
+    return copy / package.name / found.relative_to(package)
 
 
 def free_port() -> int:
