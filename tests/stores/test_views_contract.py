@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+from fiscus.treasury.store import EntityRow
 from tests.stores.places import AT_MS, account, entity, snapshot, usage
 
 NOW_MS = AT_MS + 1_000
@@ -37,6 +40,41 @@ def test_what_was_written_is_loaded_and_a_later_snapshot_replaces_it(place):
     assert views.load_many(1, "hold", ["1", "2", 'a "quoted" id']) == {"1": b"text"}
     assert views.load_name(1, "bob") == 1
     again.close()
+
+
+def body_of(**fields):
+    return json.dumps(fields).encode()
+
+
+def test_accounts_are_loaded_with_all_above_them_their_budgets_and_the_running_windows(store):
+    """1 ← 2 ← 3 and 1 ← 4; every account has a budget, 1 and 3 have two, one of them without a window."""
+    accounts = [(1, "root", None, [11, 15]), (2, "team", 1, [12]), (3, "bob", 2, [13, 16]), (4, "ann", 1, [14])]
+    rows = [
+        EntityRow("account", number, body_of(number=number, budgets=budgets), name=name, owner=parent)
+        for number, name, parent, budgets in accounts
+    ]
+    budgets = {number: number + 10 if number < 16 else 0 for number in range(11, 17)}
+    rows += [EntityRow("budget", number, body_of(number=number, cell=cell)) for number, cell in budgets.items()]
+    rows += [EntityRow("cell", number, body_of(number=number)) for number in (*budgets.values(), 99) if number]
+    store.views.write([snapshot(1, 9, rows), snapshot(2, 9, [EntityRow("account", 1, b"{}", name="eve")])], NOW_MS)
+
+    def loaded(*names, tenant=1):
+        found = store.views.load_chains(tenant, names)
+        assert all(
+            body == next(row.body for row in rows if (row.kind, row.key) == (kind, key)) for kind, key, body in found
+        )
+        return sorted({(kind, key) for kind, key, _ in found})
+
+    def expected(accounts, budgets, cells):
+        keys = {"account": accounts, "budget": budgets, "cell": cells}
+        return sorted((kind, key) for kind, of_kind in keys.items() for key in of_kind)
+
+    assert loaded("team") == expected([1, 2], [11, 12, 15], [21, 22, 25])
+    assert loaded("bob", "team") == expected([1, 2, 3], [11, 12, 13, 15, 16], [21, 22, 23, 25])
+    assert loaded("ann", "nobody") == expected([1, 4], [11, 14, 15], [21, 24, 25])
+    assert loaded("nobody") == []
+    assert store.views.load_chains(2, ["eve", "bob"]) == [("account", 1, b"{}")]
+    assert store.views.load_chains(3, ["bob"]) == []
 
 
 def test_a_node_starts_from_the_deadlines_and_from_the_entities_that_are_always_in_memory(store):

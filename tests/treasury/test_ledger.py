@@ -177,6 +177,31 @@ def test_eviction_leaves_little_in_memory_and_loads_what_is_used(house, monkeypa
     assert desk.do(Reserve(id="h2", account="agent:50", amounts={"tokens": 1})).code == "budget_busy"
 
 
+def test_the_accounts_of_a_batch_are_loaded_at_once(house, monkeypatch):
+    monkeypatch.setattr(ledger_module, "ENTITIES_MAX", 1)
+    desk = house.desk
+    desk.do(PutAccount(account="team:a"))
+    for number in range(20):
+        desk.do(PutAccount(account=f"agent:{number}", parent="team:a"))
+        desk.do(PutBudget(account=f"agent:{number}", unit="tokens", limit=9))
+    desk.ask(*[Request(command=Reserve(id=f"h{n}", account=f"agent:{n}", amounts={"tokens": 5})) for n in range(20)])
+    desk.write_views()
+    house.restart()
+    queries = []
+    views = house.store.views
+    monkeypatch.setattr(views, "_load", lambda *query, load=views._load: queries.append(query) or load(*query))
+    desk = house.desk
+    desk.engine.ledger("default")
+    queries.clear()
+    reserves = [Reserve(id=f"i{number}", account=f"agent:{number}", amounts={"tokens": 4}) for number in range(19)]
+    answers = desk.ask(
+        *[Request(command=command) for command in reserves],
+        Request(command=Settle(id="j", account="agent:19", total={"tokens": 3})),
+    )
+    assert all(isinstance(answer, HoldAnswer) for answer in answers)
+    assert len(queries) == 2  # of the accounts, and of the hold that is settled
+
+
 def test_what_has_ended_leaves_memory_and_what_goes_on_stays(house, monkeypatch):
     monkeypatch.setattr(ledger_module, "ENDED_SLACK", 10)
     desk = house.desk

@@ -819,8 +819,9 @@ class Engine:
                 ids[tenant] = []
         if not ids:
             return {}, now
+        self._prefetch_accounts(commands)  # before others wait for this node
         ledgers, now = self._take_turn(sorted(ids))
-        self._grow(commands, ids.keys())
+        self._prefetch_accounts(self._grow(commands, ids.keys()))
         new: dict[str, list[str]] = {tenant: [] for tenant in ids}
         for submission in commands:
             request = submission.wish
@@ -835,25 +836,44 @@ class Engine:
             bring_due(ledger.draft, now)
         return ledgers, now
 
-    def _grow(self, commands: list[Submission], tenants: Set[str]) -> None:
+    def _prefetch_accounts(self, commands: Sequence[Submission]) -> None:
+        """Load the accounts that commands may need and that are not in memory."""
+        missing: dict[str, list[str]] = {}
+        for submission in commands:
+            request = submission.wish
+            assert isinstance(request, Request)
+            known = self.ledger(request.tenant).draft.names
+            for name in _names_of(request.command):
+                if name not in known:
+                    missing.setdefault(request.tenant, []).append(name)
+        for tenant, names in missing.items():
+            self.ledger(tenant).prefetch_accounts(names)
+
+    def _grow(self, commands: list[Submission], tenants: Set[str]) -> Sequence[Submission]:
         """Let what came while this node waited for its turn take part in it: the fewer turns, the shorter they wait.
 
         Args:
             commands: of the batch.
             tenants: whose locks are held; commands of others wait for the next batch.
+
+        Returns:
+            What joined the commands.
         """
         batch, self._growing = self._growing, None
         if not batch or self._drifting or self._backlog > BACKLOG_ROWS_MAX:
-            return
+            return ()
+        joined: list[Submission] = []
         with contextlib.suppress(Empty):
-            while len(batch) < self._batch_max:
+            while len(batch) + len(joined) < self._batch_max:
                 item = self._queue.get_nowait()
                 if isinstance(item, Errand) or not isinstance(item.wish, Request) or item.wish.tenant not in tenants:
                     self._aside = item
                     break
-                batch.append(item)
-                commands.append(item)
+                joined.append(item)
+        batch += joined
+        commands += joined
         self.times.size = len(batch)
+        return joined
 
     def _take_turn(self, tenants: Sequence[str]) -> tuple[dict[str, Ledger], int]:
         """Take the locks of tenants and fold what others have written; from here on what is in memory is current.
@@ -1185,6 +1205,15 @@ def _see_that_refused_are_new(ledgers: dict[str, Ledger], decided: Sequence[tupl
     for tenant, ids in refused.items():
         if ledgers[tenant].knows_any(ids):
             raise KeyTaken("of a hold that would be refused now")
+
+
+def _names_of(command: AnyCommand) -> list[str]:
+    """Names of the accounts that a hold or what is booked without one may need."""
+    if isinstance(command, Compound):
+        return [name for part in command.commands for name in _names_of(part)]
+    if not isinstance(command, Reserve | Settle) or command.account is None:
+        return []
+    return [command.account, *command.also]
 
 
 def _ids_of(command: AnyCommand) -> list[str]:

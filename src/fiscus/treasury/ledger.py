@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from fiscus.treasury.store import (
     Store,
     StoredEntry,
     UsageRow,
+    ViewsAhead,
     Watermark,
 )
 
@@ -190,6 +192,25 @@ class Ledger:
             return decode(body) if body is not None else None
 
         return load
+
+    def prefetch_accounts(self, names: Sequence[str]) -> None:
+        """Load accounts with all above them, their budgets and running windows, in one query.
+
+        What the views have changed after this node's head is left to be loaded when it is needed.
+        """
+        draft = self.draft
+        if draft.names.load is None:
+            return
+        tables: dict[Kind, Table[Any, Any]] = {table.kind: table for table in self._tables}
+        with suppress(ViewsAhead):
+            for kind, number, body in self._store.views.load_chains(self.number, names, self.head.seq):
+                if number not in tables[kind]:
+                    tables[kind][number] = _decoders[kind].decode(body)
+                if kind == "account":
+                    # As it is in memory: the views may not know yet that its name was erased.
+                    name = draft.accounts[number].name
+                    if name is not None:
+                        draft.names[name] = number
 
     def prefetch_holds(self, ids: list[str], new: Sequence[str] = ()) -> None:
         """Load those of the holds that the views know, in one query, and remember which do not exist.

@@ -313,6 +313,10 @@ class Views(Protocol):
         """The number of the account with this name."""
         ...
 
+    def load_chains(self, tenant: int, names: Sequence[str], head: int = ANY_HEAD) -> list[tuple[Kind, int, bytes]]:
+        """The accounts with these names and all above them, their budgets, and the running windows of these."""
+        ...
+
     def carved_below(self, tenant: int, account: int, head: int = ANY_HEAD) -> list[int]:
         """Numbers of the accounts below one that have an allocation."""
         ...

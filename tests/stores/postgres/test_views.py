@@ -44,6 +44,8 @@ def test_what_is_as_of_a_later_entry_than_a_node_has_folded_is_not_loaded(nodes)
         lambda head: two.load_many(1, "account", [1, 77], head),
         lambda head: two.load_name(1, "bob", head),
         lambda head: two.load_name(1, "nobody", head),
+        lambda head: two.load_chains(1, ["bob"], head),
+        lambda head: two.load_chains(1, ["nobody"], head),
         lambda head: two.carved_below(1, 1, head),
     )
     for load in loads:

@@ -1,5 +1,5 @@
 -- What a node loads and then folds into, each time with the watermark that it is as of, of the same snapshot.
--- Kinds are positions in core.state.KINDS: 0 account.
+-- Kinds are positions in core.state.KINDS: 0 account, 1 budget, 2 cell.
 
 -- name: load
 SELECT mark.seq, entities.body FROM (SELECT $1::integer AS tenant) AS wanted
@@ -23,6 +23,30 @@ AND entities.number = ANY ($3::bigint[]) AND entities.id = ''
 SELECT mark.seq, entities.number FROM (SELECT $1::integer AS tenant) AS wanted
 LEFT JOIN watermarks AS mark ON mark.tenant = wanted.tenant
 LEFT JOIN entities ON entities.tenant = wanted.tenant AND entities.name = $2::text
+
+-- name: load_chains
+WITH RECURSIVE chain (number, body, owner) AS (
+    SELECT number, body, owner FROM entities WHERE tenant = $1::integer AND name = ANY ($2::text[])
+    UNION
+    SELECT entities.number, entities.body, entities.owner FROM chain JOIN entities
+    ON entities.tenant = $1::integer AND entities.kind = 0 AND entities.number = chain.owner AND entities.id = ''
+), budget (number, body) AS (
+    SELECT entities.number, entities.body FROM chain
+    CROSS JOIN LATERAL json_array_elements_text(convert_from(chain.body, 'UTF8')::json -> 'budgets') AS one (number)
+    JOIN entities ON entities.tenant = $1::integer AND entities.kind = 1
+    AND entities.number = one.number::bigint AND entities.id = ''
+), found (kind, number, body) AS (
+    SELECT 0, number, body FROM chain
+    UNION ALL
+    SELECT 1, number, body FROM budget
+    UNION ALL
+    SELECT 2, entities.number, entities.body FROM budget JOIN entities
+    ON entities.tenant = $1::integer AND entities.kind = 2 AND entities.id = ''
+    AND entities.number = (convert_from(budget.body, 'UTF8')::json ->> 'cell')::bigint
+)
+SELECT mark.seq, found.kind, found.number, found.body FROM (SELECT $1::integer AS tenant) AS wanted
+LEFT JOIN watermarks AS mark ON mark.tenant = wanted.tenant
+LEFT JOIN found ON true
 
 -- name: carved_look
 -- Whether an account has children, and how many accounts have an allocation, counted no further than a bound.

@@ -87,6 +87,16 @@ class PostgresViews:
         found = result.get_value(0, 1)
         return None if found is None else number(found)
 
+    def load_chains(self, tenant: int, names: Sequence[str], head: int = ANY_HEAD) -> list[tuple[Kind, int, bytes]]:
+        """See ``Views``."""
+        result = self._load(b"load_chains", head, int4(tenant), texts(names))
+        get = result.get_value
+        return [
+            (KINDS[number(get(row, 1))], number(get(row, 2)), get(row, 3) or b"")
+            for row in range(result.ntuples)
+            if get(row, 1) is not None
+        ]
+
     def carved_below(self, tenant: int, account: int, head: int = ANY_HEAD) -> list[int]:
         """See ``Views``."""
         look = self._load(b"carved_look", head, int4(tenant), int8(account), int8(CARVED_FEW + 1))

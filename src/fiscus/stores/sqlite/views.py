@@ -105,6 +105,11 @@ class SqliteViews:
         rows = self._load(SQL["load_name"], (tenant, name))
         return rows[0][0] if rows else None
 
+    def load_chains(self, tenant: int, names: Sequence[str], head: int = ANY_HEAD) -> list[tuple[Kind, int, bytes]]:
+        """See ``Views``."""
+        rows = self._load(SQL["load_chains"], (tenant, msgspec.json.encode(names).decode()))
+        return [(KINDS[kind], key, body) for kind, key, body in rows]
+
     def carved_below(self, tenant: int, account: int, head: int = ANY_HEAD) -> list[int]:
         """See ``Views``."""
         if not self._load(SQL["has_children"], (tenant, account))[0][0]:

@@ -60,6 +60,24 @@ SELECT key, body FROM entities WHERE tenant = ? AND kind = ? AND key IN (SELECT 
 -- name: load_name
 SELECT key FROM entities WHERE tenant = ? AND name = ?;
 
+-- name: load_chains
+-- Kinds are positions in core.state.KINDS: 0 account, 1 budget, 2 cell.
+WITH RECURSIVE chain (number, body, owner) AS (
+    SELECT key, body, owner FROM entities WHERE tenant = ?1 AND name IN (SELECT value FROM json_each(?2))
+    UNION
+    SELECT entities.key, entities.body, entities.owner FROM chain JOIN entities
+    ON entities.tenant = ?1 AND entities.kind = 0 AND entities.key = chain.owner
+), budget (number, body) AS (
+    SELECT entities.key, entities.body FROM chain JOIN json_each(CAST(chain.body AS TEXT), '$.budgets') AS one
+    JOIN entities ON entities.tenant = ?1 AND entities.kind = 1 AND entities.key = one.value
+)
+SELECT 0, number, body FROM chain
+UNION ALL
+SELECT 1, number, body FROM budget
+UNION ALL
+SELECT 2, entities.key, entities.body FROM budget JOIN entities
+ON entities.tenant = ?1 AND entities.kind = 2 AND entities.key = CAST(budget.body AS TEXT) ->> '$.cell';
+
 -- name: has_children
 SELECT EXISTS (SELECT 1 FROM entities WHERE tenant = ? AND kind = 0 AND owner = ?);
 
