@@ -115,6 +115,12 @@ def spending(run: str, caller: int) -> Iterator[list[Any]]:
         yield [_hold(id, f"agent:{caller}", 50), Settle(id=id, total={"tokens": 40})]
 
 
+def metering(run: str, caller: int) -> Iterator[list[Any]]:
+    """Usage after the fact, and nothing else."""
+    for number in count():
+        yield [Settle(id=f"{run}-{caller}-{number}", account=f"agent:{caller}", total={"tokens": 3})]
+
+
 def _hold(id: str, account: str, size: int) -> Reserve:
     """A hold that does not expire while the test runs."""
     return Reserve(id=id, account=account, amounts={"tokens": size}, lease_s=LEASE_S)
