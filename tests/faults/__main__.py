@@ -1,6 +1,7 @@
 """All faults, one after the other: ``python -m tests.faults [--only NAME …] [--rounds N] [--quick]``.
 
-Writes ``build/faults.json``, and (when everything was run in full) ``docs/reliability.md``.
+Writes ``build/faults.json``, where what was run before stays; and ``docs/reliability.md``, once everything was run in
+full, be it all at once or one by one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import traceback
 
 from tests.faults import FAULTS
 from tests.faults.finding import Finding
-from tests.faults.report import write_json, write_page
+from tests.faults.report import read_json, write_json, write_page
 
 
 def main() -> int:
@@ -23,7 +24,13 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a few rounds of each and short times, as make test does")
     parser.add_argument("--page", action="store_true", help="write docs/reliability.md whatever was run")
     options = parser.parse_args()
-    findings: list[Finding] = []
+    known = read_json()
+    findings: dict[str, Finding] = {}
+    for name, module in FAULTS.items():
+        if options.only and name in known:
+            findings[name] = module.finding()
+            findings[name].read(known[name])
+    run: list[Finding] = []
     for name in options.only or FAULTS:
         module = FAULTS[name]
         began = time.monotonic()
@@ -35,13 +42,15 @@ def main() -> int:
             found = module.finding()
             found.faults.append(f"ended early: {traceback.format_exc().strip().splitlines()[-1][:500]}")
         found.figures["took_s"] = round(time.monotonic() - began)
+        found.full = not options.rounds and not options.quick
         print(_line(found), flush=True)
-        findings.append(found)
-        write_json(findings)
-    is_full = not options.only and not options.rounds and not options.quick
-    if is_full or options.page:
-        write_page(findings)
-    return int(not all(found.holds for found in findings))
+        run.append(found)
+        findings[name] = found
+        in_order = [findings[name] for name in FAULTS if name in findings]
+        write_json(in_order)
+        if options.page or (len(in_order) == len(FAULTS) and all(one.full for one in in_order)):
+            write_page(in_order)
+    return int(not all(found.holds for found in run))
 
 
 def _line(found: Finding) -> str:

@@ -38,6 +38,8 @@ class Finding:
     faults: list[str] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
     skipped: str | None = None
+    full: bool = True
+    """Whether it was done as often and as long as it should be; a short round shows that it works."""
 
     @property
     def holds(self) -> bool:
@@ -66,7 +68,15 @@ class Finding:
         counts = {name: getattr(self, name) for name in ("fault", "rounds", "lost", "doubled", "overspend", "drift")}
         if self.skipped is not None:
             return counts | {"skipped": self.skipped}
-        return counts | self.figures | {"holds": self.holds, "faults": self.faults}
+        return counts | self.figures | {"holds": self.holds, "faults": self.faults, "full": self.full}
+
+    def read(self, known: dict[str, Any]) -> None:
+        """Take over what ``as_json`` once said of this fault."""
+        rest = {name: value for name, value in known.items() if name not in ("fault", "holds")}
+        for name in ("rounds", "lost", "doubled", "overspend", "drift", "faults", "skipped", "full"):
+            if name in rest:
+                setattr(self, name, rest.pop(name))
+        self.figures = rest
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

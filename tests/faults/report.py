@@ -39,7 +39,7 @@ HOW_TO_RUN = """## How to run
 
 ```
 make faults                             # all of it, in full
-make faults FAULTS="kill outage"        # some of it
+make faults FAULTS="kill outage"        # some of it; what was run before stays in the figures
 python -m tests.faults --quick          # a short round of each, as make test does
 python -m tests.faults --only commit --rounds 500
 ```
@@ -48,6 +48,11 @@ Figures are written to `build/faults.json`. Nothing but the development requirem
 and are skipped by name where it is missing: a full disk needs the right to mount, clocks that step need a C compiler.
 A network is cut in the kernel where network namespaces may be made, else by a proxy; `means` says which.
 """
+
+
+def read_json() -> dict[str, dict[str, Any]]:
+    """What ``build/faults.json`` says by now, by fault."""
+    return {known["fault"]: known for known in json.loads(JSON.read_text())} if JSON.exists() else {}
 
 
 def write_json(findings: Sequence[Finding]) -> None:
