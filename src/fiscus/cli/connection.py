@@ -185,8 +185,10 @@ def api_key(settings: Settings) -> str | None:
 
 
 def has_ledger(settings: Settings) -> bool:
-    """Whether there is something to ask: a service that was named, or the file of a ledger."""
-    if settings.url is not None:
+    """Whether there is something to ask: a service that was named, a database, or the file of a ledger."""
+    from fiscus.stores import POSTGRES_SCHEMES
+
+    if settings.url is not None or settings.store_url.startswith(POSTGRES_SCHEMES):
         return True
     from fiscus.app import ledger_path
 

@@ -140,5 +140,6 @@ def _write_issued(invocation: Invocation, issued: Issued) -> None:
     write_line(f"{issued.key.key}: {issued.key.role}{bound}")
     write_line(issued.secret)
     write_note(
-        "This secret is shown once; keep it now. A service that runs without keys asks for them from its next start."
+        "This secret is shown once; keep it now. A service that runs without keys asks for one from now on, if this is "
+        "an administrator's."
     )
