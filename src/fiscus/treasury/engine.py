@@ -85,6 +85,9 @@ from fiscus.treasury.store import (
 HAVE_IDS = frozenset({Reserve, Extend, Settle, Release})
 """Commands that carry an id or are absolute readings: they need no idempotency key."""
 
+BOOK_OR_HOLD = frozenset({Reserve, Settle, Compound})
+"""Commands that look for accounts and holds, which are loaded for a batch at once."""
+
 ADMITTING = frozenset({Reserve, Extend, Allocate, Transfer, PutBudget, Adjust})
 """Commands that may let more be spent: not decided for a tenant whose figures are in doubt."""
 
@@ -826,10 +829,12 @@ class Engine:
         for submission in commands:
             request = submission.wish
             assert isinstance(request, Request)
-            if type(request.command) is Reserve and not look_first:
-                new[request.tenant].append(request.command.id)
-            else:
-                ids[request.tenant] += _ids_of(request.command)
+            command: Any = request.command
+            kind = type(command)
+            if kind is Reserve and not look_first:
+                new[request.tenant].append(command.id)
+            elif kind in BOOK_OR_HOLD:
+                ids[request.tenant] += _ids_of(command)
         for tenant, ledger in ledgers.items():
             ledger.begin()
             ledger.prefetch_holds(ids[tenant], new[tenant])
@@ -842,8 +847,14 @@ class Engine:
         for submission in commands:
             request = submission.wish
             assert isinstance(request, Request)
+            command: Any = request.command
+            kind = type(command)
+            if kind not in BOOK_OR_HOLD or (kind is Settle and command.account is None):
+                continue
             known = self.ledger(request.tenant).draft.names
-            for name in _names_of(request.command):
+            if kind is Reserve and command.account in known and not command.also:
+                continue
+            for name in _names_of(command):
                 if name not in known:
                     missing.setdefault(request.tenant, []).append(name)
         for tenant, names in missing.items():
