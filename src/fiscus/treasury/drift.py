@@ -36,7 +36,7 @@ CHUNK = 100
 CPU_SHARE = 0.05
 """Part of one core that folding takes at most; when more is written than that allows, the check comes later."""
 
-ROWS_MAX = 20_000
+ROWS_MAX = 2_000
 """Changed rows of the fold that are kept in memory before they go to its own tables."""
 
 BEHIND_MAX = 1_000_000
@@ -380,6 +380,9 @@ class Drift:
 
 class _Replica(Ledger):
     """A tenant folded anew: it starts from tables of its own, which are right by what made them."""
+
+    ended_slack = 1_000
+    """Nobody waits for it: it holds little in memory and loads again what it needs."""
 
     def _fits(self, watermark: Watermark) -> bool:
         return True

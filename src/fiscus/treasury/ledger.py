@@ -53,6 +53,8 @@ class Ledger:
     what is loaded is current.
     """
 
+    ended_slack = ENDED_SLACK
+
     def __init__(self, name: str, number: int, store: Store, rules: Rules) -> None:
         self.name = name
         self.number = number
@@ -77,7 +79,7 @@ class Ledger:
         self._erased: list[tuple[int, int]] = []
         self._mark = self.draft.mark()
         self._sweep_at = HEAP_SLACK
-        self._ended_at = ENDED_SLACK
+        self._ended_at = self.ended_slack
         self._load()
 
     # -- loading ------------------------------------------------------------------------------------------------
@@ -404,7 +406,7 @@ class Ledger:
             self._use_views()
         if self._entities > self._ended_at:
             self._evict_ended()
-            self._ended_at = self._entities + max(ENDED_SLACK, self._entities // 4)
+            self._ended_at = self._entities + max(self.ended_slack, self._entities // 4)
         if self._entities > ENTITIES_MAX:
             self._evict()
 
