@@ -381,8 +381,9 @@ class Drift:
 class _Replica(Ledger):
     """A tenant folded anew: it starts from tables of its own, which are right by what made them."""
 
-    ended_slack = 1_000
-    """Nobody waits for it: it holds little in memory and loads again what it needs."""
+    def ended_slack(self) -> int:
+        """Few: nobody waits for it, so that it may load again what it needs."""
+        return 1_000
 
     def _fits(self, watermark: Watermark) -> bool:
         return True

@@ -53,8 +53,6 @@ class Ledger:
     what is loaded is current.
     """
 
-    ended_slack = ENDED_SLACK
-
     def __init__(self, name: str, number: int, store: Store, rules: Rules) -> None:
         self.name = name
         self.number = number
@@ -79,7 +77,7 @@ class Ledger:
         self._erased: list[tuple[int, int]] = []
         self._mark = self.draft.mark()
         self._sweep_at = HEAP_SLACK
-        self._ended_at = self.ended_slack
+        self._ended_at = self.ended_slack()
         self._load()
 
     # -- loading ------------------------------------------------------------------------------------------------
@@ -406,7 +404,7 @@ class Ledger:
             self._use_views()
         if self._entities > self._ended_at:
             self._evict_ended()
-            self._ended_at = self._entities + max(self.ended_slack, self._entities // 4)
+            self._ended_at = self._entities + max(self.ended_slack(), self._entities // 4)
         if self._entities > ENTITIES_MAX:
             self._evict()
 
@@ -419,14 +417,19 @@ class Ledger:
         self._erased = snapshot.erased + self._erased
         self._handed_over_seq = min(snapshot.after, self._handed_over_seq)
 
+    def ended_slack(self) -> int:
+        """How many entities come into memory before those that have ended are evicted."""
+        return ENDED_SLACK
+
     @property
     def _entities(self) -> int:
         """How many are in memory."""
         return sum(len(table) for table in self._tables)
 
     def _evict_ended(self) -> None:
-        """Drop holds that are over and accounts that are closed, once the views have them: few ask for them again.
+        """Drop holds and windows that are over, adjustments, and accounts that are closed, once the views have them.
 
+        Few ask for them again.
         Memory follows what goes on, not what has been, and what is in use is loaded anew less often.
         """
         draft = self.draft
@@ -434,6 +437,13 @@ class Ledger:
         self._sweep()
         for id in [id for id, hold in holds.items() if not hold.open and id not in holds.changed]:
             del holds[id]
+        adjustments = draft.adjustments
+        for id in [id for id in adjustments if id not in adjustments.changed]:
+            del adjustments[id]
+        for number in [number for number, cell in cells.items() if number not in cells.changed and not cell.open]:
+            budget = budgets.get(cells[number].budget)
+            if budget is not None and budget.cell != number:
+                del cells[number]
         closed = [one for one in accounts.values() if one.status in FINAL and one.number not in accounts.changed]
         for account in closed:
             for number in account.budgets:
