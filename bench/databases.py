@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,9 @@ SETTINGS = {"shared_buffers": "128MB", "log_min_messages": "warning", "autovacuu
 def durable_postgres(settings: dict[str, str] | None = None) -> Iterator[PostgresServer]:
     """A server that syncs every commit; it is ended, and its files deleted, afterwards."""
     SCRATCH.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="postgres-", dir=SCRATCH) as folder:
+    # The server runs as somebody else where we are root; whoever it is must get there.
+    is_open = all(parent.stat().st_mode & stat.S_IXOTH for parent in (SCRATCH.resolve(), *SCRATCH.resolve().parents))
+    with tempfile.TemporaryDirectory(prefix="postgres-", dir=SCRATCH if is_open else None) as folder:
         os.chmod(folder, 0o755)
         server = PostgresServer(durable=True, directory=Path(folder), settings={**SETTINGS, **(settings or {})})
         try:
