@@ -16,7 +16,7 @@ from fiscus.core.outcomes import AnyOutcome, HoldAnswer
 from fiscus.stores.sqlite.store import SqliteStore
 from fiscus.treasury import engine as engine_module
 from fiscus.treasury.clock import HostClock
-from fiscus.treasury.engine import Engine
+from fiscus.treasury.engine import Engine, Submission
 from fiscus.treasury.local import LocalTreasury
 from tests.treasury.callers import CALLERS, TENANTS, books, founding, plan
 from tests.treasury.clock import ManualClock
@@ -175,6 +175,21 @@ def test_a_seal_whose_commit_fails_leaves_no_trace_and_can_be_made_again(tmp_pat
 
 def hold(id: str) -> Request:
     return Request(command=Reserve(id=id, account="agent:a", amounts={"tokens": 10}))
+
+
+def test_nobody_goes_without_an_answer_whose_call_came_while_a_batch_had_failed_before_its_turn(tmp_path):
+    """Such a batch is tried again in parts: what waits takes part in the next whole batch, not in one of these."""
+    faults_hook = Faults()
+    desk = Desk(watched_store(tmp_path / "fiscus.db", faults_hook), ManualClock())
+    desk.do(PutAccount(account="agent:a"))
+    engine = desk.engine
+    engine._growing = [Submission(desk, "failed", hold("failed"))]  # of a batch that never came to its turn
+    engine._queue.put(Submission(desk, "waiting", hold("later")))
+    faults_hook.arm("journal: before entries")
+    assert isinstance(desk.do(hold("now").command), StoreUnavailable)
+    answered = [token for token, _ in desk.delivered]
+    assert "waiting" in answered or not engine._queue.empty()
+    engine.close()
 
 
 def test_a_new_tenant_whose_registration_fails_comes_into_being_later(tmp_path):

@@ -542,6 +542,8 @@ class Engine:
             batch: what has been submitted.
             look_first: whether the ids of new holds are looked up, before they turn out to be taken.
         """
+        if self._growing is not batch:
+            self._growing = None  # it was for another batch, whose calls would not be answered with this one's
         statistics = self.statistics
         statistics.batches += 1
         self.times = BatchTimes(perf_counter_ns(), size=len(batch))
