@@ -61,6 +61,7 @@ def test_a_service_finds_drift_says_so_admits_nothing_and_is_repaired(tmp_path):
         assert reserve(url, "h1")[0] == 201
         until(lambda: metric(url, "fiscus_drift_checks_total") >= 1)
         assert metric(url, "fiscus_drift_cells") == 0
+        assert (tmp_path / f"{LEDGER}.spool" / "drift" / "0" / "fold").exists()
         until(lambda: ask(url, "/ready")[1]["followers_seq"] == ask(url, "/ready")[1]["head_seq"])
         with sqlite3.connect(tmp_path / f"{LEDGER}-views", timeout=10) as views:
             key, body = views.execute("SELECT key, body FROM entities WHERE kind = 2").fetchone()

@@ -19,7 +19,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import gettempdir
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ from fiscus.core.outcomes import Refused
 from fiscus.core.state import Rules
 from fiscus.spool import Spool, SpoolingTreasury
 from fiscus.stores import POSTGRES_SCHEMES, SQLITE_SCHEME, open_store
+from fiscus.stores.sqlite.scratch import scratch_folder
 from fiscus.stores.sqlite.views import SqliteViews
 from fiscus.treasury.archiving import CPU_SHARE, ArchivePlan, Archivist
 from fiscus.treasury.drift import Drift
@@ -451,8 +452,10 @@ async def _drift(treasury: LocalTreasury, service: ServiceOptions) -> AsyncItera
     if not service.drift_check_interval_s:
         yield None
         return
-    with TemporaryDirectory(prefix="fiscus-drift-", ignore_cleanup_errors=True) as folder:
-        views = SqliteViews(Path(folder) / "fold")
+    is_memory = service.ledger.store_url == MEMORY
+    parent = Path(gettempdir()) / f"fiscus-{os.getuid()}" if is_memory else spool_directory(service)
+    with scratch_folder(parent / "drift") as folder:
+        views = SqliteViews(folder / "fold")
         drift = Drift(treasury.engine, views)
         await treasury.readiness()
         drift.start(service.drift_check_interval_s)
