@@ -452,9 +452,9 @@ async def _drift(treasury: LocalTreasury, service: ServiceOptions) -> AsyncItera
     if not service.drift_check_interval_s:
         yield None
         return
-    is_memory = service.ledger.store_url == MEMORY
-    parent = Path(gettempdir()) / f"fiscus-{os.getuid()}" if is_memory else spool_directory(service)
-    with scratch_folder(parent / "drift") as folder:
+    directory = spool_directory(service)
+    was_there = directory.exists()
+    with scratch_folder(directory / "drift") as folder:
         views = SqliteViews(folder / "fold")
         drift = Drift(treasury.engine, views)
         await treasury.readiness()
@@ -464,6 +464,9 @@ async def _drift(treasury: LocalTreasury, service: ServiceOptions) -> AsyncItera
         finally:
             if await asyncio.to_thread(drift.stop, DRIFT_STOP_S_MAX):
                 views.close()
+    if not was_there:
+        with contextlib.suppress(OSError):  # something waits in it
+            directory.rmdir()
 
 
 async def _closed_within(engine: Engine, time_s: float) -> bool:
