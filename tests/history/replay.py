@@ -248,7 +248,7 @@ def _ask_again(draft: Draft, placed: Placed, at: int, body: bytes, findings: Fin
 
 
 def _body(draft: Draft, event: AnyEvent) -> Any:
-    encoded, _ = encode_event(event, 0, lambda: b"")
+    encoded, _ = encode_event(event, lambda _: 0, lambda: b"")
     return _without_commitment(encoded)
 
 

@@ -270,8 +270,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="usage beyond the hold is not booked",
         file="core/fold.py",
-        old="                post(draft, number, covered_rise, held, quarantined, uncovered_rise, moves)\n",
-        new="                post(draft, number, covered_rise, held, quarantined, 0, moves)\n",
+        old="            post(draft, numbers, covered_rise, held, quarantined, uncovered_rise)\n",
+        new="            post(draft, numbers, covered_rise, held, quarantined, 0)\n",
     ),
     Fault(
         name="running totals are added up",
@@ -288,7 +288,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="an allocation does not show above what was spent below",
         file="core/cells.py",
-        old="    if cell.allocated:\n        show(draft, cell, moves)\n",
+        old="        if cell.allocated:\n            show(draft, cell, moves)\n",
         new="",
         first="tests/core/test_allocations.py",
     ),
@@ -549,8 +549,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="extend raises the bound and holds nothing",
         file="core/fold.py",
-        old="            post(draft, number, newly_covered, rise - newly_covered, 0, -newly_covered)\n",
-        new="            post(draft, number, 0, 0, 0, 0)\n",
+        old="        post(draft, hold.cells.get(unit, ()), newly_covered, rise - newly_covered, 0, -newly_covered)\n",
+        new="        post(draft, hold.cells.get(unit, ()), 0, 0, 0, 0)\n",
     ),
     Fault(
         name="extend does not cover what was overrun",

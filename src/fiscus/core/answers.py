@@ -88,16 +88,19 @@ def positive(amounts: Amounts) -> Amounts:
 
 def hold_answer(draft: Draft, hold: Hold) -> HoldAnswer:
     """A hold as it is now."""
-    covered = hold.covered
+    booked, covered = hold.booked, hold.covered
+    uncovered: Amounts = {}
+    if booked != covered:
+        uncovered = {unit: rest for unit, amount in booked.items() if (rest := amount - covered.get(unit, 0)) > 0}
     return HoldAnswer(
         id=hold.id,
         account=draft.accounts[hold.account].display_name,
         state=hold.state,
         reserved=hold.reserved,
-        booked=hold.booked,
-        uncovered={unit: rest for unit, amount in hold.booked.items() if (rest := amount - covered.get(unit, 0)) > 0},
+        booked=booked,
+        uncovered=uncovered,
         expires_at=to_datetime(hold.expires_at) if hold.state == "held" else None,
-        warnings=warnings(draft, hold.warned),
+        warnings=warnings(draft, hold.warned) if hold.warned else (),
     )
 
 

@@ -5,7 +5,7 @@ Only ``fold`` calls the functions that change something.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from fiscus.core.state import ENDED, LIVE, NEVER, Budget, Cell, Draft
 
@@ -54,36 +54,37 @@ def lapse(cell: Cell) -> None:
 
 def post(
     draft: Draft,
-    number: int,
+    numbers: Iterable[int],
     covered: int,
     held: int,
     quarantined: int,
     uncovered: int,
     moves: Mapping[int, int] = NOTHING_MOVED,
 ) -> None:
-    """Add to P, H, Q and O of a cell, and to every cell above it as an allocation is seen from there."""
-    cell = draft.cells[number]
-    if cell.stamp != draft.stamp:
-        cell = draft.edit(draft.cells, number)
-    if covered:
-        cell.covered += covered
-    if held:
-        cell.held += held
-    if quarantined:
-        cell.quarantined += quarantined
+    """Add to P, H, Q and O of cells, and to every cell above one as an allocation is seen from there."""
+    cells, stamp = draft.cells, draft.stamp
     counted_rise = covered + quarantined + uncovered
-    cell.free -= counted_rise + held
-    if uncovered:
-        cell.uncovered += uncovered
-        if cell.uncovered < 0:
-            _take_back_debt(draft, cell)
-    if cell.lapsing:
-        lapse(cell)
-        set_alert(cell, draft.budgets[cell.budget])
-    if counted_rise > 0 and cell.covered + cell.quarantined + cell.uncovered >= cell.alert_at:
-        draft.alerts.append(number)
-    if cell.allocated:
-        show(draft, cell, moves)
+    taken = counted_rise + held
+    for number in numbers:
+        cell = cells[number]
+        if cell.stamp != stamp:
+            cell = draft.edit(cells, number)
+        cell.covered += covered
+        cell.held += held
+        cell.free -= taken
+        if quarantined:
+            cell.quarantined += quarantined
+        if uncovered:
+            cell.uncovered += uncovered
+            if cell.uncovered < 0:
+                _take_back_debt(draft, cell)
+        if cell.lapsing:
+            lapse(cell)
+            set_alert(cell, draft.budgets[cell.budget])
+        if counted_rise > 0 and cell.covered + cell.quarantined + cell.uncovered >= cell.alert_at:
+            draft.alerts.append(number)
+        if cell.allocated:
+            show(draft, cell, moves)
 
 
 def _take_back_debt(draft: Draft, cell: Cell) -> None:
@@ -95,7 +96,7 @@ def _take_back_debt(draft: Draft, cell: Cell) -> None:
     back = min(too_much, heir.debt)
     heir.debt -= back
     if back:
-        post(draft, heir.number, 0, 0, 0, -back)
+        post(draft, (heir.number,), 0, 0, 0, -back)
 
 
 def show(draft: Draft, cell: Cell, moves: Mapping[int, int] = NOTHING_MOVED) -> None:
@@ -118,9 +119,9 @@ def show(draft: Draft, cell: Cell, moves: Mapping[int, int] = NOTHING_MOVED) -> 
         if pin in moves:
             rise = covered + uncovered
             if rise > 0:
-                post(draft, moves[pin], 0, 0, 0, rise, moves)
+                post(draft, (moves[pin],), 0, 0, 0, rise, moves)
             continue
-        post(draft, pin, covered, held, 0, uncovered, moves)
+        post(draft, (pin,), covered, held, 0, uncovered, moves)
         if cell.phase == LIVE and held:
             draft.edit(draft.cells, pin).standing += held
 

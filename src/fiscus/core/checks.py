@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 
@@ -52,6 +53,7 @@ TEMPLATE_BUDGETS_MAX = 32
 UNIT_NAMES = frozenset(UNITS)
 
 
+@lru_cache(maxsize=1_024)
 def to_datetime(at_ms: int) -> datetime:
     """An instant as people write it (UTC).
 

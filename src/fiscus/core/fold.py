@@ -127,8 +127,7 @@ def _extended(draft: Draft, event: Extended, at: int) -> None:
         covered_before = covered.get(unit, 0)
         covered[unit] = min(bound, max(covered_before, hold.booked.get(unit, 0)))
         newly_covered = covered[unit] - covered_before
-        for number in hold.cells.get(unit, ()):
-            post(draft, number, newly_covered, rise - newly_covered, 0, -newly_covered)
+        post(draft, hold.cells.get(unit, ()), newly_covered, rise - newly_covered, 0, -newly_covered)
     hold.covered = covered
     hold.reserved = event.to
     hold.expires_at = event.expires_at
@@ -148,7 +147,7 @@ def _settled(draft: Draft, event: Settled, at: int) -> None:
     covered = dict(hold.covered)
     added: Amounts = {}
     added_uncovered: Amounts = {}
-    for unit in {**total, **hold.cells}:
+    for unit in total if hold.cells.keys() <= total.keys() else {**total, **hold.cells}:
         reserved = hold.reserved.get(unit, 0)
         booked_before, covered_before = booked.get(unit, 0), covered.get(unit, 0)
         reading = total.get(unit, booked_before)
@@ -169,12 +168,14 @@ def _settled(draft: Draft, event: Settled, at: int) -> None:
         rise = max(0, booked_now - max(booked_before, hold.kept.get(unit, 0)))
         if booked_now < booked_before and any(number in moves for number in numbers):
             hold.kept = {**hold.kept, unit: max(booked_before, hold.kept.get(unit, 0))}
+        if not moves:
+            post(draft, numbers, covered_rise, held, quarantined, uncovered_rise)
+            continue
         for number in numbers:
-            if number in moves:
-                if rise:
-                    post(draft, moves[number], 0, 0, 0, rise, moves)
-            else:
-                post(draft, number, covered_rise, held, quarantined, uncovered_rise, moves)
+            if number not in moves:
+                post(draft, (number,), covered_rise, held, quarantined, uncovered_rise, moves)
+            elif rise:
+                post(draft, (moves[number],), 0, 0, 0, rise, moves)
     hold.booked = booked
     hold.covered = covered
     hold.recorded = hold.recorded or event.recorded
@@ -192,8 +193,7 @@ def _booked(draft: Draft, event: Settled, at: int) -> None:
     draft.bookings.append(Booking(len(draft.events), event.id, event.account, event.also, event.total, event.total))
     for unit, numbers in event.cells.items():
         amount = event.total.get(unit, 0)
-        for number in numbers:
-            post(draft, event.moves.get(number, number), 0, 0, 0, amount, event.moves)
+        post(draft, [event.moves.get(number, number) for number in numbers], 0, 0, 0, amount, event.moves)
     draft.add(
         draft.holds,
         event.id,
@@ -238,15 +238,14 @@ def _free_rest(draft: Draft, hold: Hold, to_covered: bool, to_quarantined: bool,
     """Move the rest of an open hold out of H (or Q) of its cells, into P, into Q, or back to what is free."""
     for unit, rest in _remaining(hold).items():
         if rest:
-            for number in hold.cells.get(unit, ()):
-                post(
-                    draft,
-                    number,
-                    rest if to_covered else 0,
-                    0 if quarantined else -rest,
-                    (rest if to_quarantined else 0) - (rest if quarantined else 0),
-                    0,
-                )
+            post(
+                draft,
+                hold.cells.get(unit, ()),
+                rest if to_covered else 0,
+                0 if quarantined else -rest,
+                (rest if to_quarantined else 0) - (rest if quarantined else 0),
+                0,
+            )
 
 
 def _released(draft: Draft, event: Released, at: int) -> None:
@@ -599,7 +598,7 @@ def _allocations_pinned(draft: Draft, event: AllocationsPinned, at: int) -> None
         cell = draft.edit(draft.cells, number)
         cell.pins = (*cell.pins, event.cell)
         pin.open += 1
-        post(draft, event.cell, cell.shown_covered, cell.shown_held, 0, cell.shown_uncovered)
+        post(draft, (event.cell,), cell.shown_covered, cell.shown_held, 0, cell.shown_uncovered)
         if cell.phase == LIVE:
             pin.standing += cell.shown_held
     for number in event.shortened:

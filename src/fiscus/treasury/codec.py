@@ -44,12 +44,14 @@ def commitment(salt: bytes, body: bytes) -> str:
     return hmac.new(salt, body, hashlib.sha256).hexdigest()
 
 
-def encode_event(event: AnyEvent, account: int, salt: Callable[[], bytes]) -> tuple[bytes, SealedPrivate | None]:
+def encode_event(
+    event: AnyEvent, concerned: Callable[[AnyEvent], int], salt: Callable[[], bytes]
+) -> tuple[bytes, SealedPrivate | None]:
     """An event's body for the journal, and its private part with a new key, if it has one.
 
     Args:
         event: what happened.
-        account: with whose name the private part is erased.
+        concerned: says with which account's name the private part is erased.
         salt: makes the key of the commitment.
     """
     private: Private | None = getattr(event, "private", None)
@@ -59,7 +61,7 @@ def encode_event(event: AnyEvent, account: int, salt: Callable[[], bytes]) -> tu
     private_body = _encoder.encode(private)
     body = _encoder.encode(msgspec.structs.replace(event, private=None))
     body = body[:-1] + b',"commitment":"' + commitment(key, private_body).encode() + b'"}'
-    return body, SealedPrivate(account, key, private_body)
+    return body, SealedPrivate(concerned(event), key, private_body)
 
 
 def decode_event(body: bytes, private: bytes | None) -> AnyEvent:

@@ -835,6 +835,8 @@ class Engine:
             kind = type(command)
             if kind is Reserve and not look_first:
                 new[request.tenant].append(command.id)
+            elif kind is Settle:
+                ids[request.tenant].append(command.id)
             elif kind in BOOK_OR_HOLD:
                 ids[request.tenant] += _ids_of(command)
         for tenant, ledger in ledgers.items():

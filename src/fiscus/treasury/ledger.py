@@ -42,7 +42,7 @@ ENDED_SLACK = 10_000
 
 FINAL = ("terminated", "closed")
 
-_encode = msgspec.json.encode
+_encode = msgspec.json.Encoder().encode
 _decoders = {kind: msgspec.json.Decoder(entity_type) for kind, entity_type in ENTITY_TYPES.items()}
 
 
@@ -276,7 +276,7 @@ class Ledger:
         tenant, seq, before = self.number, self.head.seq, self.head.hash
         for event in self.draft.events:
             seq += 1
-            body, sealed = encode_event(event, self._concerned(event), salt)
+            body, sealed = encode_event(event, self._concerned, salt)
             before = link(before, seq, at, body)
             rows.append(Row(tenant, seq, at, journal_key(event), body, before, sealed))
         return rows
@@ -305,7 +305,7 @@ class Ledger:
         for booking in draft.bookings:
             index = booking.index
             self._usage.append(usage_row(first + index, rows[index].at, events[index], booking))
-        self._erased += [(account, first + index) for account, index in self._erasures()]
+        self._erased += [(event.account, first + index) for index, event in self._erasures()]
         if rows:
             last = rows[-1]
             self.head = Head(last.seq, last.hash)
@@ -317,15 +317,15 @@ class Ledger:
         """What the draft erases."""
         return [
             Erasure(self.number, event.account, event.private.name if event.private is not None else None)
-            for event in self.draft.events
-            if isinstance(event, NameErased)
+            for _, event in self._erasures()
         ]
 
-    def _erasures(self) -> list[tuple[int, int]]:
-        """Accounts whose name the draft erases, and the indices of the events that do."""
-        return [
-            (event.account, index) for index, event in enumerate(self.draft.events) if isinstance(event, NameErased)
-        ]
+    def _erasures(self) -> list[tuple[int, NameErased]]:
+        """The draft's events that erase a name, with their indices."""
+        events = self.draft.events
+        if NameErased not in map(type, events):
+            return []
+        return [(index, event) for index, event in enumerate(events) if isinstance(event, NameErased)]
 
     def touched_accounts(self) -> set[int]:
         """Accounts of which something has changed that the views do not know yet."""
@@ -495,25 +495,25 @@ def journal_key(event: AnyEvent) -> str | None:
 
 def usage_row(seq: int, at: int, event: AnyEvent, booking: Booking) -> UsageRow:
     """What one event added to the books, with the call's record where the event has one."""
-    private = getattr(event, "private", None)
-    record = private.record if private is not None else None
-    tokens = getattr(event, "tokens", None)
-    cost = getattr(event, "cost_nanousd", None)
-    model, provider = getattr(event, "model", None), getattr(event, "provider", None)
+    model: str | None = None
+    provider: str | None = None
     body: bytes | None = None
-    if record is not None or tokens is not None or cost is not None or model is not None or provider is not None:
-        whole = msgspec.structs.replace(
-            record or CallRecord(), model=model, provider=provider, tokens=tokens, cost_nanousd=cost
-        )
-        body = _encode(whole)
+    if type(event) is Settled:
+        model, provider, tokens, cost = event.model, event.provider, event.tokens, event.cost_nanousd
+        record = event.private.record if event.private is not None else None
+        if record is not None or tokens is not None or cost is not None or model is not None or provider is not None:
+            whole = msgspec.structs.replace(
+                record or CallRecord(), model=model, provider=provider, tokens=tokens, cost_nanousd=cost
+            )
+            body = _encode(whole)
     return UsageRow(
         seq,
         at,
         booking.hold,
         booking.account,
-        _encode(booking.also),
+        _encode(booking.also) if booking.also else b"[]",
         _encode(booking.amounts),
-        _encode(booking.uncovered),
+        _encode(booking.uncovered) if booking.uncovered else b"{}",
         booking.estimated,
         model,
         provider,
