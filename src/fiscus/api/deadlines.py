@@ -18,6 +18,7 @@ class Deadlines:
         self._over: set[asyncio.Task[object]] = set()
         self._tick = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def count(self) -> int:
@@ -26,11 +27,12 @@ class Deadlines:
 
     def enter(self) -> asyncio.Task[object]:
         """The running task is inside from now on."""
-        task = asyncio.current_task()
+        if self._timer is None:
+            self._loop = asyncio.get_running_loop()
+            self._timer = self._loop.call_later(self._tick_s, self._watch)
+        task = asyncio.current_task(self._loop)
         assert task is not None
         self._inside[task] = self._tick
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._watch)
         return task
 
     def leave(self, task: asyncio.Task[object]) -> None:
@@ -54,4 +56,5 @@ class Deadlines:
                 self._over.add(task)
                 task.cancel()
         if self._inside:
-            self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._watch)
+            assert self._loop is not None
+            self._timer = self._loop.call_later(self._tick_s, self._watch)
