@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from fiscus.contract import AMOUNT_MAX, UNITS, CallRecord, Tokens
 from fiscus.contract.errors import Invalid
-from fiscus.sdk.usage import completed_by_bound, reading, tokens_of
+from fiscus.dialects.usage import tokens_of
+from fiscus.sdk.usage import completed_by_bound, reading
 
 SHAPES = {
     "openai chat": (

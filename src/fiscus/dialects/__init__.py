@@ -1,6 +1,12 @@
 """The wire formats of the providers, sans-I/O: bytes in, facts and bytes out. See ``docs/reference/dialects.md``."""
 
-from fiscus.dialects.dialect import Dialect, Ending, Events, Meter
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from fiscus.dialects.anthropic import AnthropicDialect, CountTokens
+from fiscus.dialects.completions import ChatCompletions, Completions
+from fiscus.dialects.dialect import Dialect, Events, Meter
+from fiscus.dialects.embeddings import Embeddings
 from fiscus.dialects.facts import (
     Code,
     Delta,
@@ -14,12 +20,35 @@ from fiscus.dialects.facts import (
     RequestFacts,
     Usage,
 )
+from fiscus.dialects.gemini import Gemini
+from fiscus.dialects.responses import Responses
+from fiscus.dialects.usage import tokens_of, usage_of
+
+DIALECTS: Mapping[str, Dialect] = MappingProxyType(
+    {
+        dialect.name: dialect
+        for dialect in (
+            ChatCompletions(),
+            Responses(),
+            Completions(),
+            Embeddings(),
+            AnthropicDialect(),
+            CountTokens(),
+            Gemini(),
+        )
+    }
+)
+"""One object for each wire format, by name.
+
+>>> DIALECTS["openai.chat"].read_request(b'{"model": "gpt-5", "max_tokens": 9}').output_tokens_max
+9
+"""
 
 __all__ = [
+    "DIALECTS",
     "Code",
     "Delta",
     "Dialect",
-    "Ending",
     "Event",
     "Events",
     "Kind",
@@ -31,4 +60,6 @@ __all__ = [
     "Refusal",
     "RequestFacts",
     "Usage",
+    "tokens_of",
+    "usage_of",
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
+from fiscus.core.records import Tokens
 from fiscus.dialects.facts import (
     Delta,
     Event,
@@ -17,9 +18,6 @@ from fiscus.dialects.facts import (
     RequestFacts,
     Usage,
 )
-
-Ending = Literal["budget", "upstream"]
-"""Why a stream is ended: no room is left (a valid end: cut at the bound of the output), or the provider broke off."""
 
 
 class Events(Protocol):
@@ -128,21 +126,21 @@ class Dialect(ABC):
         """For the bytes of a streamed answer of this content type."""
 
     @abstractmethod
-    def meter(self) -> Meter:
-        """For one answer."""
+    def meter(self, content_type: str = "") -> Meter:
+        """For one answer, of this content type."""
 
     def strip_usage(self, event: Event) -> bytes | None:
         """What the caller gets of an event when not it but the gateway asked for usage; None: nothing."""
         return event.raw
 
     @abstractmethod
-    def ending(self, meter: Meter, reason: Ending = "budget", *, include_usage: bool = False) -> bytes:
-        """What ends a stream validly after the events that ``meter`` has read; empty when it has ended.
+    def ending(self, meter: Meter, *, include_usage: bool = False, tokens: Tokens | None = None) -> bytes:
+        """What ends a stream validly, as cut at the bound of its output; empty when it has ended.
 
         Args:
-            meter: has read all events that were passed on, and no other.
-            reason: ``upstream`` ends it with an error event.
+            meter: has read all events that were passed on, and no other; made by ``meter`` of this dialect.
             include_usage: whether the caller asked for a chunk with the usage (OpenAI).
+            tokens: what the gateway counted, for the usage in the ending where the provider has not said it.
         """
 
     @abstractmethod

@@ -10,7 +10,7 @@ import msgspec
 from fiscus.core.records import Tokens
 
 Kind = Literal["text", "reasoning", "tool", "refusal", "audio", "opaque"]
-"""What a piece of output is: ``tool`` arguments of a call, ``audio`` its transcript, ``opaque`` signatures and media."""
+"""What a piece of output is; ``tool``: arguments of a call; ``audio``: a transcript; ``opaque``: signatures, media."""
 
 Code = Literal[
     "budget_exceeded",
@@ -42,6 +42,8 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
         include_usage: whether the caller wants the chunk with the usage at the end of a stream.
         tools, tool_names: functions that the caller defines, and the names of the first 64.
         server_tools: tools that the provider runs itself, by type, each once: their results are input nobody can count.
+        builtin_tools: tools that the caller runs and the provider defines (computer use, shells): their definitions
+            are input that is not in the body.
         service_tier: as asked.
         input_unknown: fields that add input which is not in the body, such as ``previous_response_id``.
         background, store: of Responses.
@@ -59,6 +61,7 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
     tools: int = 0
     tool_names: tuple[str, ...] = ()
     server_tools: tuple[str, ...] = ()
+    builtin_tools: tuple[str, ...] = ()
     service_tier: str | None = None
     input_unknown: tuple[str, ...] = ()
     background: bool = False
@@ -120,6 +123,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
         service_tier: which one the call was really served with.
         server_tools: how often the provider ran each of its own tools.
         cost_nanousd: what the provider says that it cost, rounded up; None when it says nothing.
+        beside: what other models used within the call, by model; in none of the sums of ``tokens``.
+        missing: components of ``tokens`` that the provider does not tell of; they stand at 0 and are not 0.
         notes: what does not fit together in the provider's own figures.
     """
 
@@ -128,6 +133,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     service_tier: str | None = None
     server_tools: Mapping[str, int] = {}
     cost_nanousd: int | None = None
+    beside: Mapping[str, Tokens] = {}
+    missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 

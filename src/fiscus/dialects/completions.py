@@ -1,0 +1,449 @@
+"""OpenAI's chat completions and legacy completions, as OpenAI and all those speak them who are compatible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import msgspec
+
+from fiscus.contract.errors import Invalid
+from fiscus.core.records import Tokens
+from fiscus.dialects.dialect import Meter
+from fiscus.dialects.facts import Delta, Event, Kind, Malformed, RequestFacts, Usage
+from fiscus.dialects.openai import DONE, OpenAIDialect, Tool, is_done, tool_facts
+from fiscus.dialects.scan import Edit, append_element, append_text, applied, last_element, members, put_members
+from fiscus.dialects.usage import usage_of
+from fiscus.dialects.wire import (
+    CHOICES_MAX,
+    anything,
+    bounded,
+    decoder,
+    encoded,
+    event,
+    names,
+    once,
+    provider_error,
+    read,
+    text,
+    texts,
+)
+
+_BOUNDS = ("max_completion_tokens", "max_tokens")
+_SEARCHING = ("-search-preview", "-search-api", ":online")
+"""Models that search on their own, by a part of their name."""
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Function(msgspec.Struct):
+    name: Any = None
+
+
+class _Chat(msgspec.Struct):
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int | None = None
+    tools: list[Tool] | None = None
+    functions: list[_Function] | None = None
+    web_search_options: msgspec.Raw | None = None
+    search_parameters: msgspec.Raw | None = None
+    plugins: list[Tool] | None = None
+    service_tier: Any = None
+    store: Any = None
+    user: Any = None
+    metadata: msgspec.Raw | None = None
+    preset: Any = None
+    models: Any = None
+    messages: msgspec.Raw | None = None
+
+
+class _Completion(msgspec.Struct):
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: int | None = None
+    n: int | None = None
+    best_of: int | None = None
+    service_tier: Any = None
+    user: Any = None
+    prompt: msgspec.Raw | None = None
+
+
+_CHAT, _COMPLETION = decoder(_Chat), decoder(_Completion)
+_CHAT_ONCE = ("model", "stream", "stream_options", "include_usage", *_BOUNDS, "n", "messages", "tools")
+_COMPLETION_ONCE = ("model", "stream", "stream_options", "include_usage", "max_tokens", "n", "best_of", "prompt")
+
+
+class Completions(OpenAIDialect):
+    """Legacy completions: text in, text out."""
+
+    name: ClassVar[str] = "openai.completions"
+    _object: ClassVar[str] = "text_completion"
+    _bounds: ClassVar[tuple[str, ...]] = ("max_tokens",)
+
+    def read_request(
+        self, body: bytes, path_model: str | None = None, *, stream: bool = False
+    ) -> RequestFacts | Malformed:
+        """See ``Dialect``. What is billed is the longer of ``n`` and ``best_of``, for each prompt."""
+        request = read(_COMPLETION, body, _COMPLETION_ONCE, ("stream_options",))
+        if isinstance(request, Malformed):
+            return request
+        wrong = (
+            bounded("max_tokens", request.max_tokens)
+            or bounded("n", request.n, 1, CHOICES_MAX)
+            or bounded("best_of", request.best_of, 1, CHOICES_MAX)
+        )
+        return wrong or RequestFacts(
+            model=request.model or path_model,
+            stream=bool(request.stream) or stream,
+            output_tokens_max=request.max_tokens,
+            choices=max(request.n or 1, request.best_of or 1),
+            prompts=prompts_of(request.prompt),
+            include_usage=bool(request.stream_options and request.stream_options.include_usage),
+            service_tier=text(request.service_tier),
+            user=text(request.user),
+        )
+
+    def patch_request(
+        self,
+        body: bytes,
+        facts: RequestFacts,
+        *,
+        output_tokens_max: int | None = None,
+        force_usage: bool = False,
+        append_note: str | None = None,
+        model: str | None = None,
+        output_field: str | None = None,
+    ) -> bytes:
+        """See ``Dialect``. There is no turn that a note could be added to."""
+        return applied(body, self._edits(body, facts, output_tokens_max, force_usage, model, output_field))
+
+    def meter(self, content_type: str = "") -> CompletionsMeter:
+        """For one answer."""
+        return CompletionsMeter()
+
+    def strip_usage(self, event: Event) -> bytes | None:
+        """Without the chunk that only tells usage, and without the ``"usage":null`` of the others."""
+        data = event.data
+        if data is None or b'"usage"' not in data:
+            return event.raw
+        chunk = anything(data)
+        if not isinstance(chunk, dict) or "usage" not in chunk:
+            return event.raw
+        if chunk["usage"] is not None:
+            return None if chunk.get("choices") == [] else event.raw
+        at = event.raw.find(data)
+        return event.raw if at < 0 else event.raw[:at] + _without(data, "usage") + event.raw[at + len(data) :]
+
+    def ending(self, meter: Meter, *, include_usage: bool = False, tokens: Tokens | None = None) -> bytes:
+        """A chunk that ends each open choice at its length, the usage if asked, and ``[DONE]``."""
+        assert isinstance(meter, CompletionsMeter)
+        if meter.ended:
+            return b""
+        head = {
+            "id": meter.response_id or f"{self._object}-ended",
+            "object": meter.kind or self._object,
+            "created": meter.created,
+            "model": meter.model or "",
+        }
+        parts = [event({**head, "choices": [self._last(index)]}) for index in meter.open_choices()]
+        said = meter.usage()
+        tokens = said.tokens if said is not None else tokens
+        if include_usage and tokens is not None and not meter.usage_chunk:
+            parts.append(event({**head, "choices": [], "usage": _usage(tokens)}))
+        return b"".join([*parts, DONE])
+
+    def _last(self, index: int) -> dict[str, object]:
+        return {"index": index, "text": "", "logprobs": None, "finish_reason": "length"}
+
+    def _edits(
+        self,
+        body: bytes,
+        facts: RequestFacts,
+        output_tokens_max: int | None,
+        force_usage: bool,
+        model: str | None,
+        output_field: str | None,
+    ) -> list[Edit]:
+        force_usage = force_usage and facts.stream and not facts.include_usage
+        if output_tokens_max is None and model is None and not force_usage:
+            return []
+        values: dict[str, bytes] = {}
+        edits: list[Edit] = []
+        present = {member.key: member for member in members(body)}
+        if model is not None:
+            values["model"] = encoded(model)
+        if output_tokens_max is not None:
+            given = {
+                name: anything(body[present[name].start : present[name].end])
+                for name in self._bounds
+                if name in present
+            }
+            asked = {name: value for name, value in given.items() if value is not None}
+            for name in asked or (output_field or next(iter(given), self._bounds[0]),):
+                value = asked.get(name)
+                if value is None or value > output_tokens_max:
+                    values[name] = encoded(output_tokens_max)
+        if force_usage:
+            options = present.get("stream_options")
+            if options is not None and body[options.start] == 0x7B:
+                edits += put_members(body, options.start, {"include_usage": b"true"})
+            else:
+                values["stream_options"] = b'{"include_usage":true}'
+        return edits + (put_members(body, 0, values) if values else [])
+
+
+class ChatCompletions(Completions):
+    """Chat completions."""
+
+    name: ClassVar[str] = "openai.chat"
+    _object: ClassVar[str] = "chat.completion.chunk"
+    _bounds: ClassVar[tuple[str, ...]] = _BOUNDS
+
+    def read_request(
+        self, body: bytes, path_model: str | None = None, *, stream: bool = False
+    ) -> RequestFacts | Malformed:
+        """See ``Dialect``. Where both bounds are given, the larger one counts."""
+        request = read(_CHAT, body, _CHAT_ONCE, ("stream_options",))
+        if isinstance(request, Malformed):
+            return request
+        wrong = (
+            bounded("max_tokens", request.max_tokens)
+            or bounded("max_completion_tokens", request.max_completion_tokens)
+            or bounded("n", request.n, 1, CHOICES_MAX)
+        )
+        if wrong is not None:
+            return wrong
+        bounds = [bound for bound in (request.max_tokens, request.max_completion_tokens) if bound is not None]
+        named, server, builtin = tool_facts(request.tools or [])
+        named += [function.name for function in request.functions or []]
+        model = request.model or path_model
+        return RequestFacts(
+            model=model,
+            stream=bool(request.stream) or stream,
+            output_tokens_max=max(bounds, default=None),
+            choices=request.n or 1,
+            include_usage=bool(request.stream_options and request.stream_options.include_usage),
+            tools=len(named),
+            tool_names=names(named),
+            server_tools=once([*server, *_searches(request, model or "")]),
+            builtin_tools=once(builtin),
+            service_tier=text(request.service_tier),
+            input_unknown=tuple(name for name in ("preset", "models") if getattr(request, name) is not None),
+            store=request.store if isinstance(request.store, bool) else None,
+            user=text(request.user),
+            metadata=texts(request.metadata),
+        )
+
+    def patch_request(
+        self,
+        body: bytes,
+        facts: RequestFacts,
+        *,
+        output_tokens_max: int | None = None,
+        force_usage: bool = False,
+        append_note: str | None = None,
+        model: str | None = None,
+        output_field: str | None = None,
+    ) -> bytes:
+        """See ``Dialect``. The note goes to the end of the last user message, or after tool results into its own."""
+        edits = self._edits(body, facts, output_tokens_max, force_usage, model, output_field)
+        if append_note is not None:
+            edits += _note(body, append_note)
+        return applied(body, edits)
+
+    def meter(self, content_type: str = "") -> CompletionsMeter:
+        """For one answer."""
+        return ChatMeter()
+
+    def _last(self, index: int) -> dict[str, object]:
+        return {"index": index, "delta": {}, "logprobs": None, "finish_reason": "length"}
+
+
+class CompletionsMeter(Meter):
+    """Reads an answer of legacy completions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.created = 0
+        self.kind: str | None = None
+        self.usage_chunk = False
+        self._streamed = False
+        self._usage: Any = None
+        self._seen: set[int] = set()
+
+    def open_choices(self) -> list[int]:
+        """Choices that have begun and have no reason of an end; the first one where none has begun."""
+        return sorted(self._seen - self.finish_reasons.keys()) if self._seen else [0]
+
+    def feed(self, event: Event) -> list[Delta]:
+        """Read one event."""
+        if is_done(event):
+            self.ended = True
+            return []
+        self._streamed = True
+        return self._read(event.data) if event.data is not None else []
+
+    def read(self, body: bytes) -> list[Delta]:
+        """Read a whole answer."""
+        deltas = self._read(body)
+        self.ended = self.error is None and bool(self.finish_reasons)
+        return deltas
+
+    def usage(self) -> Usage | None:
+        """The last usage that was told."""
+        if self._usage is None:
+            return None
+        try:
+            usage = usage_of(self._usage, final=self.ended or self.usage_chunk or bool(self.finish_reasons))
+        except Invalid:
+            return None
+        return msgspec.structs.replace(usage, service_tier=usage.service_tier or self.service_tier)
+
+    def _read(self, data: bytes) -> list[Delta]:
+        chunk = anything(data)
+        return self._count(list(self._take(chunk))) if isinstance(chunk, dict) else []
+
+    def _take(self, chunk: dict[str, Any]) -> Iterator[Delta]:
+        self.response_id = text(chunk.get("id")) or self.response_id
+        self.model = text(chunk.get("model")) or self.model
+        self.service_tier = text(chunk.get("service_tier")) or self.service_tier
+        if isinstance(chunk.get("created"), int):
+            self.created = chunk["created"] or self.created
+        self.kind = text(chunk.get("object")) or self.kind
+        if chunk.get("error") is not None:
+            self.error = provider_error(chunk["error"])
+        extra = chunk.get("x_groq")
+        usage = chunk.get("usage") or (extra.get("usage") if isinstance(extra, dict) else None)
+        choices = chunk.get("choices")
+        if isinstance(usage, dict):
+            self._usage = usage
+            self.usage_chunk = choices == []
+        for choice in choices if isinstance(choices, list) else []:
+            if isinstance(choice, dict):
+                yield from self._choice(choice)
+
+    def _choice(self, choice: dict[str, Any]) -> Iterator[Delta]:
+        index = choice.get("index")
+        index = index if isinstance(index, int) else 0
+        self._seen.add(index)
+        reason = text(choice.get("finish_reason"))
+        if reason:
+            self.finish_reasons[index] = reason
+        for kind, piece in self._pieces(choice):
+            if piece:
+                yield Delta(index, kind, piece)
+
+    def _pieces(self, choice: dict[str, Any]) -> Iterator[tuple[Kind, str]]:
+        if isinstance(choice.get("text"), str):
+            yield "text", choice["text"]
+
+
+class ChatMeter(CompletionsMeter):
+    """Reads an answer of chat completions."""
+
+    def _pieces(self, choice: dict[str, Any]) -> Iterator[tuple[Kind, str]]:
+        # Perplexity sends both, and in a stream the whole message so far with each delta.
+        message = choice.get("delta" if self._streamed else "message") or choice.get("delta")
+        if not isinstance(message, dict):
+            return
+        yield from _content(message.get("content"))
+        if isinstance(message.get("refusal"), str):
+            yield "refusal", message["refusal"]
+        # Some say the same under both names.
+        thought = message.get("reasoning_content") or message.get("reasoning")
+        if isinstance(thought, str):
+            yield "reasoning", thought
+        calls = message.get("tool_calls")
+        functions = [call.get("function") or call.get("custom") for call in calls or () if isinstance(call, dict)]
+        for function in [*functions, message.get("function_call")]:
+            if isinstance(function, dict):
+                for name in ("name", "arguments", "input"):
+                    if isinstance(function.get(name), str):
+                        yield "tool", function[name]
+                    elif name == "arguments" and isinstance(function.get(name), dict):
+                        yield "tool", encoded(function[name]).decode()
+        audio = message.get("audio")
+        if isinstance(audio, dict) and isinstance(audio.get("transcript"), str):
+            yield "audio", audio["transcript"]
+
+
+def _content(content: object) -> Iterator[tuple[Kind, str]]:
+    """A text, or parts of it (Mistral: with thinking)."""
+    if isinstance(content, str):
+        yield "text", content
+    for part in content if isinstance(content, list) else ():
+        if not isinstance(part, dict):
+            continue
+        if isinstance(part.get("text"), str):
+            yield "text", part["text"]
+        for _, piece in _content(part.get("thinking")):
+            yield "reasoning", piece
+
+
+def prompts_of(raw: msgspec.Raw | None) -> int:
+    """How many inputs there are: a text, texts, tokens, or lists of tokens."""
+    if raw is None:
+        return 1
+    view = memoryview(raw)
+    if len(view) == 0 or view[0] != 0x5B:
+        return 1
+    values = msgspec.json.decode(raw, type=list[msgspec.Raw])
+    return max(1, len(values)) if values and memoryview(values[0])[0] in b'"[{' else 1
+
+
+def _searches(request: _Chat, model: str) -> Iterator[str]:
+    """What makes a provider search, other than a tool."""
+    if request.web_search_options is not None or any(part in model for part in _SEARCHING):
+        yield "web_search"
+    if request.search_parameters is not None:
+        yield "live_search"
+    for _ in request.plugins or ():
+        yield "plugin"
+
+
+def _note(body: bytes, note: str) -> list[Edit]:
+    messages = next((member for member in members(body) if member.key == "messages"), None)
+    if messages is None or body[messages.start] != 0x5B:
+        return []
+    last = last_element(body, messages.start, messages.end)
+    if last is None or body[last.start] != 0x7B:
+        return []
+    parts = {member.key: member for member in members(body, last.start)}
+    role = anything(body[parts["role"].start : parts["role"].end]) if "role" in parts else None
+    content = parts.get("content")
+    if role == "user" and content is not None:
+        if body[content.start] == 0x22:
+            return [append_text(content.end, note)]
+        if body[content.start] == 0x5B:
+            return [append_element(body, content.start, content.end, encoded({"type": "text", "text": note}))]
+    if role in ("assistant", None):
+        return []
+    return [append_element(body, messages.start, messages.end, encoded({"role": "user", "content": note}))]
+
+
+def _usage(tokens: Tokens) -> dict[str, object]:
+    return {
+        "prompt_tokens": tokens.input,
+        "completion_tokens": tokens.output,
+        "total_tokens": tokens.input + tokens.output,
+        "prompt_tokens_details": {"cached_tokens": tokens.cache_read, "audio_tokens": tokens.audio_input},
+        "completion_tokens_details": {"reasoning_tokens": tokens.reasoning, "audio_tokens": tokens.audio_output},
+    }
+
+
+def _without(data: bytes, key: str) -> bytes:
+    """An object without one of its members, and the comma that goes with it."""
+    found = members(data)
+    index = next(number for number, member in enumerate(found) if member.key == key)
+    if index > 0:
+        return data[: found[index - 1].end] + data[found[index].end :]
+    begin = data.index(b'"')
+    end = data.index(b'"', found[index].end) if len(found) > 1 else found[index].end
+    return data[:begin] + data[end:]
