@@ -1,16 +1,30 @@
 """What calls cost and how many tokens they have: a price book over dated prices, and counting offline."""
 
 from fiscus.pricing.book import Comparison, PriceBook
+from fiscus.pricing.counting import Count, count, count_body, count_tokens_with_tools, estimate_tokens
+from fiscus.pricing.margins import Margin, Margins
 from fiscus.pricing.overrides import OverrideTier, PriceOverride
 from fiscus.pricing.price import Extras, Price, UnknownPolicy, UnknownPrice
+from fiscus.pricing.prompt import DialectName, Unseen
+from fiscus.pricing.tokenizers import Label
 
 __all__ = [
     "Comparison",
+    "Count",
+    "DialectName",
     "Extras",
+    "Label",
+    "Margin",
+    "Margins",
     "OverrideTier",
     "Price",
     "PriceBook",
     "PriceOverride",
     "UnknownPolicy",
     "UnknownPrice",
+    "Unseen",
+    "count",
+    "count_body",
+    "count_tokens_with_tools",
+    "estimate_tokens",
 ]

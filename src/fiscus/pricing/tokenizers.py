@@ -1,0 +1,213 @@
+"""Which tokenizer counts which model, offline, and how far it is to be trusted.
+
+OpenAI's vocabularies stand beside this module. ``ctok`` (Claude) and ``splintr`` (Gemini, Llama, Mistral, Qwen …) are
+used where they are installed; without them, and for all other models, OpenAI's larger vocabulary and a factor stand in.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import importlib
+import re
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from importlib import resources
+from typing import Any, Literal
+
+import msgspec
+
+Label = Literal["exact", "reconstructed", "estimated"]
+"""``exact``: the model's own vocabulary and framing. ``reconstructed``: a vocabulary that was found to give the same
+counts. ``estimated``: another model's vocabulary and a factor, or a framing that nobody has measured."""
+
+PIECE_LENGTH_MAX = 65_536
+"""Longer texts are cut into pieces: a run without a break costs more than its length, and too long a one fails."""
+
+_HASHES = {
+    "o200k_base": "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
+    "cl100k_base": "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
+}
+_PATTERNS = {
+    "o200k_base": "|".join(
+        [
+            r"""[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?""",
+            r"""[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?""",
+            r"""\p{N}{1,3}""",
+            r""" ?[^\s\p{L}\p{N}]+[\r\n/]*""",
+            r"""\s*[\r\n]+""",
+            r"""\s+(?!\S)""",
+            r"""\s+""",
+        ]
+    ),
+    "cl100k_base": (
+        r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|"""
+        r"""\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
+    ),
+}
+
+
+class Family(msgspec.Struct, frozen=True, kw_only=True):
+    """Models that share a tokenizer, and what frames their messages.
+
+    Attributes:
+        name: for margins and tables.
+        vocabulary: counted with, when ``own`` is not there.
+        factor_permille: what its count is multiplied by then.
+        own: (library, vocabulary) that is better, if installed.
+        label: of a count with ``vocabulary``.
+    """
+
+    name: str
+    vocabulary: str = "o200k_base"
+    factor_permille: int = 1_000
+    own: tuple[str, str] | None = None
+    label: Label = "estimated"
+
+
+class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts texts for one family."""
+
+    family: Family
+    label: Label
+    factor_permille: int
+    count_piece: Callable[[str], int]
+
+    def count(self, texts: Iterable[str]) -> int:
+        """Tokens of all texts, each counted by itself."""
+        total = sum(self.count_piece(piece) for text in texts for piece in pieces(text))
+        return -(-total * self.factor_permille // 1_000)
+
+
+_SPLINTR = (
+    # (pattern of the model, family, vocabulary of splintr, factor of o200k per mille when it is not installed)
+    (r"gemma-?4", "gemini", "gemma4", 1_080),
+    (r"gemini|gemma|learnlm", "gemini", "gemma3", 1_080),
+    (r"mixtral|mistral-7b|open-mistral-7b|mistral-tiny", "mistral", "mistral_v1", 1_250),
+    (r"mistral|codestral|ministral|pixtral|magistral|devstral|voxtral", "mistral", "mistral_v3", 1_150),
+    (r"llama-?2|codellama", "llama", "llama2", 1_250),
+    (r"llama-?4", "llama-4", "llama3", 1_050),
+    (r"llama", "llama", "llama3", 1_050),
+    (r"deepseek", "deepseek", "deepseek_v3", 1_100),
+    (r"qwen|qwq", "qwen", "qwen3", 1_100),
+    (r"glm", "glm", "glm4", 1_100),
+    (r"kimi|moonshot", "kimi", "kimi_k2", 1_100),
+)
+_OPENAI_OLD = re.compile(r"^(ft:)?(gpt-4($|-(?!o|5))|gpt-4-|gpt-3\.5|gpt-35|text-embedding|davinci-002|babbage-002)")
+_OPENAI = re.compile(r"^(ft:)?(gpt-|chatgpt|o[1-9]($|-)|codex|computer-use|davinci|babbage|text-)")
+
+
+@lru_cache(maxsize=1_024)
+def family_of(model: str) -> Family:
+    """The family of a model, by its name without what a reseller puts before it.
+
+    >>> family_of("gpt-4o-mini").name, family_of("us.anthropic.claude-sonnet-4-5-v1:0").name, family_of("sonar").name
+    ('openai-o200k', 'claude-3', 'other')
+    """
+    name = model.lower()
+    bare = re.sub(r"^([a-z]{2,6}\.)?openai\.", "", name.rsplit("/", 1)[-1])
+    if "claude" in name:
+        return _claude(name)
+    if "gpt-oss" in name:
+        return Family(name="gpt-oss", label="reconstructed")
+    if _OPENAI_OLD.match(bare):
+        return Family(name="openai-cl100k", vocabulary="cl100k_base", label="exact")
+    if re.match(r"^(ft:)?(gpt-[5-9]|codex)", bare):
+        return Family(name="openai-gpt5", label="exact")
+    if _OPENAI.match(bare):
+        return Family(name="openai-o200k", label="exact")
+    for pattern, family, vocabulary, factor in _SPLINTR:
+        if re.search(pattern, name):
+            return Family(name=family, factor_permille=factor, own=("splintr", vocabulary))
+    if "grok" in name:
+        return Family(name="grok", factor_permille=1_100)
+    return Family(name="other", factor_permille=1_200)
+
+
+def _claude(name: str) -> Family:
+    """The generation of a Claude: its vocabulary changed with Opus 4.7 and again with Opus 4.8."""
+    if re.search(r"claude-(v?[12](\D|$)|instant)", name):
+        return Family(name="claude-2", factor_permille=1_100)
+    name = re.sub(r"claude-(\d)[.-](\d)-(opus|sonnet|haiku)", r"claude-\3-\1-\2", name)
+    found = re.search(r"claude-(?:opus|sonnet|haiku|fable|mythos)-(\d)(?:[-.](\d)(?!\d))?", name)
+    if found is None:
+        old = re.search(r"claude-3", name) is not None
+        version = (3, 0) if old else (4, 8)
+    else:
+        version = (int(found[1]), int(found[2] or 0))
+    if version < (4, 7):
+        return Family(name="claude-3", factor_permille=1_150, own=("ctok", "3.0"))
+    if version == (4, 7):
+        return Family(name="claude-4.7", factor_permille=1_500, own=("ctok", "4.7"))
+    return Family(name="claude-4.8", factor_permille=1_450, own=("ctok", "4.8"))
+
+
+@lru_cache(maxsize=64)
+def tokenizer_for(family: Family) -> Tokenizer:
+    """The best tokenizer that is installed. Loading takes up to 0.5 s, once per vocabulary."""
+    if family.own is not None:
+        counting = _own(*family.own)
+        if counting is not None:
+            label: Label = "reconstructed" if family.name.startswith(("claude", "gemini")) else "estimated"
+            return Tokenizer(family=family, label=label, factor_permille=1_000, count_piece=counting)
+    encode = vocabulary(family.vocabulary).encode_ordinary
+    return Tokenizer(
+        family=family,
+        label=family.label,
+        factor_permille=family.factor_permille,
+        count_piece=lambda piece: len(encode(_without_surrogates(piece))),
+    )
+
+
+def _own(library: str, name: str) -> Callable[[str], int] | None:
+    try:
+        module = importlib.import_module(library)
+    except ImportError:
+        return None
+    if library == "ctok":
+        frame = module.token_count("", name)
+        return lambda piece: max(module.token_count(_without_surrogates(piece), name) - frame, 0)
+    encode = module.Tokenizer.from_pretrained(name).encode_ordinary
+    return lambda piece: len(encode(_without_surrogates(piece)))
+
+
+@lru_cache(maxsize=4)
+def vocabulary(name: str) -> Any:
+    """One of OpenAI's encodings, from the file in this package.
+
+    Raises:
+        ValueError: the file is not the one that OpenAI published.
+    """
+    import tiktoken
+
+    packed = resources.files("fiscus.pricing").joinpath(f"vocabularies/{name}.tiktoken.gz").read_bytes()
+    lines = gzip.decompress(packed)
+    if hashlib.sha256(lines).hexdigest() != _HASHES[name]:
+        raise ValueError(f"the vocabulary {name} in this package is damaged")
+    ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, lines.splitlines())}
+    return tiktoken.Encoding(name, pat_str=_PATTERNS[name], mergeable_ranks=ranks, special_tokens={})
+
+
+def pieces(text: str) -> Iterable[str]:
+    """A text in pieces of at most ``PIECE_LENGTH_MAX`` characters, cut before white space where there is some."""
+    start = 0
+    while len(text) - start > PIECE_LENGTH_MAX:
+        end = start + PIECE_LENGTH_MAX
+        space = max(text.rfind(" ", start + 1, end), text.rfind("\n", start + 1, end))
+        end = space if space > start + PIECE_LENGTH_MAX // 2 else end
+        yield text[start:end]
+        start = end
+    if start < len(text):
+        yield text[start:]
+
+
+def _without_surrogates(text: str) -> str:
+    """Half characters, which JSON may spell and no tokenizer takes, as the three bytes that they would be."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
