@@ -21,7 +21,7 @@ PATHS = (
 NOT_SPOKEN = ("bedrock.jsonl.gz", "cohere.jsonl.gz")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exchange:
     id: str
     dialect: str

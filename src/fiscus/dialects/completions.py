@@ -16,11 +16,13 @@ from fiscus.dialects.scan import Edit, append_element, append_text, applied, las
 from fiscus.dialects.usage import usage_of
 from fiscus.dialects.wire import (
     CHOICES_MAX,
+    NULL,
     anything,
     bounded,
     decoder,
     encoded,
     event,
+    given,
     names,
     once,
     provider_error,
@@ -51,16 +53,16 @@ class _Chat(msgspec.Struct):
     n: int | None = None
     tools: list[Tool] | None = None
     functions: list[_Function] | None = None
-    web_search_options: msgspec.Raw | None = None
-    search_parameters: msgspec.Raw | None = None
+    web_search_options: msgspec.Raw = NULL
+    search_parameters: msgspec.Raw = NULL
     plugins: list[Tool] | None = None
     service_tier: Any = None
     store: Any = None
     user: Any = None
-    metadata: msgspec.Raw | None = None
+    metadata: msgspec.Raw = NULL
     preset: Any = None
     models: Any = None
-    messages: msgspec.Raw | None = None
+    messages: msgspec.Raw = NULL
 
 
 class _Completion(msgspec.Struct):
@@ -72,7 +74,7 @@ class _Completion(msgspec.Struct):
     best_of: int | None = None
     service_tier: Any = None
     user: Any = None
-    prompt: msgspec.Raw | None = None
+    prompt: msgspec.Raw = NULL
 
 
 _CHAT, _COMPLETION = decoder(_Chat), decoder(_Completion)
@@ -138,6 +140,8 @@ class Completions(OpenAIDialect):
             return event.raw
         if chunk["usage"] is not None:
             return None if chunk.get("choices") == [] else event.raw
+        if data.count(b'"usage"') == 1 and event.raw.count(b',"usage":null') == 1:
+            return event.raw.replace(b',"usage":null', b"")
         at = event.raw.find(data)
         return event.raw if at < 0 else event.raw[:at] + _without(data, "usage") + event.raw[at + len(data) :]
 
@@ -176,17 +180,18 @@ class Completions(OpenAIDialect):
             return []
         values: dict[str, bytes] = {}
         edits: list[Edit] = []
-        present = {member.key: member for member in members(body)}
+        found = members(body)
+        present = {member.key: member for member in found}
         if model is not None:
             values["model"] = encoded(model)
         if output_tokens_max is not None:
-            given = {
+            bounds = {
                 name: anything(body[present[name].start : present[name].end])
                 for name in self._bounds
                 if name in present
             }
-            asked = {name: value for name, value in given.items() if value is not None}
-            for name in asked or (output_field or next(iter(given), self._bounds[0]),):
+            asked = {name: value for name, value in bounds.items() if value is not None}
+            for name in asked or (output_field or next(iter(bounds), self._bounds[0]),):
                 value = asked.get(name)
                 if value is None or value > output_tokens_max:
                     values[name] = encoded(output_tokens_max)
@@ -196,7 +201,7 @@ class Completions(OpenAIDialect):
                 edits += put_members(body, options.start, {"include_usage": b"true"})
             else:
                 values["stream_options"] = b'{"include_usage":true}'
-        return edits + (put_members(body, 0, values) if values else [])
+        return edits + (put_members(body, 0, values, found) if values else [])
 
 
 class ChatCompletions(Completions):
@@ -387,12 +392,9 @@ def _content(content: object) -> Iterator[tuple[Kind, str]]:
             yield "reasoning", piece
 
 
-def prompts_of(raw: msgspec.Raw | None) -> int:
+def prompts_of(raw: msgspec.Raw) -> int:
     """How many inputs there are: a text, texts, tokens, or lists of tokens."""
-    if raw is None:
-        return 1
-    view = memoryview(raw)
-    if len(view) == 0 or view[0] != 0x5B:
+    if memoryview(raw)[0] != 0x5B:
         return 1
     values = msgspec.json.decode(raw, type=list[msgspec.Raw])
     return max(1, len(values)) if values and memoryview(values[0])[0] in b'"[{' else 1
@@ -400,9 +402,9 @@ def prompts_of(raw: msgspec.Raw | None) -> int:
 
 def _searches(request: _Chat, model: str) -> Iterator[str]:
     """What makes a provider search, other than a tool."""
-    if request.web_search_options is not None or any(part in model for part in _SEARCHING):
+    if given(request.web_search_options) or any(part in model for part in _SEARCHING):
         yield "web_search"
-    if request.search_parameters is not None:
+    if given(request.search_parameters):
         yield "live_search"
     for _ in request.plugins or ():
         yield "plugin"

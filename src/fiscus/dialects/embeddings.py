@@ -12,12 +12,12 @@ from fiscus.dialects.dialect import Meter
 from fiscus.dialects.facts import Delta, Malformed, RequestFacts
 from fiscus.dialects.openai import OpenAIDialect
 from fiscus.dialects.scan import applied, put_members
-from fiscus.dialects.wire import decoder, encoded, read, text
+from fiscus.dialects.wire import NULL, decoder, encoded, read, text
 
 
 class _Embeddings(msgspec.Struct):
     model: str | None = None
-    input: msgspec.Raw | None = None
+    input: msgspec.Raw = NULL
     user: Any = None
 
 

@@ -16,6 +16,7 @@ from fiscus.dialects.stream import ArrayStream, EventStream
 from fiscus.dialects.usage import counts_tokens, usage_of
 from fiscus.dialects.wire import (
     CHOICES_MAX,
+    NULL,
     WORDINGS,
     anything,
     bounded,
@@ -72,7 +73,7 @@ class _Request(msgspec.Struct):
     tools: list[dict[str, msgspec.Raw]] | None = None
     cachedContent: Any = None
     cached_content: Any = None
-    labels: msgspec.Raw | None = None
+    labels: msgspec.Raw = NULL
     serviceTier: Any = None
     service_tier: Any = None
 

@@ -13,12 +13,14 @@ from fiscus.dialects.openai import OpenAIDialect, Tool, tool_facts
 from fiscus.dialects.responses_meter import ResponsesMeter
 from fiscus.dialects.scan import Edit, append_element, append_text, applied, last_element, members, put_members
 from fiscus.dialects.wire import (
+    NULL,
     WORDINGS,
     anything,
     bounded,
     decoder,
     encoded,
     event,
+    given,
     names,
     once,
     own,
@@ -40,13 +42,13 @@ class _Responses(msgspec.Struct):
     max_output_tokens: int | None = None
     tools: list[Tool] | None = None
     service_tier: Any = None
-    previous_response_id: Any = None
-    conversation: msgspec.Raw | None = None
-    prompt: msgspec.Raw | None = None
+    previous_response_id: msgspec.Raw = NULL
+    conversation: msgspec.Raw = NULL
+    prompt: msgspec.Raw = NULL
     background: bool | None = None
     store: Any = None
     user: Any = None
-    metadata: msgspec.Raw | None = None
+    metadata: msgspec.Raw = NULL
 
 
 _REQUEST = decoder(_Responses)
@@ -76,7 +78,7 @@ class Responses(OpenAIDialect):
             server_tools=once(server),
             builtin_tools=once(builtin),
             service_tier=text(request.service_tier),
-            input_unknown=tuple(name for name in _ELSEWHERE if getattr(request, name) is not None),
+            input_unknown=tuple(name for name in _ELSEWHERE if given(getattr(request, name))),
             background=bool(request.background),
             store=request.store if isinstance(request.store, bool) else None,
             user=text(request.user),
@@ -148,14 +150,14 @@ class Responses(OpenAIDialect):
 
 
 def _note(body: bytes, note: str) -> list[Edit]:
-    given = next((member for member in members(body) if member.key == "input"), None)
-    if given is None:
+    items = next((member for member in members(body) if member.key == "input"), None)
+    if items is None:
         return []
-    if body[given.start] == 0x22:
-        return [append_text(given.end, note)]
-    if body[given.start] != 0x5B:
+    if body[items.start] == 0x22:
+        return [append_text(items.end, note)]
+    if body[items.start] != 0x5B:
         return []
-    last = last_element(body, given.start, given.end)
+    last = last_element(body, items.start, items.end)
     if last is None or body[last.start] != 0x7B:
         return []
     parts = {member.key: member for member in members(body, last.start)}
@@ -170,4 +172,4 @@ def _note(body: bytes, note: str) -> list[Edit]:
             part = encoded({"type": "input_text", "text": note})
             return [append_element(body, content.start, content.end, part)]
     message = encoded({"type": "message", "role": "user", "content": note})
-    return [append_element(body, given.start, given.end, message)]
+    return [append_element(body, items.start, items.end, message)]

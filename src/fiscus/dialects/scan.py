@@ -18,7 +18,9 @@ _SCALAR = re.compile(rb"[^,\]} \t\n\r]++")
 _TO_BRACKET = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
 _OPENS, _BRACKETED = b"{[", b'"{['
-_LARGE_BYTES = 65_536
+_COUNTED_BYTES_MAX = 65_536
+_LARGE_BYTES = 256
+"""From here on one pass outside Python, that finds how long the values are, is cheaper than looking for their ends."""
 
 
 class Edit(NamedTuple):
@@ -102,16 +104,18 @@ def value_end(body: bytes, start: int) -> int:
     return at
 
 
-def put_members(body: bytes, start: int, values: Mapping[str, bytes]) -> list[Edit]:
+def put_members(
+    body: bytes, start: int, values: Mapping[str, bytes], present: Sequence[Member] | None = None
+) -> list[Edit]:
     """Edits that give an object's members these values: all of that name are replaced, missing ones come last.
 
     >>> applied(b'{"a": 1, "b": 2 }', put_members(b'{"a": 1, "b": 2 }', 0, {"a": b"7", "c": b"null"}))
     b'{"a": 7, "b": 2,"c":null }'
     """
-    present = members(body, start)
+    present = members(body, start) if present is None else present
     edits = [Edit(member.start, member.end, values[member.key]) for member in present if member.key in values]
     names = {member.key for member in present}
-    missing = [b'"%s":%s' % (key.encode(), value) for key, value in values.items() if key not in names]
+    missing = [msgspec.json.encode(key) + b":" + value for key, value in values.items() if key not in names]
     if missing:
         at = present[-1].end if present else _skip(body, start) + 1
         edits.append(Edit(at, at, (b"," if present else b"") + b",".join(missing)))
@@ -163,8 +167,10 @@ def repeated(body: bytes, keys: Collection[str], inside: Collection[str] = ()) -
     >>> repeated(b'{"n": 1, "\\\\u006e": 2}', {"n"})
     'n'
     """
-    if not _ESCAPED_LETTER.search(body) and all(body.count(b'"%s"' % key.encode()) < 2 for key in (*keys, *inside)):
-        return None
+    if len(body) <= _COUNTED_BYTES_MAX and not _ESCAPED_LETTER.search(body):
+        names = (*keys, *inside)
+        if all(body.count(b'"%s"' % name.encode()) < 2 for name in names):
+            return None
     seen: set[str] = set()
     for member in members(body):
         if member.key in seen:
@@ -172,8 +178,8 @@ def repeated(body: bytes, keys: Collection[str], inside: Collection[str] = ()) -
         if member.key in keys or member.key in inside:
             seen.add(member.key)
         if member.key in inside and body[member.start] == 0x7B:
-            names = [inner.key for inner in members(body, member.start) if inner.key in keys]
-            twice = next((name for name in names if names.count(name) > 1), None)
+            inner = [one.key for one in members(body, member.start) if one.key in keys]
+            twice = next((name for name in inner if inner.count(name) > 1), None)
             if twice is not None:
                 return f"{member.key}.{twice}"
     return None

@@ -14,6 +14,9 @@ from fiscus.core.records import LIST_LENGTH_MAX, TEXT_LENGTH_MAX
 from fiscus.dialects.facts import Code, Malformed, Problem, ProviderError
 from fiscus.dialects.scan import repeated
 
+NULL: Final = msgspec.Raw(b"null")
+"""Stands for a field that is missing: msgspec takes no union of what is kept as it stands."""
+
 METADATA_BYTES_MAX = 65_536
 CHOICES_MAX = 128
 BOUND_MAX: Final = 2**31 - 1
@@ -72,9 +75,14 @@ def read(
     return request
 
 
-def texts(raw: msgspec.Raw | None) -> dict[str, str]:
+def given(raw: msgspec.Raw) -> bool:
+    """Whether a field that is kept as it stands has a value."""
+    return bytes(raw) != bytes(NULL)
+
+
+def texts(raw: msgspec.Raw) -> dict[str, str]:
     """The text values of an object such as ``metadata``, as many and as long as a record takes."""
-    if raw is None or len(memoryview(raw)) > METADATA_BYTES_MAX:
+    if len(memoryview(raw)) > METADATA_BYTES_MAX:
         return {}
     value = anything(raw)
     if not isinstance(value, dict):
