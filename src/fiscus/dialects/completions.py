@@ -7,13 +7,12 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from fiscus.contract.errors import Invalid
 from fiscus.core.records import Tokens
+from fiscus.dialects.completions_meter import ChatMeter, CompletionsMeter
 from fiscus.dialects.dialect import Meter
-from fiscus.dialects.facts import Delta, Event, Kind, Malformed, RequestFacts, Usage
-from fiscus.dialects.openai import DONE, OpenAIDialect, Tool, is_done, tool_facts
+from fiscus.dialects.facts import Event, Malformed, RequestFacts
+from fiscus.dialects.openai import DONE, OpenAIDialect, Tool, tool_facts
 from fiscus.dialects.scan import Edit, append_element, append_text, applied, last_element, members, put_members
-from fiscus.dialects.usage import usage_of
 from fiscus.dialects.wire import (
     CHOICES_MAX,
     NULL,
@@ -25,7 +24,6 @@ from fiscus.dialects.wire import (
     given,
     names,
     once,
-    provider_error,
     read,
     text,
     texts,
@@ -269,127 +267,6 @@ class ChatCompletions(Completions):
 
     def _last(self, index: int) -> dict[str, object]:
         return {"index": index, "delta": {}, "logprobs": None, "finish_reason": "length"}
-
-
-class CompletionsMeter(Meter):
-    """Reads an answer of legacy completions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.created = 0
-        self.kind: str | None = None
-        self.usage_chunk = False
-        self._streamed = False
-        self._usage: Any = None
-        self._seen: set[int] = set()
-
-    def open_choices(self) -> list[int]:
-        """Choices that have begun and have no reason of an end; the first one where none has begun."""
-        return sorted(self._seen - self.finish_reasons.keys()) if self._seen else [0]
-
-    def feed(self, event: Event) -> list[Delta]:
-        """Read one event."""
-        if is_done(event):
-            self.ended = True
-            return []
-        self._streamed = True
-        return self._read(event.data) if event.data is not None else []
-
-    def read(self, body: bytes) -> list[Delta]:
-        """Read a whole answer."""
-        deltas = self._read(body)
-        self.ended = self.error is None and bool(self.finish_reasons)
-        return deltas
-
-    def usage(self) -> Usage | None:
-        """The last usage that was told."""
-        if self._usage is None:
-            return None
-        try:
-            usage = usage_of(self._usage, final=self.ended or self.usage_chunk or bool(self.finish_reasons))
-        except Invalid:
-            return None
-        return msgspec.structs.replace(usage, service_tier=usage.service_tier or self.service_tier)
-
-    def _read(self, data: bytes) -> list[Delta]:
-        chunk = anything(data)
-        return self._count(list(self._take(chunk))) if isinstance(chunk, dict) else []
-
-    def _take(self, chunk: dict[str, Any]) -> Iterator[Delta]:
-        self.response_id = text(chunk.get("id")) or self.response_id
-        self.model = text(chunk.get("model")) or self.model
-        self.service_tier = text(chunk.get("service_tier")) or self.service_tier
-        if isinstance(chunk.get("created"), int):
-            self.created = chunk["created"] or self.created
-        self.kind = text(chunk.get("object")) or self.kind
-        if chunk.get("error") is not None:
-            self.error = provider_error(chunk["error"])
-        extra = chunk.get("x_groq")
-        usage = chunk.get("usage") or (extra.get("usage") if isinstance(extra, dict) else None)
-        choices = chunk.get("choices")
-        if isinstance(usage, dict):
-            self._usage = usage
-            self.usage_chunk = choices == []
-        for choice in choices if isinstance(choices, list) else []:
-            if isinstance(choice, dict):
-                yield from self._choice(choice)
-
-    def _choice(self, choice: dict[str, Any]) -> Iterator[Delta]:
-        index = choice.get("index")
-        index = index if isinstance(index, int) else 0
-        self._seen.add(index)
-        reason = text(choice.get("finish_reason"))
-        if reason:
-            self.finish_reasons[index] = reason
-        for kind, piece in self._pieces(choice):
-            if piece:
-                yield Delta(index, kind, piece)
-
-    def _pieces(self, choice: dict[str, Any]) -> Iterator[tuple[Kind, str]]:
-        if isinstance(choice.get("text"), str):
-            yield "text", choice["text"]
-
-
-class ChatMeter(CompletionsMeter):
-    """Reads an answer of chat completions."""
-
-    def _pieces(self, choice: dict[str, Any]) -> Iterator[tuple[Kind, str]]:
-        # Perplexity sends both, and in a stream the whole message so far with each delta.
-        message = choice.get("delta" if self._streamed else "message") or choice.get("delta")
-        if not isinstance(message, dict):
-            return
-        yield from _content(message.get("content"))
-        if isinstance(message.get("refusal"), str):
-            yield "refusal", message["refusal"]
-        # Some say the same under both names.
-        thought = message.get("reasoning_content") or message.get("reasoning")
-        if isinstance(thought, str):
-            yield "reasoning", thought
-        calls = message.get("tool_calls")
-        functions = [call.get("function") or call.get("custom") for call in calls or () if isinstance(call, dict)]
-        for function in [*functions, message.get("function_call")]:
-            if isinstance(function, dict):
-                for name in ("name", "arguments", "input"):
-                    if isinstance(function.get(name), str):
-                        yield "tool", function[name]
-                    elif name == "arguments" and isinstance(function.get(name), dict):
-                        yield "tool", encoded(function[name]).decode()
-        audio = message.get("audio")
-        if isinstance(audio, dict) and isinstance(audio.get("transcript"), str):
-            yield "audio", audio["transcript"]
-
-
-def _content(content: object) -> Iterator[tuple[Kind, str]]:
-    """A text, or parts of it (Mistral: with thinking)."""
-    if isinstance(content, str):
-        yield "text", content
-    for part in content if isinstance(content, list) else ():
-        if not isinstance(part, dict):
-            continue
-        if isinstance(part.get("text"), str):
-            yield "text", part["text"]
-        for _, piece in _content(part.get("thinking")):
-            yield "reasoning", piece
 
 
 def prompts_of(raw: msgspec.Raw) -> int:

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from fiscus.core.records import Tokens
-from fiscus.dialects.completions import CompletionsMeter, prompts_of
+from fiscus.dialects.completions import prompts_of
+from fiscus.dialects.completions_meter import CompletionsMeter
 from fiscus.dialects.dialect import Meter
 from fiscus.dialects.facts import Delta, Malformed, RequestFacts
 from fiscus.dialects.openai import OpenAIDialect

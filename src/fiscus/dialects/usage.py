@@ -29,8 +29,8 @@ def tokens_of(usage: object) -> Tokens:
     Raises:
         Invalid: the shape is not known, or a count is not an integer in 0 … ``AMOUNT_MAX``.
 
-    >>> tokens_of({"prompt_tokens": 35, "completion_tokens": 12, "total_tokens": 109})
-    Tokens(input=35, output=74)
+    >>> tokens_of({"prompt_tokens": 35, "completion_tokens": 12, "total_tokens": 109}).output
+    74
     """
     return usage_of(usage).tokens
 

@@ -1,0 +1,212 @@
+"""Gemini's generateContent and streamGenerateContent."""
+
+import json
+
+import pytest
+
+from fiscus.core.records import Tokens
+from fiscus.dialects import DIALECTS, Delta, Event
+
+GEMINI = DIALECTS["gemini.generate"]
+
+
+def body_of(**fields):
+    return json.dumps({"contents": [{"role": "user", "parts": [{"text": "Hi"}]}], **fields}).encode()
+
+
+def fed(*chunks):
+    meter = GEMINI.meter("text/event-stream")
+    for chunk in chunks:
+        data = json.dumps(chunk).encode()
+        meter.feed(Event(raw=data, data=data))
+    return meter
+
+
+def usage(prompt, candidates=None, thoughts=None, total=None):
+    named = {
+        "promptTokenCount": prompt,
+        "candidatesTokenCount": candidates,
+        "thoughtsTokenCount": thoughts,
+        "totalTokenCount": total,
+    }
+    return {"usageMetadata": {name: count for name, count in named.items() if count is not None}}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"generationConfig": {"maxOutputTokens": 9, "candidateCount": 2, "thinkingConfig": {"thinkingBudget": -1}}},
+        {
+            "generation_config": {
+                "max_output_tokens": 9,
+                "candidate_count": 2,
+                "thinking_config": {"thinking_budget": -1},
+            }
+        },
+        {"generation_config": {"maxOutputTokens": 9, "candidate_count": 2, "thinkingConfig": {"thinking_budget": -1}}},
+    ],
+)
+def test_what_decides_the_cost_is_read_in_either_spelling(config):
+    facts = GEMINI.read_request(
+        body_of(
+            **config,
+            tools=[
+                {"functionDeclarations": [{"name": "f"}, {"name": "g"}], "googleSearch": {}},
+                {"urlContext": {}},
+                {"computerUse": {"environment": "x"}},
+            ],
+            cachedContent="cachedContents/1",
+            labels={"team": "a"},
+            serviceTier="flex",
+        ),
+        "gemini-3",
+        stream=True,
+    )
+    assert (facts.model, facts.stream, facts.output_tokens_max, facts.choices) == ("gemini-3", True, 9, 2)
+    assert facts.thinking_tokens_max == -1
+    assert (facts.tools, facts.tool_names) == (2, ("f", "g"))
+    assert (facts.server_tools, facts.builtin_tools) == (("googleSearch", "urlContext"), ("computerUse",))
+    assert (facts.input_unknown, facts.metadata, facts.service_tier) == (("cachedContent",), {"team": "a"}, "flex")
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"generationConfig": {"maxOutputTokens": "9"}}, "generationConfig.maxOutputTokens"),
+        ({"generationConfig": {"maxOutputTokens": -9}}, "generationConfig.maxOutputTokens"),
+        ({"generationConfig": {"candidateCount": 0}}, "generationConfig.candidateCount"),
+        ({"generationConfig": {}, "generation_config": {}}, "generation_config"),
+        ({"generationConfig": {"maxOutputTokens": 1, "max_output_tokens": 9}}, "max_output_tokens"),
+        ({"tools": {}}, "tools"),
+    ],
+)
+def test_a_wrong_request_names_its_field(fields, field):
+    assert GEMINI.read_request(body_of(**fields), "m").field == field
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"generationConfig": {"maxOutputTokens": 5}}),
+        ({"generationConfig": None}, {"generationConfig": {"maxOutputTokens": 5}}),
+        ({"generationConfig": {}}, {"generationConfig": {"maxOutputTokens": 5}}),
+        (
+            {"generationConfig": {"maxOutputTokens": 9, "topK": 1}},
+            {"generationConfig": {"maxOutputTokens": 5, "topK": 1}},
+        ),
+        ({"generation_config": {"topK": 1}}, {"generation_config": {"topK": 1, "max_output_tokens": 5}}),
+        ({"generation_config": {"maxOutputTokens": 8}}, {"generation_config": {"maxOutputTokens": 5}}),
+        ({"generationConfig": {"maxOutputTokens": 3}}, {"generationConfig": {"maxOutputTokens": 3}}),
+    ],
+)
+def test_a_bound_is_only_lowered_where_it_stands(given, expected):
+    body = body_of(**given)
+    edited = GEMINI.patch_request(body, GEMINI.read_request(body, "m"), output_tokens_max=5)
+    assert json.loads(edited) == {**json.loads(body), **expected}
+
+
+@pytest.mark.parametrize(
+    ("turn", "last"),
+    [
+        ({"role": "user", "parts": [{"text": "a"}]}, {"role": "user", "parts": [{"text": "a"}, {"text": "Warning"}]}),
+        ({"parts": [{"text": "a"}]}, {"parts": [{"text": "a"}, {"text": "Warning"}]}),
+        (
+            {"role": "user", "parts": [{"functionResponse": {"name": "f"}}]},
+            {"role": "user", "parts": [{"functionResponse": {"name": "f"}}, {"text": "Warning"}]},
+        ),
+        ({"role": "function", "parts": []}, {"role": "user", "parts": [{"text": "Warning"}]}),
+        ({"role": "model", "parts": [{"text": "a"}]}, {"role": "model", "parts": [{"text": "a"}]}),
+    ],
+)
+def test_a_note_goes_to_the_end(turn, last):
+    body = body_of(contents=[{"role": "user", "parts": [{"text": "x"}]}, turn])
+    edited = GEMINI.patch_request(body, GEMINI.read_request(body, "m"), append_note="Warning")
+    assert json.loads(edited)["contents"][-1] == last
+
+
+@pytest.mark.parametrize(
+    ("told", "tokens"),
+    [
+        ([usage(165, total=165), usage(163, 13, total=176)], Tokens(input=163, output=13)),
+        ([usage(46, 51, 101, 198), usage(46, total=46)], Tokens(input=46, output=152, reasoning=101)),
+        (
+            [usage(16, 7, 552, 575), usage(16, 54, 552, 622), usage(16, 54, 552, 622)],
+            Tokens(input=16, output=606, reasoning=552),
+        ),
+        ([{"usageMetadata": {"trafficType": "ON_DEMAND"}}, usage(9, 2, total=11)], Tokens(input=9, output=2)),
+        ([usage(9, 2, total=11), usage("x")], Tokens(input=9, output=2)),
+    ],
+)
+def test_of_cumulative_usages_that_fall_the_largest_counts(told, tokens):
+    assert fed(*told).usage().tokens == tokens
+
+
+def test_usage_that_counts_nothing_is_none():
+    assert fed({"usageMetadata": {"trafficType": "ON_DEMAND"}}).usage() is None
+    assert fed({"usageMetadata": {"totalTokenCount": 1_090}}).usage() is None
+
+
+def test_each_kind_of_output_is_counted():
+    meter = fed(
+        {
+            "candidates": [
+                {
+                    "content": {
+                        "parts": [
+                            {"text": "hm", "thought": True},
+                            {"text": "abc", "thoughtSignature": "sig"},
+                            {"functionCall": {"name": "f", "args": {}}},
+                            {"executableCode": {"code": "1+1"}},
+                            {"inlineData": {"mimeType": "image/png", "data": "QUJD"}},
+                        ]
+                    }
+                }
+            ]
+        }
+    )
+    assert {key: one.characters for key, one in meter.produced.items()} == {
+        (0, "reasoning"): 2,
+        (0, "text"): 3,
+        (0, "opaque"): 7,
+        (0, "tool"): 25,
+    }
+
+
+def test_a_whole_answer_is_read_and_one_in_pieces_too():
+    chunk = {"candidates": [{"content": {"parts": [{"text": "a"}]}, "finishReason": "STOP"}], **usage(1, 2, total=3)}
+    for body in (chunk, [chunk]):
+        meter = GEMINI.meter("application/json")
+        assert meter.read(json.dumps(body).encode()) == [Delta(0, "text", "a")]
+        assert (meter.ended, meter.usage().tokens, meter.usage().final) == (True, Tokens(input=1, output=2), True)
+
+
+def test_a_prompt_that_was_blocked_has_ended():
+    meter = fed({"promptFeedback": {"blockReason": "SAFETY"}, **usage(9, total=9)})
+    assert (meter.ended, meter.finish_reasons) == (True, {0: "SAFETY"})
+
+
+def test_each_open_candidate_is_ended():
+    meter = fed(
+        {
+            "candidates": [
+                {"index": 0, "content": {"parts": [{"text": "a"}]}},
+                {"index": 1, "content": {"parts": [{"text": "b"}]}, "finishReason": "STOP"},
+            ],
+            "modelVersion": "m",
+            "responseId": "r",
+        }
+    )
+    last = json.loads(GEMINI.ending(meter, tokens=Tokens(input=5, output=3, reasoning=1))[6:])
+    assert [(one["index"], one["finishReason"]) for one in last["candidates"]] == [(0, "MAX_TOKENS")]
+    assert (last["modelVersion"], last["responseId"]) == ("m", "r")
+    assert last["usageMetadata"]["totalTokenCount"] == 8
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/json; charset=UTF-8"])
+def test_an_array_that_has_not_begun_is_begun_and_ended(content_type):
+    meter = GEMINI.meter(content_type)
+    assert json.loads(GEMINI.ending(meter))[0]["candidates"][0]["finishReason"] == "MAX_TOKENS"
+    whole = b'[{"candidates": [{"finishReason": "STOP"}]}]'
+    for event in GEMINI.events(content_type).feed(whole):
+        meter.feed(event)
+    assert (meter.closed, GEMINI.ending(meter)) == (True, b"")
