@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +192,41 @@ def test_nobody_goes_without_an_answer_whose_call_came_while_a_batch_had_failed_
     answered = [token for token, _ in desk.delivered]
     assert "waiting" in answered or not engine._queue.empty()
     engine.close()
+
+
+class Caller:
+    """A token that keeps what it is answered, as a future does."""
+
+    def deliver(self, answers: list) -> None:
+        for caller, answer in answers:
+            caller.answer = answer
+
+
+def test_an_error_that_was_answered_keeps_nothing_alive_of_what_went_on(tmp_path):
+    faults_hook = Faults()
+    desk = Desk(watched_store(tmp_path / "fiscus.db", faults_hook), ManualClock())
+    desk.do(PutAccount(account="agent:a"))
+    caller = Caller()
+    faults_hook.arm("journal: before entries")
+    faults_hook.arm("journal: before open")
+    desk.engine.run_batch([Submission(caller, caller, hold("h"))])
+    error = caller.answer
+    assert isinstance(error, StoreUnavailable)
+    assert error.__cause__ is not None
+    assert (error.__traceback__, error.__cause__.__traceback__) == (None, None)
+    left = weakref.ref(caller)
+    del caller
+    assert left() is None, gc.get_referrers(left())
+    desk.engine.close()
+
+
+def test_a_call_whose_token_leads_back_to_it_is_collected(tmp_path):
+    caller = Caller()
+    caller.submission = Submission(caller, caller, hold("h"))
+    left = weakref.ref(caller)
+    del caller
+    gc.collect()
+    assert left() is None
 
 
 def test_a_new_tenant_whose_registration_fails_comes_into_being_later(tmp_path):

@@ -85,7 +85,7 @@ SPOOLED_STATUS = 202
 
 def command_from(kind: Any, body: Any, **path: Any) -> Any:
     """A command out of a body and what stands in the address."""
-    return kind(**path, **{name: getattr(body, name) for name in body.__struct_fields__})
+    return kind(**path, **msgspec.structs.asdict(body))
 
 
 async def execute(call: Call, command: AnyCommand) -> AnyOutcome:

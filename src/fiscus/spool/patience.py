@@ -23,16 +23,18 @@ class Patience:
         self._tick = 0
         self._answered_tick = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def enter(self) -> asyncio.Task[Any]:
         """The running task waits for the ledger from now on."""
-        task = asyncio.current_task()
+        if self._timer is None:
+            self._loop = asyncio.get_running_loop()
+            self._timer = self._loop.call_later(self._tick_s, self._watch)
+        task = asyncio.current_task(self._loop)
         assert task is not None
         if not self._inside:
             self._answered_tick = self._tick
         self._inside.add(task)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._watch)
         return task
 
     def leave(self, task: asyncio.Task[Any]) -> None:
@@ -58,4 +60,5 @@ class Patience:
                 self._over.add(task)
                 task.cancel()
         if self._inside:
-            self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._watch)
+            assert self._loop is not None
+            self._timer = self._loop.call_later(self._tick_s, self._watch)

@@ -141,8 +141,8 @@ class Port(Protocol):
         ...
 
 
-class Submission(msgspec.Struct, frozen=True, gc=False):
-    """A command or a query that waits for its turn; ``token`` is the port's own."""
+class Submission(msgspec.Struct, frozen=True):
+    """A command or a query that waits for its turn; ``token`` is the port's own, and may lead back here."""
 
     port: Port
     token: Any
@@ -641,7 +641,8 @@ class Engine:
     def _refuse_rest(
         batch: Sequence[Submission], answers: list[tuple[Submission, AnyResult]], error: TreasuryError
     ) -> None:
-        answers += [(submission, error) for submission in _unanswered(batch, answers)]
+        told = _without_frames(error)
+        answers += [(submission, told) for submission in _unanswered(batch, answers)]
 
     def _deliver(self, answers: list[tuple[Submission, AnyResult]]) -> None:
         by_port: dict[int, tuple[Port, list[tuple[Any, AnyResult]]]] = {}
@@ -1202,6 +1203,15 @@ NOWHERE = _Nowhere()
 def _unanswered(batch: Sequence[Submission], answers: Sequence[tuple[Submission, AnyResult]]) -> list[Submission]:
     answered = {id(submission) for submission, _ in answers}
     return [submission for submission in batch if id(submission) not in answered]
+
+
+def _without_frames(error: TreasuryError) -> TreasuryError:
+    """An error as an answer: who gets it must not keep alive what was on the stack when it was raised."""
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    return error
 
 
 def _see_that_refused_are_new(ledgers: dict[str, Ledger], decided: Sequence[tuple[Submission, AnyResult]]) -> None:
