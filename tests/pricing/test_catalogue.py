@@ -69,6 +69,16 @@ def test_a_service_tier_and_a_batch_have_their_own_price(tier, context):
     assert BOOK.price_of("openai", "gpt-5.5", AT, tier).cost(Tokens(input=100_000, output=1_000)) == expected * 10**9
 
 
+def test_the_tiers_of_a_maker_are_not_those_of_who_resells_its_models():
+    """Azure has no price of its own for this model; OpenAI's is taken with its surcharge and not with its discount."""
+    model = "gpt-5.5"
+    assert all(price.model != model for price in catalogue.GenaiPrices().prices("azure", AT.date()))
+    resold = [BOOK.price_of("azure", model, AT, tier).cost(Tokens(input=1_000)) for tier in (None, "flex", "batch")]
+    assert len(set(resold)) == 1
+    assert BOOK.price_of("azure", model, AT, "priority").cost(Tokens(input=1_000)) > resold[0]
+    assert BOOK.price_of("openai", model, AT, "flex").cost(Tokens(input=1_000)) < resold[0]
+
+
 def test_the_speed_of_anthropic_is_a_tier():
     usual, fast = (BOOK.price_of("anthropic", "claude-opus-4-8", AT, tier) for tier in (None, "fast"))
     assert fast.cost(Tokens(input=1_000)) > usual.cost(Tokens(input=1_000))

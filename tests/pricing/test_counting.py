@@ -172,7 +172,12 @@ def test_an_image_counts_by_its_size_wherever_it_stands(dialect, body):
         ("openai_responses", {"input": "x", "previous_response_id": "resp_1"}, "earlier_context"),
         ("openai_responses", {"input": "x", "conversation": "conv_1"}, "earlier_context"),
         ("openai_responses", {"input": "x", "prompt": {"id": "pmpt_1"}}, "earlier_context"),
+        ("openai_chat", {"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}, "earlier_context"),
+        ("openai_responses", {"input": [{"type": "compaction", "encrypted_content": "x"}]}, "earlier_context"),
+        ("openai_responses", {"input": [{"type": "item_reference", "id": "x"}]}, "earlier_context"),
         ("openai_responses", {"input": "x", "tools": [{"type": "web_search"}]}, "server_tools"),
+        ("anthropic_messages", {"messages": [], "container": "container_1"}, "earlier_context"),
+        ("anthropic_messages", {"messages": [user([{"type": "server_tool_use", "id": "1"}])]}, "server_tools"),
         ("openai_responses", {"input": [user([{"type": "input_file", "file_id": "file_1"}])]}, "files"),
         ("openai_chat", {"messages": [user("x")], "web_search_options": {}}, "server_tools"),
         (

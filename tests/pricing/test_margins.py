@@ -36,6 +36,7 @@ def test_a_margin_never_falls_below_its_floor():
     for _ in range(100):
         learned.learn(*KEY, counted=10_000, billed=5_000)
     assert learned.of(*KEY) == floor
+    assert min(floor.permille, floor.constant) > 0
 
 
 def test_an_old_shortfall_is_forgotten_after_many_calls_without_one():

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from fiscus.contract import Tokens
 from fiscus.pricing.price import Price, Rate, Row, price_from
 
 SOURCE = "genai-prices"
@@ -109,11 +110,11 @@ class GenaiPrices:
             return ()
         seller, info = found
         context = {} if service_tier is None else _BY_TIER.get(service_tier, {"service_tier": service_tier})
-        if not any(info is own for own in seller.models):
-            context = {}  # prices of another provider's tiers do not hold here
+        resold = not any(info is own for own in seller.models)
         starts = (datetime.combine(day, moment, UTC) for moment in _moments(info))
         return tuple(
-            Segment(start=start, price=_price(seller.id, info, start, dict(context), service_tier)) for start in starts
+            Segment(start=start, price=_price(seller.id, info, start, context, service_tier, resold=resold))
+            for start in starts
         )
 
     def prices(self, provider: str | None, day: date) -> Iterator[Price]:
@@ -181,8 +182,22 @@ def _in_utc(moment: time) -> time:
     return datetime.combine(date(2000, 1, 1), moment).astimezone(UTC).time()
 
 
-def _price(seller: str, info: Any, at: datetime, context: dict[str, str], tier: str | None) -> Price | None:
-    listed = {key: value for key, value in vars(info.get_prices(at, context)).items() if value is not None}
+def _price(
+    seller: str, info: Any, at: datetime, context: Mapping[str, str], tier: str | None, *, resold: bool = False
+) -> Price | None:
+    """The price of a model; ``resold``: the maker's discounts do not hold at this seller, its surcharges may."""
+    price = _price_in(seller, info, at, context, tier)
+    if resold and context and price is not None:
+        usual = _price_in(seller, info, at, {}, None)
+        return price if usual is None or price.cost(_PROBE) > usual.cost(_PROBE) else usual
+    return price
+
+
+_PROBE = Tokens(input=1_000, output=1_000)
+
+
+def _price_in(seller: str, info: Any, at: datetime, context: Mapping[str, str], tier: str | None) -> Price | None:
+    listed = {key: value for key, value in vars(info.get_prices(at, dict(context))).items() if value is not None}
     if not listed and info.id.endswith(":free"):
         listed = {"input_mtok": Decimal(0), "output_mtok": Decimal(0)}
     fees = dict(_fees(listed))
