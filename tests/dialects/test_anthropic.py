@@ -128,7 +128,8 @@ def test_usage_is_told_twice_and_never_added():
             "delta": {"stop_reason": "end_turn"},
             "usage": {
                 "input_tokens": 404_500,
-                "cache_read_input_tokens": None,
+                "cache_creation_input_tokens": None,
+                "cache_creation": None,
                 "output_tokens": 341,
                 "server_tool_use": {"web_search_requests": 1},
             },

@@ -43,6 +43,19 @@ def dialect_of(url):
     return next((name for pattern, name in PATHS if re.search(pattern, path)), None)
 
 
+def dialect_of_shape(body):
+    """Whose a fixture is that says no address."""
+    marks = (
+        ('"type":"response.', "openai.responses"),
+        ('"object":"response"', "openai.responses"),
+        ('"type":"message', "anthropic.messages"),
+        ('"usageMetadata"', "gemini.generate"),
+        ('"choices"', "openai.chat"),
+    )
+    tight = re.sub(r'":\s+', '":', body)
+    return next((name for mark, name in marks if mark in tight), None)
+
+
 def content(part):
     if not part:
         return b""

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from fiscus.dialects import DIALECTS
-from tests_data.dialects.recorded import chunks, exchanges, expected
+from fiscus.dialects import DIALECTS, Event
+from tests_data.dialects.recorded import EXCHANGES, PLACES, chunks, dialect_of_shape, exchanges, expected, lines
 
 TOLD = [one for one in exchanges() if one.status == 200 and expected(one.dialect, one.usage) is not None]
 STREAMS = [one for one in exchanges() if one.stream]
@@ -64,6 +64,28 @@ def test_it_is_the_same_however_the_bytes_are_split_and_they_are_passed_on_as_th
         for name in ("response_id", "model", "service_tier", "produced", "finish_reasons", "ended", "error"):
             assert getattr(again, name) == getattr(whole, name), exchange.id
         assert again.usage() == whole.usage(), exchange.id
+
+
+def test_fixtures_of_other_frameworks_are_read_alike():
+    read, wrong = 0, []
+    for one in lines(EXCHANGES / "vercel_ai_fixtures.jsonl.gz"):
+        name = dialect_of_shape(one["body"])
+        told = tuple(usage["v"] for usage in one["usage"] or () if usage["at"] in PLACES)
+        if name is None or expected(name, told) is None:
+            continue
+        meter = DIALECTS[name].meter("text/event-stream")
+        if one["kind"] == "json":
+            meter.read(one["body"].encode())
+        else:
+            for line in one["body"].splitlines():
+                meter.feed(Event(raw=line.encode(), data=line.encode()))
+        usage = meter.usage()
+        found = (usage.tokens.input, usage.tokens.output) if usage is not None else None
+        read += 1
+        if found != expected(name, told):
+            wrong.append((one["id"], found, expected(name, told)))
+    assert wrong == []
+    assert read > 90
 
 
 def test_an_answer_that_tells_nothing_has_no_usage():
