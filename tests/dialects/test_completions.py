@@ -90,6 +90,10 @@ def test_a_wrong_request_names_its_field(body, field):
     assert wrong.detail
 
 
+def test_a_tool_of_no_known_kind_is_one_of_the_provider():
+    assert CHAT.read_request(body_of(tools=[{"type": ["function"]}])).server_tools == ("unknown",)
+
+
 def test_thousands_of_tools_are_counted_and_the_first_named():
     tools = [{"type": "function", "function": {"name": f"tool{number}"}} for number in range(5_000)]
     facts = CHAT.read_request(body_of(tools=tools))

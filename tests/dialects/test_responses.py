@@ -38,7 +38,7 @@ def ended(meter, **named):
 
 CREATED = {
     "type": "response.created",
-    "response": {"id": "resp_1", "model": "gpt-5", "status": "in_progress", "output": []},
+    "response": {"id": "resp_1", "model": "gpt-5", "status": "in_progress", "output": [], "temperature": 1.0},
 }
 
 
@@ -146,6 +146,7 @@ def test_a_message_that_is_cut_is_ended_with_the_text_so_far():
         "status": "incomplete",
     }
     response = events[3]["response"]
+    assert response["temperature"] == 1.0, "what the response says of itself stays as it was"
     assert (response["id"], response["status"]) == ("resp_1", "incomplete")
     assert response["incomplete_details"] == {"reason": "max_output_tokens"}
     assert response["output"] == [events[2]["item"]]

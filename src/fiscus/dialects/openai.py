@@ -39,11 +39,11 @@ def tool_facts(tools: Sequence[Tool]) -> tuple[list[object], list[str], list[str
     builtin: list[str] = []
     for tool in tools:
         kind = tool.type
-        if kind is None or kind in CALLER_TOOLS:
+        if kind is not None and not isinstance(kind, str):
+            server.append("unknown")
+        elif kind is None or kind in CALLER_TOOLS:
             function = tool.function
             named.append(function.get("name") if isinstance(function, dict) else tool.name)
-        elif not isinstance(kind, str):
-            server.append("unknown")
         elif kind in BUILTIN_TOOLS:
             builtin.append(kind)
         else:

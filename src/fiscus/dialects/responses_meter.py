@@ -80,7 +80,7 @@ class ResponsesMeter(Meter):
         given = anything(event.data) if event.data is not None else None
         if not isinstance(given, dict):
             return []
-        name = given.get("type")
+        name = text(given.get("type"))
         number = given.get("sequence_number")
         self.sequence_number = number if isinstance(number, int) else self.sequence_number + 1
         response = given.get("response")
@@ -91,7 +91,7 @@ class ResponsesMeter(Meter):
             self.error = provider_error(inner if isinstance(inner, dict) else given)
         self.ended = self.ended or name in _ENDS
         index = given.get("output_index")
-        if isinstance(name, str) and isinstance(index, int):
+        if name is not None and isinstance(index, int):
             return self._count(list(self._item(name, index, given)))
         return []
 
@@ -101,7 +101,7 @@ class ResponsesMeter(Meter):
         if not isinstance(answer, dict):
             return []
         self._response(answer)
-        self.ended = answer.get("status") in {"completed", "incomplete", "failed", "cancelled"}
+        self.ended = text(answer.get("status")) in {"completed", "incomplete", "failed", "cancelled"}
         output = answer.get("output")
         items = output if isinstance(output, list) else []
         for item in items:

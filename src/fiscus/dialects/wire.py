@@ -31,7 +31,7 @@ def decoder(type: type[T]) -> msgspec.json.Decoder[T]:
     return msgspec.json.Decoder(type, float_hook=Decimal)
 
 
-_ANY = decoder(object)
+_ANY, _ENCODER = decoder(object), msgspec.json.Encoder(decimal_format="number")
 
 
 def anything(raw: bytes | msgspec.Raw | None) -> Any:
@@ -121,11 +121,11 @@ def bounded(field: str, value: int | None, least: int = 0, most: int = BOUND_MAX
 
 
 def encoded(value: object) -> bytes:
-    """As compact JSON."""
+    """As compact JSON; decimal numbers stay numbers."""
     try:
-        return msgspec.json.encode(value)
+        return _ENCODER.encode(value)
     except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":")).encode()
+        return json.dumps(value, separators=(",", ":"), default=float).encode()
 
 
 def event(value: object, name: str | None = None) -> bytes:
