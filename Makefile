@@ -83,6 +83,10 @@ bench: $(READY) ## Measure the speed; prints, and writes build/bench/treasury.js
 bench-production: $(READY) ## Measure PostgreSQL, two nodes, Redis, 10 M events; writes build/bench/production.json
 	@$(BIN)/python bench/production.py
 
+.PHONY: bench-counting
+bench-counting: $(READY) ## Count recorded requests and print the error against what was billed
+	@$(BIN)/python bench/counting.py
+
 .PHONY: mutants
 mutants: $(READY) ## Plant faults in the ledger and see the tests catch each one
 	@$(BIN)/python tests/mutants/run.py

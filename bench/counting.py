@@ -48,19 +48,19 @@ def dialect_of(url, body):
     """The dialect of a request; None: none that is counted."""
     path = url.split("?")[0].split("#")[0]
     if "generateContent" in path or "streamGenerateContent" in path:
-        return "gemini_generate"
+        return "gemini.generate"
     if path.endswith(("/chat/completions", "/v1/chat")):
-        return "openai_chat" if "messages" in body else None
+        return "openai.chat" if "messages" in body else None
     if path.endswith("/responses"):
-        return "openai_responses"
+        return "openai.responses"
     if path.endswith("/completions"):
-        return "openai_completions" if "prompt" in body else None
+        return "openai.completions" if "prompt" in body else None
     if path.endswith("/embeddings"):
-        return "openai_embeddings"
+        return "openai.embeddings"
     if path.endswith("/messages") and "messages" in body:
-        return "anthropic_messages"
+        return "anthropic.messages"
     if "/invoke" in path and "anthropic_version" in body:
-        return "anthropic_messages"
+        return "anthropic.messages"
     return None
 
 

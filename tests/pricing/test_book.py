@@ -35,7 +35,7 @@ def test_the_examples_hold():
     assert doctest.testmod(book).failed == 0
 
 
-# covers X22: an unknown price is never 0
+# covers N12
 @pytest.mark.parametrize("policy", ["refuse", "tokens_only"])
 def test_an_unknown_price_says_what_is_to_be_done(policy):
     answer = PriceBook(unknown_policy=policy).price_of("openai", "no-such-model", AT)

@@ -84,6 +84,17 @@ def test_the_speed_of_anthropic_is_a_tier():
     assert fast.cost(Tokens(input=1_000)) > usual.cost(Tokens(input=1_000))
 
 
+# covers N11, N12
+def test_tools_cost_as_the_input_that_they_are_and_dollars_are_not_rounded():
+    """Results of tools were billed as output before, and $18 came out as $17.99993."""
+    at = datetime(2025, 1, 1, tzinfo=UTC)
+    for model, usd_in, usd_out in [("claude-3-5-sonnet-20241022", 3, 15), ("claude-3-opus-20240229", 15, 75)]:
+        price = BOOK.price_of("anthropic", model, at)
+        with_tools = Tokens(input=1_000, tool_definitions=200, tool_results=300)
+        assert price.cost(with_tools) == price.cost(Tokens(input=1_000)) == usd_in * 10**6
+        assert price.cost(Tokens(output=1_000)) == usd_out * 10**6
+
+
 def test_a_price_of_the_past_is_the_one_of_then():
     call = Tokens(input=300_000, output=1_000)
     assert BOOK.price_of("anthropic", "claude-opus-4-6", datetime(2026, 2, 10, tzinfo=UTC)).cost(call) == 3_037_500_000

@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiscus.contract.errors import Invalid
-from fiscus.pricing import Margins, count, count_body, count_tokens_with_tools, counting, definitions, estimate_tokens
+from fiscus.pricing import (
+    Margins,
+    count,
+    count_body,
+    count_tokens_with_tools,
+    counting,
+    definitions,
+    estimate_tokens,
+    total_tokens,
+)
 from fiscus.pricing.prompt import DIALECTS
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 640, 480)
@@ -25,7 +34,7 @@ WEATHER = {"name": "weather", "description": "The weather in a city", "parameter
 
 
 def chat(*messages, model="gpt-4o", **more):
-    return count_body({"model": model, "messages": list(messages), **more}, "openai_chat")
+    return count_body({"model": model, "messages": list(messages), **more}, "openai.chat")
 
 
 def user(content):
@@ -45,7 +54,7 @@ def test_a_chat_of_texts_is_exact():
     assert counted.upper_bound > counted.tokens
 
 
-# covers N8: definitions and results are told apart inside the input
+# covers N8
 def test_tools_are_told_apart_inside_the_input():
     before = chat(user("hi"))
     offered = chat(user("hi"), tools=[{"type": "function", "function": WEATHER}])
@@ -67,29 +76,29 @@ def test_tools_are_told_apart_inside_the_input():
 @pytest.mark.parametrize(
     ("dialect", "body"),
     [
-        ("openai_chat", {"messages": [user("hello world")], "tools": [{"type": "function", "function": WEATHER}]}),
-        ("openai_chat", {"messages": [user("hello world")], "functions": [WEATHER]}),
-        ("openai_responses", {"input": "hello world", "tools": [{"type": "function", **WEATHER}]}),
+        ("openai.chat", {"messages": [user("hello world")], "tools": [{"type": "function", "function": WEATHER}]}),
+        ("openai.chat", {"messages": [user("hello world")], "functions": [WEATHER]}),
+        ("openai.responses", {"input": "hello world", "tools": [{"type": "function", **WEATHER}]}),
         (
-            "openai_responses",
+            "openai.responses",
             {
                 "input": [user([{"type": "input_text", "text": "hello world"}])],
                 "tools": [{"type": "function", **WEATHER}],
             },
         ),
         (
-            "anthropic_messages",
+            "anthropic.messages",
             {
                 "messages": [user("hello world")],
                 "tools": [{"name": "weather", "description": "The weather in a city", "input_schema": SCHEMA}],
             },
         ),
         (
-            "gemini_generate",
+            "gemini.generate",
             {"contents": [{"parts": [{"text": "hello world"}]}], "tools": [{"functionDeclarations": [WEATHER]}]},
         ),
         (
-            "gemini_generate",
+            "gemini.generate",
             {"contents": {"parts": {"text": "hello world"}}, "tools": [{"function_declarations": [WEATHER]}]},
         ),
     ],
@@ -106,15 +115,15 @@ def test_every_dialect_counts_text_and_definitions_for_every_model(dialect, body
     ("dialect", "body"),
     [
         (
-            "openai_chat",
+            "openai.chat",
             {"messages": [user([{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{IMAGE}"}}])]},
         ),
         (
-            "openai_responses",
+            "openai.responses",
             {"input": [user([{"type": "input_image", "image_url": f"data:image/png;base64,{IMAGE}"}])]},
         ),
         (
-            "anthropic_messages",
+            "anthropic.messages",
             {
                 "messages": [
                     user([{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": IMAGE}}])
@@ -122,7 +131,7 @@ def test_every_dialect_counts_text_and_definitions_for_every_model(dialect, body
             },
         ),
         (
-            "anthropic_messages",
+            "anthropic.messages",
             {
                 "messages": [
                     user(
@@ -137,9 +146,9 @@ def test_every_dialect_counts_text_and_definitions_for_every_model(dialect, body
                 ]
             },
         ),
-        ("gemini_generate", {"contents": [{"parts": [{"inlineData": {"mimeType": "image/png", "data": IMAGE}}]}]}),
+        ("gemini.generate", {"contents": [{"parts": [{"inlineData": {"mimeType": "image/png", "data": IMAGE}}]}]}),
         (
-            "gemini_generate",
+            "gemini.generate",
             {
                 "contents": [
                     {
@@ -169,35 +178,35 @@ def test_an_image_counts_by_its_size_wherever_it_stands(dialect, body):
 @pytest.mark.parametrize(
     ("dialect", "body", "unseen"),
     [
-        ("openai_responses", {"input": "x", "previous_response_id": "resp_1"}, "earlier_context"),
-        ("openai_responses", {"input": "x", "conversation": "conv_1"}, "earlier_context"),
-        ("openai_responses", {"input": "x", "prompt": {"id": "pmpt_1"}}, "earlier_context"),
-        ("openai_chat", {"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}, "earlier_context"),
-        ("openai_responses", {"input": [{"type": "compaction", "encrypted_content": "x"}]}, "earlier_context"),
-        ("openai_responses", {"input": [{"type": "item_reference", "id": "x"}]}, "earlier_context"),
-        ("openai_responses", {"input": "x", "tools": [{"type": "web_search"}]}, "server_tools"),
-        ("anthropic_messages", {"messages": [], "container": "container_1"}, "earlier_context"),
-        ("anthropic_messages", {"messages": [user([{"type": "server_tool_use", "id": "1"}])]}, "server_tools"),
-        ("openai_responses", {"input": [user([{"type": "input_file", "file_id": "file_1"}])]}, "files"),
-        ("openai_chat", {"messages": [user("x")], "web_search_options": {}}, "server_tools"),
+        ("openai.responses", {"input": "x", "previous_response_id": "resp_1"}, "earlier_context"),
+        ("openai.responses", {"input": "x", "conversation": "conv_1"}, "earlier_context"),
+        ("openai.responses", {"input": "x", "prompt": {"id": "pmpt_1"}}, "earlier_context"),
+        ("openai.chat", {"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}, "earlier_context"),
+        ("openai.responses", {"input": [{"type": "compaction", "encrypted_content": "x"}]}, "earlier_context"),
+        ("openai.responses", {"input": [{"type": "item_reference", "id": "x"}]}, "earlier_context"),
+        ("openai.responses", {"input": "x", "tools": [{"type": "web_search"}]}, "server_tools"),
+        ("anthropic.messages", {"messages": [], "container": "container_1"}, "earlier_context"),
+        ("anthropic.messages", {"messages": [user([{"type": "server_tool_use", "id": "1"}])]}, "server_tools"),
+        ("openai.responses", {"input": [user([{"type": "input_file", "file_id": "file_1"}])]}, "files"),
+        ("openai.chat", {"messages": [user("x")], "web_search_options": {}}, "server_tools"),
         (
-            "anthropic_messages",
+            "anthropic.messages",
             {"messages": [user("x")], "tools": [{"type": "web_search_20250305", "name": "web_search"}]},
             "server_tools",
         ),
-        ("anthropic_messages", {"messages": [user("x")], "mcp_servers": [{"url": "u"}]}, "server_tools"),
+        ("anthropic.messages", {"messages": [user("x")], "mcp_servers": [{"url": "u"}]}, "server_tools"),
         (
-            "anthropic_messages",
+            "anthropic.messages",
             {"messages": [user([{"type": "image", "source": {"type": "url", "url": "u"}}])]},
             "files",
         ),
-        ("gemini_generate", {"contents": [], "cachedContent": "cachedContents/1"}, "earlier_context"),
+        ("gemini.generate", {"contents": [], "cachedContent": "cachedContents/1"}, "earlier_context"),
         (
-            "gemini_generate",
+            "gemini.generate",
             {"contents": [{"parts": [{"fileData": {"fileUri": "u", "mimeType": "video/mp4"}}]}]},
             "files",
         ),
-        ("gemini_generate", {"contents": [], "tools": [{"googleSearch": {}}]}, "server_tools"),
+        ("gemini.generate", {"contents": [], "tools": [{"googleSearch": {}}]}, "server_tools"),
     ],
 )
 def test_what_will_be_billed_and_is_not_in_the_request_is_named(dialect, body, unseen):
@@ -207,11 +216,11 @@ def test_what_will_be_billed_and_is_not_in_the_request_is_named(dialect, body, u
 def test_a_shape_that_nobody_knows_counts_by_its_bytes():
     unknown = {"type": "hologram", "data": "x" * 1_000}
     for dialect, body in [
-        ("openai_chat", {"messages": [user([unknown])]}),
-        ("openai_chat", {"messages": [{**user("a"), "aura": unknown}]}),
-        ("openai_chat", {"messages": [], "documents": [unknown]}),
-        ("openai_responses", {"input": [user([unknown])]}),
-        ("gemini_generate", {"contents": [{"parts": [{"hologram": unknown}]}]}),
+        ("openai.chat", {"messages": [user([unknown])]}),
+        ("openai.chat", {"messages": [{**user("a"), "aura": unknown}]}),
+        ("openai.chat", {"messages": [], "documents": [unknown]}),
+        ("openai.responses", {"input": [user([unknown])]}),
+        ("gemini.generate", {"contents": [{"parts": [{"hologram": unknown}]}]}),
     ]:
         counted = count_body(body, dialect, model="gpt-4o")
         assert counted.tokens >= 1_000
@@ -221,7 +230,7 @@ def test_a_shape_that_nobody_knows_counts_by_its_bytes():
 def test_text_beyond_the_limit_counts_by_its_bytes():
     text = "word " * 1_000
     whole = chat(user(text))
-    cut = count_body({"model": "gpt-4o", "messages": [user(text)]}, "openai_chat", characters_max=1_000)
+    cut = count_body({"model": "gpt-4o", "messages": [user(text)]}, "openai.chat", characters_max=1_000)
     assert cut.label == "estimated"
     assert cut.tokens == pytest.approx(whole.tokens - 800 + 4_000, abs=2)
     assert cut.upper_bound > whole.upper_bound
@@ -254,23 +263,23 @@ def test_thousands_of_tools_are_counted():
     assert chat(user("x"), tools=tools).tool_definitions > 60_000
 
 
-@pytest.mark.parametrize("dialect", ["openai_completions", "openai_embeddings"])
+@pytest.mark.parametrize("dialect", ["openai.completions", "openai.embeddings"])
 def test_completions_and_embeddings_take_texts_or_tokens(dialect):
-    field = "prompt" if dialect == "openai_completions" else "input"
+    field = "prompt" if dialect == "openai.completions" else "input"
     for one, tokens in [("hello world", 2), (["hello", "world"], 2), ([1, 2, 3], 3), ([[1, 2], [3]], 3)]:
         assert count_body({"model": "text-embedding-3-small", field: one}, dialect).tokens == tokens
 
 
 def test_messages_are_counted_alike_by_either_way():
     body = {"model": "claude-sonnet-4-5", "system": "Be brief.", "messages": [user("hi")], "tools": []}
-    assert count("claude-sonnet-4-5", [user("hi")], system="Be brief.", dialect="anthropic_messages") == count_body(
-        body, "anthropic_messages"
+    assert count("claude-sonnet-4-5", [user("hi")], system="Be brief.", dialect="anthropic.messages") == count_body(
+        body, "anthropic.messages"
     )
 
 
 @pytest.mark.parametrize(
     ("body", "dialect", "field"),
-    [({"model": "gpt-4o"}, "morse", "dialect"), ({}, "openai_chat", "model"), ({"model": 7}, "openai_chat", "model")],
+    [({"model": "gpt-4o"}, "morse", "dialect"), ({}, "openai.chat", "model"), ({"model": 7}, "openai.chat", "model")],
 )
 def test_bad_input_is_refused_by_the_name_of_its_field(body, dialect, field):
     with pytest.raises(Invalid) as raised:
@@ -280,15 +289,16 @@ def test_bad_input_is_refused_by_the_name_of_its_field(body, dialect, field):
 
 def test_a_learned_margin_widens_the_bound():
     margins, body = Margins(), {"model": "claude-sonnet-4-5", "messages": [user("word " * 1_000)]}
-    before = count_body(body, "anthropic_messages", provider="anthropic", margins=margins)
+    before = count_body(body, "anthropic.messages", provider="anthropic", margins=margins)
     margins.learn("anthropic", before.family, before.label, counted=before.tokens, billed=before.tokens * 2)
-    after = count_body(body, "anthropic_messages", provider="anthropic", margins=margins)
+    after = count_body(body, "anthropic.messages", provider="anthropic", margins=margins)
     assert after.tokens == before.tokens
     assert after.upper_bound >= before.tokens * 2 > before.upper_bound
 
 
-# covers N6, N8: and known fault 2, definitions are not counted twice
+# covers N6, N8
 def test_the_tool_aware_count_has_its_parts_inside_the_whole():
+    """Known fault 2 of the tool-aware tracker: definitions were counted twice."""
     request = {
         "model": "claude-sonnet-4-5",
         "messages": [user("hi"), user([{"type": "tool_result", "tool_use_id": "1", "content": "warm " * 50}])],
@@ -300,8 +310,9 @@ def test_the_tool_aware_count_has_its_parts_inside_the_whole():
     assert counted["inputTokens"] >= counted["toolDefinitionsTokens"] + counted["estimatedToolResultsTokens"]
 
 
-# covers N7, N8, N9: 200 and 300, and a token for four characters, only where nothing can be counted
+# covers N7, N8, N9
 def test_without_a_model_the_tool_aware_count_is_the_old_estimate():
+    """200 and 300, and a token for four characters, only where nothing can be counted."""
     request = {
         "system": "x" * 9,
         "messages": [user("y" * 8), user([{"type": "tool_result", "tool_use_id": "1", "content": "z" * 4_000}])],
@@ -314,6 +325,27 @@ def test_without_a_model_the_tool_aware_count_is_the_old_estimate():
         "estimatedToolResultsTokens": 300,
     }
     assert [estimate_tokens(text) for text in ("", "a", "abcd", "abcde")] == [0, 1, 1, 2]
+
+
+# covers N3
+def test_tools_are_added_only_to_an_input_that_excludes_them():
+    parts = {"input": 1_000, "output": 100, "tool_definitions": 200, "tool_results": 300}
+    assert total_tokens(**parts) == 1_100
+    assert total_tokens(**parts, input_excludes_tools=True) == 1_600
+
+
+# covers N10
+def test_thoughts_of_earlier_turns_do_not_count_and_those_of_this_turn_do():
+    thought = {"type": "thinking", "thinking": "word " * 500, "signature": "x"}
+    used = {"role": "assistant", "content": [thought, {"type": "tool_use", "id": "1", "name": "f", "input": {}}]}
+    result = user([{"type": "tool_result", "tool_use_id": "1", "content": "ok"}])
+
+    def counted(*messages):
+        return count_body({"messages": list(messages)}, "anthropic.messages", model="claude-sonnet-4-5")
+
+    within, after = counted(user("a"), used, result), counted(user("a"), used, result, user("b"))
+    assert within.tokens > 500 > after.tokens
+    assert after.upper_bound > 500, "some models keep them"
 
 
 scalars = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(max_size=20)
@@ -348,4 +380,4 @@ def test_content_that_is_nested_without_end_is_counted():
     content = "deep"
     for _ in range(200):
         content = [{"type": "tool_result", "content": content}]
-    assert count_body({"messages": [user(content)]}, "anthropic_messages", model="claude-3-haiku").tokens > 1
+    assert count_body({"messages": [user(content)]}, "anthropic.messages", model="claude-3-haiku").tokens > 1

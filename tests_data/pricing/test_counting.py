@@ -26,7 +26,6 @@ def test_there_are_pairs_of_every_provider_and_dialect():
     assert all(NOT_BILLED.values())
 
 
-# covers E15: the input that is billed is at most the printed bound of the count
 def test_no_request_was_billed_more_than_the_upper_bound_of_its_count():
     """Less what no count can know: what the provider keeps, fetches or finds by itself, which is named beforehand."""
     short = [(pair.id, pair.billed, pair.count) for pair in PAIRS if pair.billed > pair.count.upper_bound]

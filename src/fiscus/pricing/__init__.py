@@ -1,7 +1,7 @@
 """What calls cost and how many tokens they have: a price book over dated prices, and counting offline."""
 
 from fiscus.pricing.book import Comparison, PriceBook
-from fiscus.pricing.counting import Count, count, count_body, count_tokens_with_tools, estimate_tokens
+from fiscus.pricing.counting import Count, count, count_body, count_tokens_with_tools, estimate_tokens, total_tokens
 from fiscus.pricing.margins import Margin, Margins
 from fiscus.pricing.overrides import OverrideTier, PriceOverride
 from fiscus.pricing.price import Extras, Price, UnknownPolicy, UnknownPrice
@@ -27,4 +27,5 @@ __all__ = [
     "count_body",
     "count_tokens_with_tools",
     "estimate_tokens",
+    "total_tokens",
 ]

@@ -27,12 +27,13 @@ DEFINITIONS_PERMILLE = 250
 """More of the definitions of tools in the upper bound: how they are put into a prompt is not published anywhere."""
 
 _READERS: Mapping[DialectName, Callable[[Prompt, Mapping[str, Any]], None]] = {
-    "openai_chat": read_chat,
-    "openai_responses": read_responses,
-    "openai_completions": read_completions,
-    "openai_embeddings": read_embeddings,
-    "anthropic_messages": read_messages,
-    "gemini_generate": read_contents,
+    "openai.chat": read_chat,
+    "openai.responses": read_responses,
+    "openai.completions": read_completions,
+    "openai.embeddings": read_embeddings,
+    "anthropic.messages": read_messages,
+    "anthropic.count_tokens": read_messages,
+    "gemini.generate": read_contents,
 }
 _NO_MARGINS = Margins()
 
@@ -86,7 +87,7 @@ def count_body(
         Invalid: the dialect is not known, or there is no model.
 
     >>> body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello world"}]}
-    >>> counted = count_body(body, "openai_chat")
+    >>> counted = count_body(body, "openai.chat")
     >>> counted.tokens, counted.label
     (9, 'exact')
     """
@@ -107,7 +108,7 @@ def count(
     *,
     system: Any = None,
     tools: Sequence[Mapping[str, Any]] = (),
-    dialect: DialectName = "openai_chat",
+    dialect: DialectName = "openai.chat",
     provider: str | None = None,
     margins: Margins = _NO_MARGINS,
     characters_max: int = CHARACTERS_MAX,
@@ -118,13 +119,13 @@ def count(
     16
     """
     body: dict[str, Any] = {"model": model, "tools": list(tools)}
-    if dialect == "gemini_generate":
+    if dialect == "gemini.generate":
         body |= {"contents": list(messages), "systemInstruction": system}
-    elif dialect == "anthropic_messages":
+    elif dialect in ("anthropic.messages", "anthropic.count_tokens"):
         body |= {"messages": list(messages), "system": system}
-    elif dialect == "openai_responses":
+    elif dialect == "openai.responses":
         body |= {"input": list(messages), "instructions": system}
-    elif dialect == "openai_chat":
+    elif dialect == "openai.chat":
         first = [] if system is None else [{"role": "system", "content": system}]
         body |= {"messages": [*first, *messages]}
     else:
@@ -144,7 +145,7 @@ def count_tokens_with_tools(request: Mapping[str, Any], *, provider: str = "anth
     ['estimatedToolResultsTokens', 'inputTokens', 'toolDefinitionsTokens']
     """
     try:
-        counted = count_body(request, "anthropic_messages", provider=provider)
+        counted = count_body(request, "anthropic.messages", provider=provider)
     except (Invalid, OSError, ValueError, ImportError):
         return _without_tokenizer(request)
     return {
@@ -165,6 +166,19 @@ def estimate_tokens(text: str) -> int:
     2
     """
     return -(-len(text) // 4)
+
+
+def total_tokens(
+    *, input: int, output: int, tool_definitions: int = 0, tool_results: int = 0, input_excludes_tools: bool = False
+) -> int:
+    """All tokens of a call. Tools are added only for records that say that their input excludes them (N3).
+
+    >>> total_tokens(input=1_000, output=50, tool_definitions=200, tool_results=300)
+    1050
+    >>> total_tokens(input=500, output=50, tool_definitions=200, tool_results=300, input_excludes_tools=True)
+    1050
+    """
+    return input + output + (tool_definitions + tool_results if input_excludes_tools else 0)
 
 
 def _without_tokenizer(request: Mapping[str, Any]) -> dict[str, int]:
@@ -213,8 +227,8 @@ def _counted(
     room = _Room(tokenizer, characters_max)
     texts = room.count(prompt.texts)
     results = room.count(prompt.results)
-    definitions = room.count(_definition_texts(prompt)) + framing.of_tools(prompt, chat=dialect == "openai_chat")
-    framed = 0 if dialect in ("openai_completions", "openai_embeddings") else framing.of_messages(prompt)
+    definitions = room.count(_definition_texts(prompt)) + framing.of_tools(prompt, chat=dialect == "openai.chat")
+    framed = 0 if dialect in ("openai.completions", "openai.embeddings") else framing.of_messages(prompt)
     unknown = sum(_bytes_of(text) for text in prompt.unknown)
     media = sum(medium.tokens for medium in prompt.media)
     media_upper = sum(medium.upper for medium in prompt.media)

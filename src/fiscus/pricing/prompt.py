@@ -11,12 +11,13 @@ from fiscus.pricing.media import Medium, document, film, image, sound
 from fiscus.pricing.tokenizers import Family
 
 DialectName = Literal[
-    "openai_chat",
-    "openai_responses",
-    "openai_completions",
-    "openai_embeddings",
-    "anthropic_messages",
-    "gemini_generate",
+    "openai.chat",
+    "openai.responses",
+    "openai.completions",
+    "openai.embeddings",
+    "anthropic.messages",
+    "anthropic.count_tokens",
+    "gemini.generate",
 ]
 DIALECTS: tuple[DialectName, ...] = get_args(DialectName)
 
@@ -37,6 +38,7 @@ class Prompt(msgspec.Struct, kw_only=True):
         messages, calls, system: how many there are.
         choice: the name of the one tool that must be used, if one is named; "any" when some tool must be.
         thinking: the model is to think before it answers. citations: it is to cite documents.
+        earlier: what is read now stands before the current turn.
         more_tools: how often tools are added on the way.
         unseen: kinds of input that will be billed and cannot be counted here.
     """
@@ -56,6 +58,7 @@ class Prompt(msgspec.Struct, kw_only=True):
     schemas: int = 0
     thinking: bool = False
     citations: bool = False
+    earlier: bool = False
     more_tools: int = 0
     choice: str | None = None
     unseen: set[Unseen] = set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fiscus.pricing.media import decoded
+from fiscus.pricing.media import Medium, decoded
 from fiscus.pricing.openai_parts import DEPTH_MAX, Body, add_call, add_function, add_schema
 from fiscus.pricing.prompt import Prompt
 from fiscus.pricing.shapes import items_of, json_text, mapping_of, rest_of, text_of, words
@@ -24,8 +24,11 @@ def read_messages(prompt: Prompt, body: Body) -> None:
     if body.get("system") is not None:
         prompt.system += 1
         _blocks(prompt, body["system"], prompt.texts)
-    for message in items_of(body.get("messages")):
+    messages = items_of(body.get("messages"))
+    current = _current_turn(messages)
+    for at, message in enumerate(messages):
         prompt.messages += 1
+        prompt.earlier = at < current
         if isinstance(message, Mapping):
             _blocks(prompt, message.get("content"), prompt.texts)
             prompt.unknown.extend(rest_of(message, {"role", "content"}))
@@ -50,6 +53,17 @@ def read_messages(prompt: Prompt, body: Body) -> None:
     prompt.unknown.extend(rest_of(body, _ANTHROPIC))
 
 
+def _current_turn(messages: list[Any]) -> int:
+    """Where the last message of a user stands that is more than results of tools."""
+    for at in range(len(messages) - 1, -1, -1):
+        message = mapping_of(messages[at])
+        content = message.get("content")
+        results = isinstance(content, list) and all(mapping_of(one).get("type") == "tool_result" for one in content)
+        if message.get("role") == "user" and not results:
+            return at
+    return 0
+
+
 def _blocks(prompt: Prompt, content: Any, into: list[str], depth: int = 0) -> None:
     if isinstance(content, str):
         into.append(content)
@@ -69,7 +83,11 @@ def _block(prompt: Prompt, block: Any, into: list[str], depth: int) -> None:
     elif kind == "text":
         into.append(text_of(block.get("text")))
     elif kind == "thinking":
-        into.append(text_of(block.get("thinking")))
+        thought = text_of(block.get("thinking"))
+        if prompt.earlier:  # left out by the provider, but for some of its models
+            prompt.media.append(Medium(kind="thinking", tokens=0, upper=len(thought)))
+        else:
+            into.append(thought)
     elif kind == "redacted_thinking":
         prompt.unknown.append(text_of(block.get("data")))
     elif kind == "tool_use":
