@@ -103,9 +103,10 @@ def test_what_is_counted_with_anothers_vocabulary_is_an_estimate(monkeypatch):
     tokenizer_for.cache_clear()
     for model in ("claude-sonnet-5", "gemini-2.5-pro", "mistral-large", "nobody-knows"):
         tokenizer = tokenizer_for(family_of(model))
-        plain = tokenizer_for(family_of("gpt-4o")).count(TEXTS)
+        plain = tokenizer_for(family_of("gpt-4o")).count(TEXTS).tokens
         assert tokenizer.label == "estimated"
-        assert tokenizer.count(TEXTS) == -(-plain * tokenizer.factor_permille // 1_000) > plain
+        counted = tokenizer.count(TEXTS)
+        assert plain < counted.tokens < counted.upper
     tokenizer_for.cache_clear()
 
 
@@ -115,7 +116,7 @@ def test_a_counter_of_claude_is_used_where_it_is_installed_without_its_frame(mon
     monkeypatch.setitem(sys.modules, "ctok", counter)
     tokenizer_for.cache_clear()
     tokenizer = tokenizer_for(family_of("claude-sonnet-5"))
-    assert (tokenizer.label, tokenizer.count(["three words here"])) == ("reconstructed", 3)
+    assert (tokenizer.label, tokenizer.count(["three words here"])) == ("reconstructed", (3, 3))
     tokenizer_for.cache_clear()
 
 
@@ -123,7 +124,7 @@ def test_gemini_is_counted_with_gemmas_vocabulary():
     pytest.importorskip("splintr")
     tokenizer = tokenizer_for(family_of("gemini-2.5-flash"))
     assert tokenizer.label == "reconstructed"
-    assert tokenizer.count(["Tell me a funny joke, a one-liner."]) == 11
+    assert tokenizer.count(["Tell me a funny joke, a one-liner."]) == (11, 11)
 
 
 def test_a_text_is_cut_before_white_space_and_nothing_is_lost():
@@ -133,7 +134,7 @@ def test_a_text_is_cut_before_white_space_and_nothing_is_lost():
     assert max(map(len, cut)) <= PIECE_LENGTH_MAX
     assert all(piece[0] == " " for piece in cut[1:])
     whole = len(vocabulary("o200k_base").encode_ordinary(text))
-    assert abs(tokenizer_for(family_of("gpt-4o")).count([text]) - whole) <= len(cut)
+    assert abs(tokenizer_for(family_of("gpt-4o")).count([text]).tokens - whole) <= len(cut)
     assert "".join(pieces("x" * 200_001)) == "x" * 200_001
 
 
@@ -143,5 +144,50 @@ def test_a_megabyte_of_anything_is_counted_within_a_second(unit):
     tokenizer = tokenizer_for(Family(name="openai-o200k", label="exact"))
     tokenizer.count(["warm"])
     begin = time.perf_counter()
-    assert 0 < tokenizer.count([text]) <= 1_000_000
+    assert 0 < tokenizer.count([text]).tokens <= 1_000_000
     assert time.perf_counter() - begin < 1
+
+
+LANGUAGES = [
+    "The treasury holds a budget before the money is spent, and what is left goes back at once.",
+    "Künstliche Intelligenz verändert unser Leben grundlegend, und viele Unternehmen verwenden große Sprachmodelle.",
+    "L'intelligence artificielle transforme notre façon de vivre et de travailler, chaque jour un peu plus.",
+    "Искусственный интеллект меняет нашу жизнь, и многие компании используют большие языковые модели.",
+    "人工智能正在改变我们的生活方式。许多公司使用大型语言模型来处理客户服务。",
+    "인공지능은 우리의 생활 방식을 바꾸고 있습니다. 많은 기업이 언어 모델을 사용합니다.",
+    "कृत्रिम बुद्धिमत्ता हमारे जीवन को बदल रही है और कई कंपनियां भाषा मॉडल का उपयोग करती हैं।",
+    "الذكاء الاصطناعي يغير طريقة حياتنا وتستخدم العديد من الشركات نماذج لغوية كبيرة.",
+    '{"id": 17, "name": "item", "price": 23.75, "tags": ["a", "b"], "at": "2026-01-02T03:04:05Z"}',
+    "1234567 7654321 1020304 99 1000003 31415926",
+    "def reserve(chain, command):\n    return [account for account in chain if account.limit]\n",
+]
+
+
+@pytest.mark.parametrize(
+    ("library", "model"),
+    [
+        ("ctok", "claude-sonnet-4-5"),
+        ("ctok", "claude-opus-4-7"),
+        ("ctok", "claude-sonnet-5"),
+        ("splintr", "gemini-2.5-pro"),
+        ("splintr", "mistral-large"),
+        ("splintr", "mistral-7b"),
+        ("splintr", "llama-2-70b"),
+        ("splintr", "llama-3.3-70b"),
+        ("splintr", "deepseek-v3"),
+        ("splintr", "qwen3"),
+        ("splintr", "glm-4.5"),
+        ("splintr", "kimi-k2"),
+    ],
+)
+def test_a_bound_without_the_vocabulary_is_no_less_than_the_count_with_it(library, model, monkeypatch):
+    pytest.importorskip(library)
+    family = family_of(model)
+    tokenizer_for.cache_clear()
+    true = [tokenizer_for(family).count([text * 10]).tokens for text in LANGUAGES]
+    monkeypatch.setitem(sys.modules, library, None)
+    tokenizer_for.cache_clear()
+    bounds = [tokenizer_for(family).count([text * 10]) for text in LANGUAGES]
+    tokenizer_for.cache_clear()
+    assert all(bound.upper >= exact for bound, exact in zip(bounds, true, strict=True))
+    assert bounds[0].upper < 2 * true[0], "English is not held twice over"

@@ -16,7 +16,7 @@ from fiscus.pricing.prompt import DIALECTS, DialectName, Prompt, Unseen
 from fiscus.pricing.read_anthropic import read_messages
 from fiscus.pricing.read_gemini import read_contents
 from fiscus.pricing.read_openai import read_chat, read_completions, read_embeddings, read_responses
-from fiscus.pricing.tokenizers import Label, Tokenizer, family_of, tokenizer_for
+from fiscus.pricing.tokenizers import Counted, Label, Tokenizer, family_of, tokenizer_for
 
 CHARACTERS_MAX = 8_000_000
 """So much text of a request is tokenized unless said; the rest counts by its bytes, which no tokenizer exceeds."""
@@ -204,18 +204,17 @@ class _Room:
         self._left = characters
         self.exceeded = False
 
-    def count(self, texts: Sequence[str]) -> int:
-        total = 0
+    def count(self, texts: Sequence[str]) -> Counted:
+        beyond = 0
+        within = []
         for text in texts:
-            if not text:
-                continue
-            within, beyond = text[: self._left], text[self._left :]
-            total += self._tokenizer.count((within,)) if within else 0
-            if beyond:
+            within.append(text[: self._left])
+            if len(text) > self._left:
                 self.exceeded = True
-                total += _bytes_of(beyond)
-            self._left -= len(within)
-        return total
+                beyond += _bytes_of(text[self._left :])
+            self._left -= len(within[-1])
+        counted = self._tokenizer.count(within)
+        return Counted(counted.tokens + beyond, counted.upper + beyond)
 
 
 def _counted(
@@ -227,24 +226,27 @@ def _counted(
     room = _Room(tokenizer, characters_max)
     texts = room.count(prompt.texts)
     results = room.count(prompt.results)
-    definitions = room.count(_definition_texts(prompt)) + framing.of_tools(prompt, chat=dialect == "openai.chat")
+    defined = room.count(_definition_texts(prompt))
+    definitions = defined.tokens + framing.of_tools(prompt, chat=dialect == "openai.chat")
     framed = 0 if dialect in ("openai.completions", "openai.embeddings") else framing.of_messages(prompt)
     unknown = sum(_bytes_of(text) for text in prompt.unknown)
     media = sum(medium.tokens for medium in prompt.media)
     media_upper = sum(medium.upper for medium in prompt.media)
     label = _label(prompt, tokenizer.label, exceeded=room.exceeded)
     margin = margins.of(provider, family.name, label)
-    counted = texts + results + definitions + framed
+    counted = texts.tokens + results.tokens + definitions + framed
+    bound = counted + sum(part.upper - part.tokens for part in (texts, results, defined)) + margin.constant
+    upper = max(margin.over(counted), bound) + -(-definitions * DEFINITIONS_PERMILLE // 1_000)
     return Count(
         tokens=counted + unknown + media,
         tool_definitions=definitions,
-        tool_results=results,
+        tool_results=results.tokens,
         media=media,
         images=sum(medium.kind == "image" for medium in prompt.media),
         family=family.name,
         label=label,
         margin=margin,
-        upper_bound=margin.over(counted) + unknown + media_upper + -(-definitions * DEFINITIONS_PERMILLE // 1_000),
+        upper_bound=upper + unknown + media_upper,
         unseen=tuple(sorted(prompt.unseen)),
     )
 
