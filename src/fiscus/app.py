@@ -16,7 +16,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import gettempdir
@@ -29,19 +29,20 @@ import uvicorn
 from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.datastructures import URLPath
 from starlette.routing import BaseRoute, Match
-from starlette.types import Receive, Scope, Send
 
 from fiscus import __version__
 from fiscus.api import ApiOptions, JoiningProtocol
 from fiscus.api.application import Application
+from fiscus.api.beside import Admit, Beside, Receive, Scope, Send
 from fiscus.api.calls import Call, Reply
 from fiscus.api.calls import Route as ApiRoute
 from fiscus.api.economy import EconomyMetrics, TokenEconomy, economy_paths, economy_routes, economy_schemas
 from fiscus.api.economy.ledger import POOL_ACCOUNT, pool_balance
 from fiscus.api.economy.service import agent_status
-from fiscus.api.keys import store_first_key
+from fiscus.api.keys import Caller, store_first_key
 from fiscus.api.ledger_metrics import LedgerCollector
 from fiscus.api.openapi import document
+from fiscus.api.problems import Problem
 from fiscus.api.routes import ROUTES
 from fiscus.api.spool_metrics import SpoolCollector
 from fiscus.contract.errors import ConfigurationInvalid, FiscusError, StoreUnavailable
@@ -49,6 +50,7 @@ from fiscus.contract.queries import AccountView, KeysView, ListKeys, ListTemplat
 from fiscus.contract.treasury import Treasury
 from fiscus.core.outcomes import Refused
 from fiscus.core.state import Rules
+from fiscus.gateway.options import GatewayOptions
 from fiscus.spool import Spool, SpoolingTreasury
 from fiscus.stores import POSTGRES_SCHEMES, SQLITE_SCHEME, open_store
 from fiscus.stores.sqlite.scratch import scratch_folder
@@ -59,7 +61,9 @@ from fiscus.treasury.engine import Engine
 from fiscus.treasury.local import LocalTreasury
 from fiscus.treasury.store import Store
 
-if TYPE_CHECKING:  # needs an extra that may not be there
+if TYPE_CHECKING:  # what is not needed at every start, or comes with an extra that may not be there
+    from fiscus.dialects import Code
+    from fiscus.gateway.application import Gateway
     from fiscus.integrations.tracing import Tracing
 
 BACKLOG = 2_048
@@ -69,6 +73,14 @@ CLOSING_S_MAX = 5.0
 
 ENDING_S = 0.3
 """Of the time in which the service stops, what the process itself needs to end."""
+
+KEY_CODES: Mapping[str, Code] = {
+    "unauthorized": "unauthenticated",
+    "forbidden": "forbidden",
+    "rate_limited": "budget_busy",
+    "budget_unavailable": "unavailable",
+}
+"""Why the API does not accept a key → how the gateway's dialects call it; the rest is ``invalid``."""
 
 SPOOL_TARGET = "ledger"
 SPOOL_RECORD_BYTES_MIN = 64
@@ -131,6 +143,7 @@ class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
         redis: where balances are copied to for other programs; None: nowhere.
         drift_check_interval_s: how often a sample of cells is checked against the journal; 0: never.
         tracing: None: no spans are made.
+        gateway: the providers behind the gateway; None: there is none.
     """
 
     ledger: LedgerOptions
@@ -150,6 +163,7 @@ class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
     redis: RedisOptions | None = None
     drift_check_interval_s: int = 300
     tracing: TracingOptions | None = None
+    gateway: GatewayOptions | None = None
     api: ApiOptions = ApiOptions()
 
 
@@ -216,6 +230,7 @@ async def _serve(service: ServiceOptions, on_started: Callable[[Started], None])
                 _checkpoints(local, service),
                 _archiving(local, service),
                 _drift(local, service) as drift,
+                _gateway(treasury, service) as gateway,
             ):
                 registry = CollectorRegistry()
                 registry.register(EconomyMetrics(economy))
@@ -227,6 +242,7 @@ async def _serve(service: ServiceOptions, on_started: Callable[[Started], None])
                     key_pepper=pepper,
                     keys_required=keys_required,
                     extra_routes=routes,
+                    beside=gateway,
                     extra_paths=economy_paths(),
                     extra_schemas=economy_schemas(),
                     registry=registry,
@@ -467,6 +483,46 @@ async def _drift(treasury: LocalTreasury, service: ServiceOptions) -> AsyncItera
     if not was_there:
         with contextlib.suppress(OSError):  # something waits in it
             directory.rmdir()
+
+
+@asynccontextmanager
+async def _gateway(treasury: Treasury, service: ServiceOptions) -> AsyncIterator[Beside | None]:
+    """The gateway, if providers are named; what it has open is closed at the end."""
+    if service.gateway is None:
+        yield None
+        return
+    from fiscus.gateway.application import Gateway
+
+    gateway = Gateway(treasury, service.gateway, tenant=service.ledger.tenant)
+    try:
+        yield _GatewayBeside(gateway)
+    finally:
+        await gateway.close()
+
+
+class _GatewayBeside:
+    """The gateway as it stands beside the API: keys are the API's, the words of a refusal are the dialect's."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self.takes = gateway.takes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, admit: Admit) -> None:
+        """See ``Beside``."""
+        from fiscus.dialects import Problem as DialectProblem
+
+        async def caller_of(secret: bytes | None) -> Caller | DialectProblem:
+            caller = await admit(secret, scope)
+            if not isinstance(caller, Problem):
+                return caller
+            return DialectProblem(
+                code=KEY_CODES.get(caller.code, "invalid"),
+                message=caller.detail,
+                retry_after_s=caller.retry_after_s,
+                field=caller.field,
+            )
+
+        await self._gateway(scope, receive, send, caller_of)
 
 
 async def _closed_within(engine: Engine, time_s: float) -> bool:

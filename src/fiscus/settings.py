@@ -96,6 +96,13 @@ class Settings(BaseSettings):
         None, ge=1, le=100_000_000, description="Requests that one key may make in a minute; no bound unless set."
     )
 
+    # The gateway
+    gateway_path: Path | None = Field(
+        None,
+        description="TOML file that names the providers behind the gateway, and its rules (docs/guides/gateway.md); "
+        "there is no gateway unless set.",
+    )
+
     # Bounds of a request
     body_bytes_max: int = Field(
         1_048_576, ge=1_024, le=268_435_456, description="Longest body of a request that is read, in bytes."
@@ -289,6 +296,18 @@ def load_settings(**options: Any) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         raise ConfigurationInvalid(_faults(error, given)) from error
+
+
+def secret_of(variable: str) -> str:
+    """A secret that a file names by its variable in the environment, instead of having it.
+
+    Raises:
+        ConfigurationInvalid: there is no such variable, or it is empty.
+    """
+    value = os.environ.get(variable, "")
+    if not value:
+        raise ConfigurationInvalid(f"{variable}: is not set in the environment")
+    return value
 
 
 def list_settings(settings: Settings, **options: Any) -> list[SettingView]:

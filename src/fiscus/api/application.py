@@ -21,7 +21,7 @@ from fiscus.api.calls import Call, Headers, Prepared, Reply, Route, Service, Str
 from fiscus.api.deadlines import Deadlines
 from fiscus.api.events import Streams
 from fiscus.api.guard import check_content_type, check_origin, client_address
-from fiscus.api.keys import ALLOWED, Caller, Keys
+from fiscus.api.keys import ALLOWED, SECRET_PREFIX, Caller, Keys
 from fiscus.api.limits import Buckets
 from fiscus.api.match import Found, Matcher
 from fiscus.api.metrics import ApiCollector, Metrics
@@ -147,7 +147,8 @@ class Application:
         if self._service.draining:
             send = _closing(send)
         try:
-            found = self._matcher.find(_raw_path(scope))
+            path = _raw_path(scope)
+            found = self._matcher.find(path)
             if found is not None:
                 row = found.routes.get("GET" if scope["method"] == "HEAD" else scope["method"])
             headers = dict(scope["headers"])
@@ -159,6 +160,9 @@ class Application:
                 result = problem("budget_unavailable", "the service goes down; ask again elsewhere", retry_after_s=1)
             elif metrics.in_flight > self._options.in_flight_max:
                 result = problem("budget_unavailable", "too many requests are in flight", retry_after_s=1)
+            elif found is None and self._options.beside is not None and self._options.beside.takes(path):
+                await self._options.beside(scope, receive, send, self._caller_beside)
+                return
             elif row is not None and found is not None:
                 result = await self._guarded(scope, receive, headers, row, found.values)
             else:
@@ -262,6 +266,27 @@ class Application:
             return wrong
         if caller.role not in ALLOWED[route.access]:
             return problem("forbidden", f"a key with the role {caller.role} may not do this")
+        return caller
+
+    async def _caller_beside(self, secret: bytes | None, scope: Scope) -> Caller | Problem:
+        """Who spends with a secret of another protocol. Without keys, whatever an SDK sends counts for none."""
+        headers = dict(scope["headers"])
+        keys = self._service.keys
+        wrong = check_origin(headers, self._options.allowed_hosts, keys_required=keys.required)
+        if wrong is None:
+            wrong = check_content_type(headers, scope["method"], has_body=True, strict=self._is_open)
+        if wrong is not None:
+            return wrong
+        is_ours = secret is not None and (keys.required or secret.startswith(SECRET_PREFIX.encode()))
+        sent = {b"authorization": b"Bearer " + secret} if secret is not None and is_ours else {}
+        caller = await keys.caller(sent, client_address(scope, headers, self._proxies))
+        if isinstance(caller, Problem):
+            return caller
+        wrong = self._rate(caller)
+        if wrong is not None:
+            return wrong
+        if caller.role not in ALLOWED["write"]:
+            return problem("forbidden", f"a key with the role {caller.role} may not spend")
         return caller
 
     @property

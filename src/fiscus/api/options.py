@@ -10,6 +10,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute
 
+from fiscus.api.beside import Beside
 from fiscus.api.watching import RequestTracer
 
 MEBIBYTE = 1_048_576
@@ -40,6 +41,7 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
             ``scope["fiscus.caller"]``.
         extra_paths, extra_schemas: what of those routes belongs into the OpenAPI document, under ``paths`` and
             ``components/schemas``.
+        beside: what answers at addresses of its own in other protocols; None: nothing does.
         registry: where the metrics are registered; None: one of its own.
         tenant: whose ledger this is.
         version: shown in the OpenAPI document.
@@ -48,6 +50,7 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     key_pepper: bytes | None = None
     keys_required: bool = False
+    beside: Beside | None = None
     allowed_hosts: tuple[str, ...] = ()
     body_bytes_max: int = MEBIBYTE
     batch_bytes_max: int = 8 * MEBIBYTE

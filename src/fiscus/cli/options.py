@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 from pydantic import SecretStr
 
 from fiscus.api import ApiOptions
 from fiscus.app import LedgerOptions, RedisOptions, ServiceOptions, TracingOptions
+from fiscus.contract.errors import ConfigurationInvalid
 from fiscus.core.state import Rules
-from fiscus.settings import Settings
+from fiscus.gateway.options import GatewayOptions, read_options
+from fiscus.settings import Settings, secret_of
 
 
 def ledger_options(settings: Settings) -> LedgerOptions:
@@ -44,6 +47,7 @@ def service_options(settings: Settings) -> ServiceOptions:
         economy_budget_tokens=settings.economy_budget_tokens,
         economy_starts_at_once="economy_budget_tokens" in settings.model_fields_set,
         redis=redis_options(settings),
+        gateway=gateway_options(settings),
         api=ApiOptions(
             allowed_hosts=settings.allowed_hosts,
             body_bytes_max=settings.body_bytes_max,
@@ -71,6 +75,27 @@ def redis_options(settings: Settings) -> RedisOptions | None:
         timeout_ms=settings.redis_timeout_ms,
         stream_length_max=settings.redis_stream_length_max,
     )
+
+
+def gateway_options(settings: Settings) -> GatewayOptions | None:
+    """What the file of the gateway says, with the keys of the providers; None: there is no gateway.
+
+    Raises:
+        ConfigurationInvalid: it cannot be read or makes no sense.
+    """
+    path = settings.gateway_path
+    if path is None:
+        return None
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationInvalid(f"gateway_path: {path}: {error.strerror or error}") from None
+    options = read_options(text, str(path))
+    upstreams = tuple(
+        msgspec.structs.replace(one, api_key=secret_of(one.api_key_variable)) if one.api_key_variable else one
+        for one in options.upstreams
+    )
+    return msgspec.structs.replace(options, upstreams=upstreams)
 
 
 def tracing_options(settings: Settings) -> TracingOptions | None:

@@ -45,7 +45,7 @@ class PriceOverride(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
             follows from them (a cache read, say, is plain input).
         requests, web_searches, file_searches, code_executions, audio_seconds, characters, pages: USD for 1,000 of them.
         service_tier: only for calls of this tier; without it, for calls of every tier.
-        valid_from, valid_to: dates (``2026-01-31``) or instants with a zone; half-open.
+        valid_from, valid_to: dates (``2026-01-31``), or in Python instants with a zone; half-open.
 
     >>> PriceOverride(provider="vllm", model="llama-*", input="0.2", output="0.6").fits("vllm", "llama-3-70b", None)
     True
@@ -76,8 +76,8 @@ class PriceOverride(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     pages: Usd | None = None
     tiers: tuple[OverrideTier, ...] = ()
     service_tier: str | None = None
-    valid_from: date | datetime | None = None
-    valid_to: date | datetime | None = None
+    valid_from: date | None = None
+    valid_to: date | None = None
 
     def fits(self, provider: str | None, model: str, service_tier: str | None) -> bool:
         """Whether it is for this model (time apart)."""

@@ -1,0 +1,1 @@
+"""The gateway: the providers' own protocols, with budgets. See ``docs/guides/gateway.md``."""

@@ -1,0 +1,353 @@
+"""The gateway as an ASGI application: who calls, what it may cost, a hold, then the call itself."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from fiscus.contract.errors import Invalid, TreasuryError
+from fiscus.contract.logs import get_logger
+from fiscus.contract.treasury import Treasury
+from fiscus.core.outcomes import Refused
+from fiscus.dialects import DIALECTS, Code, Dialect, Malformed, Problem, RequestFacts
+from fiscus.gateway.admission import admit, bound_of, is_unseen
+from fiscus.gateway.call import Call, Headers, Receive, Send, Tools, send_refusal
+from fiscus.gateway.counting import Counter
+from fiscus.gateway.options import GatewayOptions
+from fiscus.gateway.payers import Caller, Payer, Unnamed, payer_of, secret_of, without_key
+from fiscus.gateway.produced import Lengths
+from fiscus.gateway.remaining import Remaining
+from fiscus.gateway.routes import Route, family_at, route_at
+from fiscus.gateway.upstreams import Target, UpstreamFailed, Upstreams
+from fiscus.pricing import Count, Price, PriceBook, UnknownPrice
+
+log = get_logger(__name__)
+
+CODES: Mapping[str, Code] = {
+    "budget_exceeded": "budget_exceeded",
+    "budget_busy": "budget_busy",
+    "account_suspended": "forbidden",
+    "account_terminated": "forbidden",
+    "account_closed": "forbidden",
+    "forbidden": "forbidden",
+    "too_many_accounts": "budget_busy",
+}
+"""Code of a refusal of the ledger → code in the dialect; the rest is ``invalid``."""
+
+
+Admit = Callable[[bytes | None], Awaitable[Caller | Problem]]
+"""The caller behind a secret (None: there is none), or why it may not call."""
+
+
+class Gateway:
+    """See the package. Belongs to the event loop in which it is first called; ``close`` it."""
+
+    def __init__(self, treasury: Treasury, options: GatewayOptions, *, tenant: str = "default") -> None:
+        """Make a gateway over a treasury, which stays its maker's to close.
+
+        Raises:
+            Invalid: a price makes no sense; names the field.
+        """
+        self._options = options
+        self._tenant = tenant
+        self._tools = Tools(
+            treasury=treasury,
+            options=options,
+            prices=PriceBook(options.prices, unknown_policy=options.unknown_price),
+            upstreams=Upstreams(options),
+            counter=Counter(),
+            lengths=Lengths(),
+        )
+        self._remaining = Remaining(treasury, tenant)
+
+    def takes(self, path: bytes) -> bool:
+        """Whether an address is the gateway's."""
+        return family_at(path) is not None
+
+    async def close(self) -> None:
+        """Let go of connections and processes."""
+        self._tools.counter.close()
+        await self._tools.upstreams.close()
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send, admit_key: Admit) -> None:
+        """Answer one request at an address that it takes."""
+        raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
+        family = family_at(raw_path)
+        assert family is not None
+        route = route_at(scope["method"], raw_path, family)
+        dialect = DIALECTS[route.dialect]
+        problem = await self._answer(scope, receive, send, admit_key, route, dialect)
+        if problem is not None:
+            await send_refusal(send, dialect.refusal(problem))
+
+    async def _answer(
+        self,
+        scope: Mapping[str, Any],
+        receive: Receive,
+        send: Send,
+        admit_key: Admit,
+        route: Route,
+        dialect: Dialect,
+    ) -> Problem | None:
+        """Do a request, or say why not. Everything before the call itself leaves nothing behind."""
+        headers: Headers = scope["headers"]
+        by_name = dict(headers)
+        query: bytes = scope.get("query_string", b"")
+        try:
+            caller = await admit_key(secret_of(by_name, query))
+        except TreasuryError as error:
+            return _unavailable(error)
+        if isinstance(caller, Problem):
+            return caller
+        if not route.is_known:
+            return Problem(code="unknown_route", message="the gateway meters no such call, so it does not pass it on")
+        if route.is_list:
+            return await self._list(route, headers, without_key(query), send)
+        payer = payer_of(by_name, caller, self._options.account)
+        if isinstance(payer, Unnamed):
+            return Problem(code="forbidden", message=payer.detail, field=payer.field)
+        body = await _read_body(receive, by_name, self._options.body_bytes_max)
+        if body is None:
+            return None  # nobody is there any more
+        if isinstance(body, Problem):
+            return body
+        facts = dialect.read_request(body, route.model, stream=route.stream)
+        if isinstance(facts, Malformed):
+            return Problem(code="invalid", message=facts.detail, field=facts.field)
+        return await self._admit_and_call(
+            scope,
+            receive,
+            send,
+            caller,
+            payer,
+            route,
+            dialect,
+            facts,
+            body,
+            without_key(query),
+        )
+
+    async def _admit_and_call(
+        self,
+        scope: Mapping[str, Any],
+        receive: Receive,
+        send: Send,
+        caller: Caller,
+        payer: Payer,
+        route: Route,
+        dialect: Dialect,
+        facts: RequestFacts,
+        body: bytes,
+        query: str,
+    ) -> Problem | None:
+        options, tools = self._options, self._tools
+        model = facts.model
+        if not model:
+            return Problem(code="invalid", message="the model is missing", field="model")
+        targets = tools.upstreams.targets(route.family, model)
+        if not targets:
+            return Problem(code="unknown_model", message=f"no provider is configured that serves {model!r:.100}")
+        if not dialect.metered:
+            return await self._pass_unmetered(route, targets, scope["headers"], query, body, model, dialect, send)
+        if facts.background:
+            return Problem(code="invalid", message="a call in the background cannot be metered", field="background")
+        try:
+            counted = await tools.counter.count(body, route.dialect, model, targets[0].upstream.priced_as)
+        except Invalid as error:
+            return Problem(code="invalid", message=str(error))
+        if is_unseen(facts, counted) and options.unseen_input_tokens_max is None:
+            return Problem(
+                code="invalid",
+                message=f"{_unseen(facts, counted)} add input that is not in the request, and no bound is set for it "
+                "(unseen_input_tokens_max)",
+            )
+        prices = self._prices(targets, model, facts)
+        if isinstance(prices, Problem):
+            return prices
+        bound = bound_of(
+            facts,
+            counted,
+            prices,
+            options,
+            output_tokens_default=max(target.upstream.output_tokens_max for target in targets),
+            is_embedding=route.dialect == "openai.embeddings",
+        )
+        attributes = {**payer.attributes, "model": model[:128], "provider": targets[0].upstream.priced_as}
+        expected = tools.lengths.expected(payer.account, model) if facts.stream and facts.choices == 1 else None
+        try:
+            admitted = await admit(
+                tools.treasury,
+                bound,
+                payer,
+                caller,
+                options,
+                self._tenant,
+                expected_output=None if expected is None else expected + options.margin_tokens,
+                attributes=attributes,
+            )
+        except TreasuryError as error:
+            return _unavailable(error)
+        if isinstance(admitted, Refused):
+            return problem_of(admitted)
+        call = Call(
+            tools,
+            route=route,
+            dialect=dialect,
+            facts=facts,
+            body=body,
+            headers=scope["headers"],
+            query=query,
+            payer=payer,
+            counted=counted,
+            admitted=admitted,
+            targets=targets,
+            model=model,
+            price=prices[0] if prices else None,
+            more_headers=lambda: self._headers_for(payer.account, admitted.id),
+        )
+        await call.run(receive, send)
+        return None
+
+    def _prices(self, targets: Sequence[Target], model: str, facts: RequestFacts) -> list[Price] | Problem:
+        """The prices of all that may be asked; empty: the cost is not bounded, by the policy."""
+        at = datetime.now(UTC)
+        prices: list[Price] = []
+        for target in targets:
+            price = self._tools.prices.price_of(
+                target.upstream.priced_as, target.model_for(model), at, facts.service_tier
+            )
+            if isinstance(price, UnknownPrice):
+                if price.policy == "refuse":
+                    return Problem(
+                        code="unknown_model",
+                        message=f"nobody knows what {model!r:.100} costs: add a price, or set unknown_price",
+                        field="model",
+                    )
+                return []
+            prices.append(price)
+        return prices
+
+    async def _headers_for(self, account: str, hold: str) -> Headers:
+        headers: list[tuple[bytes, bytes]] = [(b"x-fiscus-hold", hold.encode())]
+        if self._options.remaining_headers:
+            headers += await self._remaining.headers(account)
+        return headers
+
+    async def _list(self, route: Route, headers: Headers, query: str, send: Send) -> Problem | None:
+        """A list of models, as the first upstream of the family has it."""
+        targets = self._tools.upstreams.targets(route.family)
+        if not targets:
+            return Problem(code="unknown_route", message=f"no provider of the family {route.family} is configured")
+        return await self._pass(targets[0], "GET", route.path, query, headers, None, "", send)
+
+    async def _pass_unmetered(
+        self,
+        route: Route,
+        targets: Sequence[Target],
+        headers: Headers,
+        query: str,
+        body: bytes,
+        model: str,
+        dialect: Dialect,
+        send: Send,
+    ) -> Problem | None:
+        target = targets[0]
+        renamed = target.model_for(model)
+        facts = dialect.read_request(body, route.model)
+        assert not isinstance(facts, Malformed)
+        sent = dialect.patch_request(body, facts, model=renamed if renamed != model else None)
+        return await self._pass(target, "POST", route.path, query, headers, sent, model, send)
+
+    async def _pass(
+        self,
+        target: Target,
+        method: str,
+        path: str,
+        query: str,
+        headers: Headers,
+        body: bytes | None,
+        model: str,
+        send: Send,
+    ) -> Problem | None:
+        """Pass on what is not billed."""
+        upstreams = self._tools.upstreams
+        upstreams.began(target)
+        failed = True
+        try:
+            answer = await target.ask(method, path, query, headers, body, model=model)
+            async with answer:
+                content = await answer.read()
+            failed = False
+        except UpstreamFailed as error:
+            return Problem(code="upstream_error", message=f"the provider gave no answer: {error}", retry_after_s=1)
+        finally:
+            upstreams.ended(target, failed=failed)
+        content_type = answer.headers.get("content-type", "application/json").encode("latin-1")
+        length = b"%d" % len(content)
+        await send(
+            {
+                "type": "http.response.start",
+                "status": answer.status,
+                "headers": [(b"content-type", content_type), (b"content-length", length)],
+            }
+        )
+        await send({"type": "http.response.body", "body": content})
+        return None
+
+
+def problem_of(refused: Refused) -> Problem:
+    """A refusal of the ledger, for the dialect to word."""
+    code = CODES.get(refused.code, "invalid")
+    binding = refused.binding
+    detail: dict[str, str | int | None] = {"reason": refused.code}
+    if binding is not None:
+        detail |= {
+            "account": binding.account,
+            "budget": binding.budget,
+            "unit": binding.unit,
+            "limit": binding.limit,
+            "available": binding.available,
+            "requested": refused.requested,
+        }
+    if refused.resets_at is not None:
+        detail["resets_at"] = refused.resets_at.isoformat()
+    return Problem(
+        code=code,
+        message=refused.detail,
+        retry_after_s=refused.retry_after_s if code == "budget_busy" else None,
+        field=refused.field,
+        detail=detail,
+    )
+
+
+def _unseen(facts: RequestFacts, counted: Count) -> str:
+    return ", ".join((*facts.server_tools, *facts.input_unknown)) or ", ".join(counted.unseen)
+
+
+def _unavailable(error: TreasuryError) -> Problem:
+    return Problem(code="unavailable", message="the ledger is away: nothing is admitted", retry_after_s=1)
+
+
+async def _read_body(receive: Receive, headers: Mapping[bytes, bytes], bytes_max: int) -> bytes | Problem | None:
+    """The whole body; None when the caller has left."""
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length[:20]) > bytes_max:
+        return _too_large(bytes_max)
+    parts: list[bytes] = []
+    total = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        part = message.get("body", b"")
+        total += len(part)
+        if total > bytes_max:
+            return _too_large(bytes_max)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(bytes_max: int) -> Problem:
+    return Problem(code="too_large", message=f"the body may be {bytes_max} bytes long")

@@ -1,0 +1,147 @@
+"""What the gateway is told: which providers there are, who pays, what is bounded by what."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from fiscus.contract.errors import ConfigurationInvalid
+from fiscus.pricing import PriceOverride, UnknownPolicy
+
+Family = Literal["openai", "anthropic", "gemini"]
+"""Whose wire a route or an upstream speaks; ``openai``: everybody who is compatible."""
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+Tokens = Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
+PROVIDERS: dict[Family, str] = {"openai": "openai", "anthropic": "anthropic", "gemini": "google"}
+KEY_HEADERS: dict[Family, str] = {"openai": "authorization", "anthropic": "x-api-key", "gemini": "x-goog-api-key"}
+
+
+class Upstream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A provider, as the gateway reaches it.
+
+    Attributes:
+        name: for logs, metrics and records.
+        family: whose wire it speaks.
+        base_url: what stands before ``/chat/completions`` (openai), ``/v1/messages`` (anthropic) or ``/v1beta/models``
+            (gemini). ``{model}`` in it is the model asked for (Azure's deployments).
+        query: added to every address, such as ``api-version=2024-10-21``.
+        api_key: sent instead of the caller's; ``api_key_variable``: the variable of the environment that has it.
+        api_key_header: where it is sent; as the family does unless said.
+        headers: added to every request.
+        provider: whose prices hold; the family's maker unless said.
+        models: patterns (``gpt-*``) of the models that it serves; the first match counts.
+        renames: model asked for → model that is asked of it.
+        priority: lower ones are asked first; equal ones in turn, those with the fewest calls in flight before others.
+        output_tokens_max: bound of the output where a request has none.
+        output_field: the field that bounds the output of a chat completion where a request has none.
+        connect_s_max, answer_s_max, silence_s_max: for a connection; until an answer begins; between two pieces of it.
+        in_flight_max: calls at once; the next one is asked of another, or refused as busy.
+    """
+
+    name: str
+    family: Family
+    base_url: str
+    query: str = ""
+    api_key: str = ""
+    api_key_variable: str = ""
+    api_key_header: str = ""
+    headers: dict[str, str] = {}
+    provider: str = ""
+    models: tuple[str, ...] = ("*",)
+    renames: dict[str, str] = {}
+    priority: int = 0
+    output_tokens_max: Tokens = 32_768
+    output_field: str | None = None
+    connect_s_max: Seconds = 10
+    answer_s_max: Seconds = 600
+    silence_s_max: Seconds = 300
+    in_flight_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1_000
+
+    @property
+    def priced_as(self) -> str:
+        """The provider whose prices hold."""
+        return self.provider or PROVIDERS[self.family]
+
+    def serves(self, model: str) -> bool:
+        """Whether it has this model."""
+        return any(fnmatchcase(model, pattern) for pattern in self.models)
+
+
+class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The file of the gateway. An empty list of upstreams serves nobody.
+
+    Attributes:
+        account: who pays for callers that are not bound to an account and name none; None: they are refused.
+        unbudgeted: whether calls are let through of which no budget in the payer's chain limits anything.
+        prices: own prices, before those that are known.
+        unknown_price: what is done about a model nobody has a price of.
+        output_tokens_least: a smaller bound of the output is of no use: such a call is refused, not clamped.
+        unseen_input_tokens_max: bound of what a request adds to its input from elsewhere (server tools, stored
+            conversations); None: such requests are refused.
+        server_tool_calls_max: bound of the calls of server tools, which are billed apart.
+        margin_tokens: by how many tokens a stream's hold stays ahead of what has come.
+        attempts_max: how many upstreams are asked at most for one call.
+        backoff_s, backoff_s_max: wait before an upstream is asked again; doubles.
+        broken_after, broken_s: failures in a row after which an upstream is left alone, and for how long.
+        on_disconnect: what is done when a caller leaves: end the call at the provider, or read it to its usage.
+        drain_s_max: how long it is read to its usage then.
+        body_bytes_max: longest request.
+        remaining_headers: whether answers say what is left of the payer's budgets.
+    """
+
+    upstreams: tuple[Upstream, ...] = ()
+    account: str | None = None
+    unbudgeted: bool = False
+    prices: tuple[PriceOverride, ...] = ()
+    unknown_price: UnknownPolicy = "refuse"
+    output_tokens_least: Tokens = 16
+    unseen_input_tokens_max: Tokens | None = None
+    server_tool_calls_max: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 20
+    margin_tokens: Tokens = 64
+    attempts_max: Annotated[int, msgspec.Meta(ge=1, le=20)] = 3
+    backoff_s: Seconds = 0.25
+    backoff_s_max: Seconds = 8
+    broken_after: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 5
+    broken_s: Seconds = 10
+    on_disconnect: Literal["cancel", "drain"] = "cancel"
+    drain_s_max: Seconds = 30
+    body_bytes_max: Annotated[int, msgspec.Meta(ge=1_024, le=268_435_456)] = 33_554_432
+    remaining_headers: bool = True
+
+
+def read_options(text: bytes, where: str) -> GatewayOptions:
+    """The gateway's file (TOML).
+
+    Raises:
+        ConfigurationInvalid: it cannot be read, or says something that makes no sense; names the field.
+
+    >>> read_options(b'''
+    ... [[upstreams]]
+    ... name = "local"
+    ... family = "openai"
+    ... base_url = "http://127.0.0.1:8080/v1"
+    ... ''', "gateway.toml").upstreams[0].models
+    ('*',)
+    """
+    try:
+        options = msgspec.toml.decode(text, type=GatewayOptions)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationInvalid(f"{where}: {error}") from None
+    names: set[str] = set()
+    for index, upstream in enumerate(options.upstreams):
+        at = f"{where}: upstreams[{index}]"
+        address = urlsplit(upstream.base_url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ConfigurationInvalid(f"{at}.base_url: must be an http or https address, not {upstream.base_url!r}")
+        if address.username or address.password:
+            raise ConfigurationInvalid(f"{at}.base_url: must not carry a password; use api_key_variable")
+        if not upstream.name or upstream.name in names:
+            raise ConfigurationInvalid(f"{at}.name: must be a name of its own, not {upstream.name!r}")
+        if upstream.api_key and upstream.api_key_variable:
+            raise ConfigurationInvalid(f"{at}: api_key and api_key_variable exclude each other")
+        names.add(upstream.name)
+    return options

@@ -1,0 +1,150 @@
+"""After a call: what the provider says that it used, priced; or what is known of it, marked as estimated."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from fiscus.core.records import CallRecord, CostSource, Outcome, Tokens
+from fiscus.core.units import Amounts
+from fiscus.dialects import Meter, RequestFacts, Usage
+from fiscus.gateway.payers import Payer
+from fiscus.gateway.produced import tokens_produced
+from fiscus.pricing import Count, Extras, Price, PriceBook
+
+SERVER_TOOLS = {
+    "web_search": "web_searches",
+    "web_fetch": "web_searches",
+    "google_search": "web_searches",
+    "file_search": "file_searches",
+    "code_interpreter": "code_executions",
+    "code_execution": "code_executions",
+}
+"""Beginning of a provider's name for its tool → what a price calls its uses."""
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """How a call ended.
+
+    Attributes:
+        outcome, error_code: for the record.
+        was_cut: whether the gateway ended it for want of budget.
+        duration_ms, first_ms: milliseconds, to the end and to the first piece.
+    """
+
+    outcome: Outcome
+    error_code: str | None = None
+    was_cut: bool = False
+    duration_ms: int = 0
+    first_ms: int | None = None
+
+
+class Booked(msgspec.Struct, frozen=True, kw_only=True):
+    """What is settled, and its record."""
+
+    total: Amounts
+    record: CallRecord
+
+
+def booked(
+    *,
+    facts: RequestFacts,
+    counted: Count,
+    meter: Meter,
+    ended: Ended,
+    payer: Payer,
+    prices: PriceBook,
+    provider: str,
+    asked_model: str,
+    at: datetime,
+    otherwise: Price | None,
+) -> Booked:
+    """What is booked for a call that was sent to a provider.
+
+    The provider's own usage is the truth, as soon as it is its last word. Without it: what was counted as input, and
+    what has come as output. What a call costs is never taken for 0 because nobody said it.
+
+    Args:
+        provider, asked_model, at: whose price of which model, when.
+        otherwise: the price that was held for, where the model that answered is not known.
+    """
+    usage = meter.usage()
+    is_known = usage is not None and usage.final and not ({"input", "output"} & set(usage.missing))
+    tokens = usage.tokens if is_known and usage is not None else _estimated(usage, counted, meter)
+    model = meter.model or asked_model
+    tier = (usage.service_tier if usage is not None else None) or meter.service_tier
+    found = prices.price_of(provider, model, at, tier)
+    price = found if isinstance(found, Price) else otherwise
+    cost, source, price_id = _cost(usage if is_known else None, tokens, price, prices, provider, at)
+    used = [tokens, *(usage.beside.values() if usage is not None else ())]
+    into, out = sum(one.input for one in used), sum(one.output for one in used)
+    total: Amounts = {"input_tokens": into, "output_tokens": out, "tokens": into + out, "calls": 1}
+    if cost is not None:
+        total["cost"] = cost
+    labels = payer.labels
+    record = CallRecord(
+        model=model,
+        requested_model=facts.model or asked_model,
+        provider=provider,
+        service_tier=tier,
+        tokens=msgspec.structs.replace(
+            tokens,
+            tool_definitions=min(counted.tool_definitions, tokens.input),
+            tool_results=min(max(tokens.tool_results, counted.tool_results), tokens.input),
+        ),
+        tokens_estimated=not is_known,
+        cost_nanousd=cost,
+        cost_source=source,
+        price_id=price_id,
+        action="stream" if facts.stream else "generate",
+        tools=facts.tool_names,
+        duration_ms=ended.duration_ms,
+        time_to_first_token_ms=ended.first_ms,
+        outcome=ended.outcome,
+        error_code=ended.error_code,
+        user_id=labels.get("user"),
+        project_id=labels.get("project"),
+        team_id=labels.get("team"),
+        feature=labels.get("feature"),
+        provenance=payer.provenance if payer.provenance != type(payer.provenance)() else None,
+        metadata={
+            "counted_input_tokens": str(counted.tokens),
+            "counted_as": counted.label,
+            **({"cut": "budget"} if ended.was_cut else {}),
+            **({"notes": "; ".join(usage.notes)[:512]} if usage is not None and usage.notes else {}),
+        },
+    )
+    return Booked(total=total, record=record)
+
+
+def _estimated(usage: Usage | None, counted: Count, meter: Meter) -> Tokens:
+    said = usage.tokens if usage is not None else Tokens()
+    return msgspec.structs.replace(
+        said, input=max(said.input, counted.tokens), output=max(said.output, tokens_produced(meter))
+    )
+
+
+def _cost(
+    usage: Usage | None, tokens: Tokens, price: Price | None, prices: PriceBook, provider: str, at: datetime
+) -> tuple[int | None, CostSource | None, str | None]:
+    """Nano-USD, who says so, by which price; None, when nobody knows."""
+    if usage is not None and usage.cost_nanousd is not None:
+        return usage.cost_nanousd, "provider", None
+    if price is None:
+        return None, "unpriced", None
+    cost = price.cost(tokens, extras_of(usage))
+    for model, used in (usage.beside if usage is not None else {}).items():
+        other = prices.price_of(provider, model, at)
+        cost += (other if isinstance(other, Price) else price).cost(used)
+    return cost, price.source, price.price_id
+
+
+def extras_of(usage: Usage | None) -> Extras:
+    """What is billed beside the tokens."""
+    uses: dict[str, int] = {}
+    for tool, count in (usage.server_tools if usage is not None else {}).items():
+        name = next((kind for begin, kind in SERVER_TOOLS.items() if tool.startswith(begin)), None)
+        if name is not None:
+            uses[name] = uses.get(name, 0) + count
+    return Extras(**uses)
