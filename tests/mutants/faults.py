@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CORE = ("tests/core --ignore=tests/core/test_windows.py", "tests/model")
-ENGINE = ("tests/treasury/test_engine.py", "tests/treasury/test_ledger.py", "tests/stores")
+STORES = "tests/stores/sqlite tests/stores/test_store_contract.py tests/stores/test_journal_contract.py tests/stores/test_views_contract.py"
+ENGINE = ("tests/treasury/test_engine.py", "tests/treasury/test_ledger.py", STORES)
 LIKELY = {
     "core/answers.py": "tests/core/test_holds.py",
     "core/fold.py": "tests/core/test_holds.py",
