@@ -45,6 +45,8 @@ _SPELLINGS = (
 _ONCE = ("contents", "candidateCount", "candidate_count", *_BOUNDS)
 _FUNCTIONS = ("functionDeclarations", "function_declarations")
 _BUILTIN_TOOLS = ("computerUse", "computer_use")
+REASON_MAX = 999
+"""Largest number that is read as a reason of an end."""
 
 
 class _ThinkingConfig(msgspec.Struct):
@@ -272,7 +274,9 @@ class GeminiMeter(Meter):
         index = candidate.get("index")
         index = index if isinstance(index, int) else 0
         self._seen.add(index)
-        reason = text(candidate.get("finishReason"))
+        told = candidate.get("finishReason")
+        # Some clients of Vertex ask for enumerations as numbers.
+        reason = str(told) if isinstance(told, int) and 0 < told <= REASON_MAX else text(told)
         if reason:
             self.finish_reasons[index] = reason
         content = candidate.get("content")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import msgspec
 import uuid_utils
 
+from fiscus.contract.errors import TreasuryError
 from fiscus.contract.treasury import Treasury
-from fiscus.core.commands import Extend, Request, Reserve
+from fiscus.core.commands import Extend, Release, Request, Reserve
 from fiscus.core.outcomes import HoldAnswer, Refused
 from fiscus.core.units import AMOUNT_MAX, Amounts
 from fiscus.dialects import RequestFacts
@@ -30,7 +32,7 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         input_tokens: with the margin, all prompts together.
         choices: outputs that are produced.
-        output_tokens_max: of one choice, as asked.
+        output_tokens_max: of one choice, as asked; ``output_tokens_least``: the smallest that the provider takes.
         prices: of all upstreams that may be asked; none: the cost is not bounded.
         may_write_cache, may_have_audio: see ``Price.worst_case_cost``.
         extras_max: calls of server tools.
@@ -39,6 +41,7 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
     input_tokens: int
     choices: int
     output_tokens_max: int
+    output_tokens_least: int = 1
     prices: tuple[Price, ...]
     may_write_cache: bool = True
     may_have_audio: bool = False
@@ -125,7 +128,7 @@ async def admit(
         TreasuryError: the ledger cannot be asked; nothing is held.
     """
     output = bound.output_tokens_max
-    least = min(options.output_tokens_least, output)
+    least = min(max(options.output_tokens_least, bound.output_tokens_least), output)
     refused: Refused | None = None
     id = str(uuid_utils.uuid7())
     also = payer.others
@@ -194,6 +197,12 @@ async def extend(treasury: Treasury, admitted: Admitted, output_tokens: int) -> 
     return None
 
 
+async def release(treasury: Treasury, admitted: Admitted) -> None:
+    """Give a hold back before anything was asked. While the ledger is away it expires by itself."""
+    with contextlib.suppress(TreasuryError):
+        await treasury.execute(msgspec.structs.replace(admitted.request, command=Release(id=admitted.id)))
+
+
 def bound_of(
     facts: RequestFacts,
     counted: Count,
@@ -216,6 +225,7 @@ def bound_of(
         input_tokens=counted.upper_bound + (unseen or 0),
         choices=facts.choices * (facts.prompts if not is_embedding else 1),
         output_tokens_max=0 if is_embedding else asked,
+        output_tokens_least=facts.output_tokens_least,
         prices=tuple(prices),
         may_have_audio=counted.media > 0,
         may_have_images=counted.images > 0 or counted.media > 0,

@@ -11,7 +11,7 @@ from fiscus.contract.logs import get_logger
 from fiscus.contract.treasury import Treasury
 from fiscus.core.outcomes import Refused
 from fiscus.dialects import DIALECTS, Code, Dialect, Malformed, Problem, RequestFacts
-from fiscus.gateway.admission import admit, bound_of, is_unseen
+from fiscus.gateway.admission import admit, bound_of, is_unseen, release
 from fiscus.gateway.call import Call, Headers, Receive, Send, Tools, send_refusal
 from fiscus.gateway.counting import Counter
 from fiscus.gateway.options import GatewayOptions
@@ -148,6 +148,8 @@ class Gateway:
         targets = tools.upstreams.targets(route.family, model)
         if not targets:
             return Problem(code="unknown_model", message=f"no provider is configured that serves {model!r:.100}")
+        if all(target.is_full for target in targets):
+            return Problem(code="unavailable", message="the provider has all calls that it may have", retry_after_s=1)
         if not dialect.metered:
             return await self._pass_unmetered(route, targets, scope["headers"], query, body, model, dialect, send)
         if facts.background:
@@ -190,6 +192,12 @@ class Gateway:
             return _unavailable(error)
         if isinstance(admitted, Refused):
             return problem_of(admitted)
+        if not options.unbudgeted and not await self._remaining.is_limited(payer.account, attributes):
+            await release(tools.treasury, admitted)
+            return Problem(
+                code="forbidden",
+                message=f"no budget of {payer.account} or above it limits this call, and unbudgeted calls are not allowed",
+            )
         call = Call(
             tools,
             route=route,
@@ -204,7 +212,7 @@ class Gateway:
             targets=targets,
             model=model,
             price=prices[0] if prices else None,
-            more_headers=lambda: self._headers_for(payer.account, admitted.id),
+            more_headers=lambda: self._headers_for(payer.account, caller.scope, admitted.id),
         )
         await call.run(receive, send)
         return None
@@ -228,10 +236,10 @@ class Gateway:
             prices.append(price)
         return prices
 
-    async def _headers_for(self, account: str, hold: str) -> Headers:
+    async def _headers_for(self, account: str, scope: str | None, hold: str) -> Headers:
         headers: list[tuple[bytes, bytes]] = [(b"x-fiscus-hold", hold.encode())]
         if self._options.remaining_headers:
-            headers += await self._remaining.headers(account)
+            headers += await self._remaining.headers(account, scope)
         return headers
 
     async def _list(self, route: Route, headers: Headers, query: str, send: Send) -> Problem | None:

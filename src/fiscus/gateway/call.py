@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
@@ -126,7 +127,7 @@ class Call:
                 await send_refusal(send, answer)
                 return
             async with answer:
-                if self._facts.stream and answer.status == 200 and _is_stream(answer.headers):
+                if self._facts.stream and answer.status == 200 and self._is_stream(answer.headers):
                     await self._pass_stream(answer, gone, send)
                 else:
                     await self._pass_body(answer, gone, send)
@@ -181,6 +182,7 @@ class Call:
             if answer.status in AGAIN and not is_last and self._may_ask_again(answer, tried):
                 wait_s = retry_after_s(answer.headers)
                 answer.release()
+                self._was_sent = False  # what was only refused has cost nothing
                 self._let_go(failed=answer.status in BROKEN)
                 if wait_s is not None and len(tried) >= len(self._targets):
                     await asyncio.sleep(min(wait_s, options.backoff_s_max))
@@ -207,7 +209,7 @@ class Call:
             facts,
             output_tokens_max=bound if lowered else None,
             force_usage=facts.stream,
-            model=renamed if renamed != self._model and self._route.model is None else None,
+            model=renamed if renamed != self._model or self._route.model is not None else None,
             output_field=target.upstream.output_field,
         )
 
@@ -252,7 +254,13 @@ class Call:
         content_type = answer.headers.get("content-type", "")
         self._meter = self._dialect.meter(content_type)
         self._meter.read(body)
-        await self._settle_answer(answer.status)
+        wrong = self._not_an_answer(answer, body)
+        await self._settle_answer(answer.status, None if wrong is None else "not_an_answer")
+        if wrong is not None:
+            await send_refusal(send, self._dialect.refusal(wrong))
+            return
+        if self._target is not None and (answer.status >= 400 or self._meter.error is not None):
+            body = self._target.without_key(body)
         await send(
             {
                 "type": "http.response.start",
@@ -270,11 +278,13 @@ class Call:
         """The body; None: the caller has left, and the provider was left as well."""
         reading = asyncio.ensure_future(answer.content.read(ANSWER_BYTES_MAX + 1))
         parts: list[bytes] = []
+        length, drained_s, loop = 0, 0.0, asyncio.get_running_loop()
         while True:
             await asyncio.wait((reading, gone), return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():
                 if self._tools.options.on_disconnect == "drain":
-                    await asyncio.wait((reading,), timeout=self._tools.options.drain_s_max)
+                    drained_s = drained_s or loop.time() + self._tools.options.drain_s_max
+                    await asyncio.wait((reading,), timeout=max(0.0, drained_s - loop.time()))
                 if not reading.done():
                     reading.cancel()
                     answer.close()
@@ -283,19 +293,35 @@ class Call:
             if not part:
                 return b"".join(parts)
             parts.append(part)
-            if sum(map(len, parts)) > ANSWER_BYTES_MAX:
+            length += len(part)
+            if length > ANSWER_BYTES_MAX:
                 raise aiohttp.ClientPayloadError("the answer is too long")
             reading = asyncio.ensure_future(answer.content.read(ANSWER_BYTES_MAX + 1))
 
-    async def _settle_answer(self, status: int) -> None:
+    def _not_an_answer(self, answer: aiohttp.ClientResponse, body: bytes) -> Problem | None:
+        """Why an answer cannot be passed on: it leads elsewhere, or is a page for people, not the API's."""
+        status = answer.status
+        is_silent = self._meter.usage() is None and self._meter.error is None
+        if not 300 <= status < 400 and not (is_silent and not is_json(body)):
+            return None
+        wait_s = retry_after_s(answer.headers)
+        return Problem(
+            code="upstream_error",
+            message=f"the provider answered {status} with something that is no answer of its API",
+            status=status if status >= 400 else None,
+            retry_after_s=math.ceil(wait_s) if wait_s is not None and status in AGAIN else None,
+        )
+
+    async def _settle_answer(self, status: int, wrong: str | None) -> None:
         """Settle an answer that is whole: an error that names no usage was not billed."""
         error = self._meter.error
-        if status >= 400 and self._meter.usage() is None:
+        if status >= 300 and self._meter.usage() is None:
             await self._release()
-        elif error is not None or status >= 400:
-            await self._settle(self._ended("error", (error.code if error is not None else None) or str(status)))
+        elif wrong is not None or error is not None or status >= 300:
+            code = error.code if error is not None else wrong
+            await self._settle(self._ended("error", code or str(status), is_whole=True))
         else:
-            await self._settle(self._ended("success"))
+            await self._settle(self._ended("success", is_whole=True))
 
     # -- a stream -------------------------------------------------------------------------------------------------
 
@@ -304,7 +330,7 @@ class Call:
         content_type = answer.headers.get("content-type", "")
         self._meter = meter = self._dialect.meter(content_type)
         events = self._dialect.events(content_type)
-        gone.add_done_callback(lambda _: answer.close() if not self._is_draining else None)
+        gone.add_done_callback(lambda _: self._leave(answer))
         await send(
             {
                 "type": "http.response.start",
@@ -337,9 +363,17 @@ class Call:
             return
         await send({"type": "http.response.body", "body": self._closing(meter, failed=failed, cut=cut)})
 
-    @property
-    def _is_draining(self) -> bool:
-        return self._tools.options.on_disconnect == "drain"
+    def _is_stream(self, headers: Mapping[str, Any]) -> bool:
+        """Whether an answer comes in events; Gemini also streams an array."""
+        kind = str(headers.get("content-type", "")).lower()
+        return "event-stream" in kind or ("json" in kind and self._route.family == "gemini")
+
+    def _leave(self, answer: aiohttp.ClientResponse) -> None:
+        """The caller has left: the provider is left, too, at once or when it has had time to tell its usage."""
+        if self._tools.options.on_disconnect == "drain":
+            asyncio.get_running_loop().call_later(self._tools.options.drain_s_max, answer.close)
+        else:
+            answer.close()
 
     async def _read_events(
         self, found: Iterable[Event], meter: Meter, counted: Counted, *, strips: bool
@@ -401,11 +435,14 @@ class Call:
 
     # -- settling -------------------------------------------------------------------------------------------------
 
-    def _ended(self, outcome: Outcome, code: str | None = None, *, was_cut: bool = False) -> Ended:
+    def _ended(
+        self, outcome: Outcome, code: str | None = None, *, was_cut: bool = False, is_whole: bool = False
+    ) -> Ended:
         return Ended(
             outcome=outcome,
             error_code=code,
             was_cut=was_cut,
+            is_whole=is_whole,
             duration_ms=self._elapsed_ms(),
             first_ms=self._first_ms,
         )
@@ -488,9 +525,17 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-def _is_stream(headers: Mapping[str, Any]) -> bool:
-    kind = str(headers.get("content-type", "")).lower()
-    return "event-stream" in kind or "json" in kind
+def is_json(body: bytes) -> bool:
+    """Whether a body is an object or an array.
+
+    >>> is_json(b'{"a": 1}'), is_json(b"<html>"), is_json(b'{"a": 1')
+    (True, False, False)
+    """
+    try:
+        msgspec.json.decode(body, type=dict[str, msgspec.Raw] | list[msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def _passed_on(headers: Iterable[tuple[bytes, bytes]], *, keep_length: bool) -> list[tuple[bytes, bytes]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from fiscus.contract.errors import TreasuryError
 from fiscus.contract.queries import AccountView, ReadAccount
@@ -23,26 +24,48 @@ class Remaining:
     def __init__(self, treasury: Treasury, tenant: str) -> None:
         self._treasury = treasury
         self._tenant = tenant
-        self._kept: dict[str, tuple[float, tuple[Header, ...]]] = {}
+        self._kept: dict[str, tuple[float, list[tuple[str, list[Balance]]]]] = {}
 
-    async def headers(self, account: str) -> tuple[Header, ...]:
-        """``x-fiscus-remaining-<unit>`` of the budget that has the least left, by whom, and when it is renewed."""
+    async def headers(self, account: str, scope: str | None = None) -> tuple[Header, ...]:
+        """``x-fiscus-remaining-<unit>`` of the budget that has the least left, by whom, and when it is renewed.
+
+        Args:
+            account: the payer.
+            scope: the account that the key is bound to, which sees nothing above it.
+        """
+        visible: list[Balance] = []
+        for name, balances in await self._chain(account):
+            visible += balances
+            if name == scope:
+                break
+        return headers_of(visible)
+
+    async def is_limited(self, account: str, attributes: Mapping[str, str]) -> bool:
+        """Whether a budget of the chain limits a call with these attributes; True while nobody can say."""
+        chain = await self._chain(account)
+        return not chain or any(
+            one.mode == "enforce" and one.match.items() <= attributes.items()
+            for _, balances in chain
+            for one in balances
+        )
+
+    async def _chain(self, account: str) -> list[tuple[str, list[Balance]]]:
+        """Balances by account, leaf first; empty while the ledger cannot be asked."""
         now_s = time.monotonic()
         kept = self._kept.get(account)
         if kept is not None and kept[0] > now_s:
             return kept[1]
         try:
-            balances = await self._balances(account)
+            chain = await self._read(account)
         except TreasuryError:
-            return ()
-        found = headers_of(balances)
+            return []
         if len(self._kept) >= KEPT_MAX:
             self._kept.clear()
-        self._kept[account] = (now_s + KEPT_S, found)
-        return found
+        self._kept[account] = (now_s + KEPT_S, chain)
+        return chain
 
-    async def _balances(self, account: str) -> list[Balance]:
-        balances: list[Balance] = []
+    async def _read(self, account: str) -> list[tuple[str, list[Balance]]]:
+        chain: list[tuple[str, list[Balance]]] = []
         name: str | None = account
         for _ in range(CHAIN_MAX):
             if name is None:
@@ -50,9 +73,9 @@ class Remaining:
             view = await self._treasury.read(ReadAccount(account=name, tenant=self._tenant))
             if not isinstance(view, AccountView):
                 break
-            balances += [one.balance for one in view.account.budgets if one.balance is not None]
+            chain.append((name, [one.balance for one in view.account.budgets if one.balance is not None]))
             name = view.account.parent
-        return balances
+        return chain
 
 
 def headers_of(balances: list[Balance]) -> tuple[Header, ...]:

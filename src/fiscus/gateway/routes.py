@@ -13,7 +13,8 @@ PREFIXES: dict[bytes, Family] = {b"/openai/": "openai", b"/anthropic/": "anthrop
 """Beginning of an address → whose wire it is."""
 
 _GEMINI = re.compile(r"^(/v1(?:beta|alpha)?/models/)([^/:]+):(generateContent|streamGenerateContent)$")
-_MODELS = re.compile(r"^/models(?:/[^/]+)?$")
+_MODELS = re.compile(r"^/models(?:/([^/]+))?$")
+_DEPLOYMENT = re.compile(r"^/deployments/([^/]+)(/.+)$")
 
 _FIXED: dict[tuple[Family, str], str] = {
     ("openai", "/chat/completions"): "openai.chat",
@@ -39,7 +40,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         path: what follows the ``base_url`` of an upstream; ``{model}`` stands for a model that the path names.
         is_known: False: nothing is at this address, or not with this method.
         is_list: a list of models, passed through.
-        model, stream: what the path says (Gemini).
+        model, stream: what the path says (Gemini; the deployments of Azure).
     """
 
     family: Family
@@ -75,16 +76,21 @@ def route_at(method: str, raw_path: bytes, family: Family) -> Route:
     unknown = Route(family=family, dialect=_DEFAULT[family], is_known=False)
     if method == "GET":
         listed = path if family == "openai" else re.sub("^/v1(?:beta|alpha)?", "", path)
-        if _MODELS.match(listed):
-            return Route(family=family, dialect=_DEFAULT[family], path=path, is_list=True)
-        return unknown
+        asked = _MODELS.match(listed)
+        if asked is None or not is_name(unquote(asked[1] or "all")):
+            return unknown
+        return Route(family=family, dialect=_DEFAULT[family], path=path, is_list=True)
     if method != "POST":
         return unknown
+    deployment = _DEPLOYMENT.match(path) if family == "openai" else None
+    model = unquote(deployment[1]) if deployment is not None else None
+    if deployment is not None:
+        path = deployment[2]
     dialect = _FIXED.get((family, path))
     if dialect is not None:
-        return Route(family=family, dialect=dialect, path=path)
+        return Route(family=family, dialect=dialect, path=path, model=model)
     found = _GEMINI.match(path) if family == "gemini" else None
-    if found is None:
+    if found is None or not is_name(unquote(found[2])):
         return unknown
     return Route(
         family=family,
@@ -93,3 +99,12 @@ def route_at(method: str, raw_path: bytes, family: Family) -> Route:
         model=unquote(found[2]),
         stream=found[3].startswith("stream"),
     )
+
+
+def is_name(model: str) -> bool:
+    """Whether a part of an address names a model, and cannot lead elsewhere.
+
+    >>> is_name("gemini-2.5-pro"), is_name("../files")
+    (True, False)
+    """
+    return model.isprintable() and not any(part in model for part in ("/", "\\", "..", "?", "#"))

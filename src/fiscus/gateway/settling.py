@@ -30,12 +30,14 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         outcome, error_code: for the record.
         was_cut: whether the gateway ended it for want of budget.
+        is_whole: whether the answer came in one piece, so that a usage in it is the last word.
         duration_ms, first_ms: milliseconds, to the end and to the first piece.
     """
 
     outcome: Outcome
     error_code: str | None = None
     was_cut: bool = False
+    is_whole: bool = False
     duration_ms: int = 0
     first_ms: int | None = None
 
@@ -70,8 +72,8 @@ def booked(
         otherwise: the price that was held for, where the model that answered is not known.
     """
     usage = meter.usage()
-    is_known = usage is not None and usage.final and not ({"input", "output"} & set(usage.missing))
-    tokens = usage.tokens if is_known and usage is not None else _estimated(usage, counted, meter)
+    is_last_word = usage is not None and (usage.final or ended.is_whole)
+    tokens, is_known = _tokens(usage, counted, meter, is_last_word=is_last_word)
     model = meter.model or asked_model
     tier = (usage.service_tier if usage is not None else None) or meter.service_tier
     found = prices.price_of(provider, model, at, tier)
@@ -118,11 +120,17 @@ def booked(
     return Booked(total=total, record=record)
 
 
-def _estimated(usage: Usage | None, counted: Count, meter: Meter) -> Tokens:
-    said = usage.tokens if usage is not None else Tokens()
-    return msgspec.structs.replace(
-        said, input=max(said.input, counted.tokens), output=max(said.output, tokens_produced(meter))
-    )
+def _tokens(usage: Usage | None, counted: Count, meter: Meter, *, is_last_word: bool) -> tuple[Tokens, bool]:
+    """What was used, and whether the provider has said all of it; what it has not said is what was counted."""
+    if usage is None:
+        return Tokens(input=counted.tokens, output=tokens_produced(meter)), False
+    said = usage.tokens
+    unsaid = {"input", "output"} & set(usage.missing) if is_last_word else {"input", "output"}
+    if "input" in unsaid:
+        said = msgspec.structs.replace(said, input=max(said.input, counted.tokens))
+    if "output" in unsaid:
+        said = msgspec.structs.replace(said, output=max(said.output, tokens_produced(meter)))
+    return said, not unsaid
 
 
 def _cost(

@@ -85,6 +85,15 @@ class Target:
             total=None, sock_connect=upstream.connect_s_max, sock_read=upstream.answer_s_max
         )
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many calls are in flight as may be."""
+        return self.in_flight >= self.upstream.in_flight_max
+
+    def without_key(self, body: bytes) -> bytes:
+        """What it says of an error; some repeat the key that they were sent."""
+        return body.replace(self.upstream.api_key.encode(), b"[key]") if self.upstream.api_key else body
+
     def model_for(self, asked: str) -> str:
         """What the model is called there."""
         return self.upstream.renames.get(asked, asked)
@@ -113,7 +122,7 @@ class Target:
             if name not in KEPT_BACK and name not in self._own_names and not name.startswith(OWN_PREFIX)
         ]
         try:
-            return await self._session.request(
+            answer = await self._session.request(
                 method,
                 address + (f"?{asked}" if asked else ""),
                 data=body,
@@ -121,6 +130,9 @@ class Target:
                 timeout=self._timeout,
                 allow_redirects=False,
             )
+            if answer.connection is not None and answer.connection.protocol is not None:
+                answer.connection.protocol.read_timeout = self.upstream.silence_s_max
+            return answer
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
             raise UpstreamFailed(f"{self.upstream.name} cannot be reached", was_sent=False) from error
         except (TimeoutError, aiohttp.ServerTimeoutError) as error:
@@ -150,7 +162,7 @@ class Upstreams:
         found.sort(
             key=lambda one: (
                 one.broken_until_s > now_s,
-                one.in_flight >= one.upstream.in_flight_max,
+                one.is_full,
                 one.upstream.priority,
                 one.in_flight,
                 one.used,
