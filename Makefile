@@ -83,6 +83,10 @@ bench: $(READY) ## Measure the speed; prints, and writes build/bench/treasury.js
 bench-production: $(READY) ## Measure PostgreSQL, two nodes, Redis, 10 M events; writes build/bench/production.json
 	@$(BIN)/python bench/production.py
 
+.PHONY: bench-gateway
+bench-gateway: $(READY) ## Measure the gateway against a bare proxy and hardcap; writes build/bench/gateway.json
+	@$(BIN)/python bench/gateway.py
+
 .PHONY: bench-counting
 bench-counting: $(READY) ## Count recorded requests and print the error against what was billed
 	@$(BIN)/python bench/counting.py

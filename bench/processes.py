@@ -35,19 +35,20 @@ def process(module: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
 def server(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A server of ``bench.serving``, and the port that it listens on."""
     with process("serving", *arguments) as started:
-        yield started, int(_pipe(started.stdout).readline())
+        yield started, int(pipe(started.stdout).readline())
 
 
 def order(load: subprocess.Popen[str], ports: Sequence[int], pairs: int, seed: int) -> Figures:
     """Have a round done by ``bench.load``; every response must have had the expected status."""
-    orders = _pipe(load.stdin)
+    orders = pipe(load.stdin)
     orders.write(json.dumps({"ports": list(ports), "pairs": pairs, "seed": seed}) + "\n")
     orders.flush()
-    result: Figures = json.loads(_pipe(load.stdout).readline())
+    result: Figures = json.loads(pipe(load.stdout).readline())
     assert not result["unexpected"], f"{result['unexpected']} responses were not as expected"
     return result
 
 
-def _pipe(pipe: IO[str] | None) -> IO[str]:
-    assert pipe is not None
-    return pipe
+def pipe(found: IO[str] | None) -> IO[str]:
+    """A pipe of a process that was started with it."""
+    assert found is not None
+    return found

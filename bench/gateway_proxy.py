@@ -1,0 +1,122 @@
+"""What a proxy costs by itself here: parse the body, forward it, pass the answer on. The faster of two clients counts.
+
+    python -m bench.gateway_proxy aiohttp|pyreqwest UPSTREAM [FOLDER]
+
+Prints its port. Raw ASGI on uvicorn (uvloop, httptools), set as ``fiscus serve`` sets it. ``FOLDER``: of pyreqwest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import msgspec
+import uvicorn
+import uvloop
+
+from fiscus.app import listen
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+async def _body(receive: Receive) -> bytes:
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def _whole(send: Send, status: int, content_type: str, content: bytes) -> None:
+    headers = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(content))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
+async def _piece(send: Send, content: bytes, *, more: bool = True) -> None:
+    await send({"type": "http.response.body", "body": content, "more_body": more})
+
+
+class ThroughAiohttp:
+    """With the client of aiohttp."""
+
+    def __init__(self, upstream: str) -> None:
+        self._upstream = upstream
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+            )
+        body = await _body(receive)
+        streams = msgspec.json.decode(body).get("stream")
+        address = f"{self._upstream}{scope['path']}"
+        async with self._session.post(address, data=body, headers={"content-type": "application/json"}) as answer:
+            content_type = answer.headers["content-type"]
+            if not streams:
+                await _whole(send, answer.status, content_type, await answer.read())
+                return
+            headers = [(b"content-type", content_type.encode())]
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            async for piece in answer.content.iter_any():
+                await _piece(send, piece)
+            await _piece(send, b"", more=False)
+
+
+class ThroughPyreqwest:
+    """With pyreqwest, a client in Rust."""
+
+    def __init__(self, upstream: str) -> None:
+        from pyreqwest.client import ClientBuilder  # type: ignore[import-not-found,unused-ignore]
+
+        self._upstream = upstream
+        self._client = ClientBuilder().http1_only().build()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await _body(receive)
+        streams = msgspec.json.decode(body).get("stream")
+        request = self._client.post(f"{self._upstream}{scope['path']}").body_bytes(body)
+        request = request.headers({"content-type": "application/json"})
+        if not streams:
+            answer = await request.build().send()
+            await _whole(send, answer.status, answer.headers["content-type"], bytes(await answer.bytes()))
+            return
+        async with request.build_streamed() as answer:
+            headers = [(b"content-type", answer.headers["content-type"].encode())]
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            while piece := await answer.body_reader.read_chunk():
+                await _piece(send, bytes(piece))
+            await _piece(send, b"", more=False)
+
+
+def serve(app: Any) -> None:
+    """Serve until SIGTERM."""
+    listener = listen("127.0.0.1", 0)
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+    )
+    print(listener.getsockname()[1], flush=True)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(uvicorn.Server(config).serve(sockets=[listener]))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "pyreqwest":
+        sys.path.insert(0, sys.argv[3])
+        serve(ThroughPyreqwest(sys.argv[2]))
+    else:
+        serve(ThroughAiohttp(sys.argv[2]))
