@@ -201,6 +201,7 @@ class Hold:
     reading: Amounts = field(default_factory=dict)
     expires_at: int | None = None
     quarantine_open: bool = False
+    recorded: bool = False
     body: Any = None
     answer: Answer | None = None
 
@@ -890,16 +891,19 @@ class Model:
                 scope,
             )
             self._rise(hold, total)
+            hold.recorded = command.record is not None
             return self._hold_answer(hold)
         hold = self._find_hold(command.id, scope)
+        tells = command.record is not None and not hold.recorded  # the first record is news by itself
         if hold.state in ("settled", "released"):
-            self._rise(hold, total, touch=command.record is not None)
+            self._rise(hold, total, touch=tells)
         elif hold.state == "held" or hold.quarantine_open:
             self._read(hold, total, command.final)
         elif command.final and self.quarantine == "charge":
             self._replace_estimate(hold, total)
         else:
-            self._rise(hold, total, touch=command.record is not None)
+            self._rise(hold, total, touch=tells)
+        hold.recorded = hold.recorded or tells
         return self._hold_answer(hold)
 
     def _read(self, hold: Hold, total: Amounts, final: bool) -> None:

@@ -356,7 +356,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="entities newer than the views are evicted",
         file="treasury/ledger.py",
-        old="kept = {key: table[key] for key in table.changed & table.keys()}",
+        old="kept = {key: table[key] for key in table.changed.keys() & table.keys()}",
         new="kept = {}",
         first="tests/treasury/test_ledger.py -k nothing_newer",
     ),
@@ -607,7 +607,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="what views could not write is forgotten",
         file="treasury/ledger.py",
-        old="            changed[row.kind].add(row.key)\n",
+        old="            changed[row.kind][row.key] = None\n",
         new="            pass\n",
         first="tests/treasury/test_engine.py -k cannot_be_written",
     ),

@@ -85,11 +85,11 @@ def decide(draft: Draft, request: Request, now: int) -> AnyOutcome:
     outcome: AnyOutcome
     if type(command) not in ISOLATES_ITSELF:
         draft.isolate()
-    if isinstance(command, Compound):
+    if type(command) is Compound:
         outcome = _compound(draft, request, command, now)
     else:
         outcome = DECISIONS[type(command)](draft, request, command, now)
-    if isinstance(outcome, Refused):
+    if type(outcome) is Refused:
         if outcome.code == "budget_exceeded" or len(draft.events) > mark[1]:
             _after_refusal(draft, request, outcome, mark, now)
         if request.scope is not None and outcome.binding is not None:

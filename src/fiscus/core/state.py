@@ -267,7 +267,7 @@ V = TypeVar("V", Account, Budget, Cell, Hold, Adjustment, Template, Key)
 class Table(dict[K, V], Generic[K, V]):
     """Entities of one kind by number or id. What is not in memory is asked of ``load``, once, when it is needed.
 
-    ``changed`` is whoever's who keeps a copy: the keys of what the copy lacks.
+    ``changed`` is whoever's who keeps a copy: the keys of what the copy lacks, in the order of their first change.
     """
 
     def __init__(self, kind: Kind) -> None:
@@ -275,7 +275,7 @@ class Table(dict[K, V], Generic[K, V]):
         self.kind = kind
         self.load: Callable[[K], V | None] | None = None
         self.absent: set[K] = set()
-        self.changed: set[K] = set()
+        self.changed: dict[K, None] = {}
 
     def find(self, key: K) -> V | None:
         """The entity, or None if there is none at all; ``absent`` are keys that were looked for just now in vain."""

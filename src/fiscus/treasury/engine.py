@@ -142,11 +142,11 @@ class Port(Protocol):
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """A command or a query that waits for its turn; ``token`` is the port's own, and may lead back here."""
+    """A command or a query that waits for its turn (``wish``); ``token`` is the port's own, and may lead back here."""
 
     port: Port
     token: Any
-    wish: Request | AnyQuery
+    wish: Any
 
 
 class Errand(msgspec.Struct, frozen=True):
@@ -555,7 +555,7 @@ class Engine:
             now = self._time.now()
             commands: list[Submission] = []
             for submission in batch:
-                if isinstance(submission.wish, Request):
+                if type(submission.wish) is Request:
                     commands.append(submission)
                 else:
                     answers.append((submission, self._read(submission.wish, now)))
@@ -611,7 +611,6 @@ class Engine:
         """Answer what must not be decided now; returns the rest."""
         rest: list[Submission] = []
         for submission in commands:
-            assert isinstance(submission.wish, Request)
             error = self._objection(submission.wish)
             if error is None:
                 rest.append(submission)
@@ -730,8 +729,7 @@ class Engine:
         decided: list[tuple[Submission, AnyResult]] = []
         pending: Pending = {}
         for submission in commands:
-            request = submission.wish
-            assert isinstance(request, Request)
+            request: Request = submission.wish
             ledger = ledgers[request.tenant]
             if request.idempotency_key is None or type(request.command) in HAVE_IDS:
                 decided.append((submission, decide(ledger.draft, request, now)))
@@ -830,8 +828,7 @@ class Engine:
         self._prefetch_accounts(self._grow(commands, ids.keys()))
         new: dict[str, list[str]] = {tenant: [] for tenant in ids}
         for submission in commands:
-            request = submission.wish
-            assert isinstance(request, Request)
+            request: Request = submission.wish
             command: Any = request.command
             kind = type(command)
             if kind is Reserve and not look_first:
@@ -850,8 +847,7 @@ class Engine:
         """Load the accounts that commands may need and that are not in memory."""
         missing: dict[str, list[str]] = {}
         for submission in commands:
-            request = submission.wish
-            assert isinstance(request, Request)
+            request: Request = submission.wish
             command: Any = request.command
             kind = type(command)
             if kind not in BOOK_OR_HOLD or (kind is Settle and command.account is None):
@@ -1223,8 +1219,7 @@ def _see_that_refused_are_new(ledgers: dict[str, Ledger], decided: Sequence[tupl
     refused: dict[str, list[str]] = {}
     for submission, result in decided:
         if type(result) is Refused:
-            request = submission.wish
-            assert isinstance(request, Request)
+            request: Request = submission.wish
             if type(request.command) is Reserve:
                 refused.setdefault(request.tenant, []).append(request.command.id)
     for tenant, ids in refused.items():

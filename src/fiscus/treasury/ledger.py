@@ -350,7 +350,7 @@ class Ledger:
         names = self.draft.names
         for table, key, _ in self.draft.commit():
             if table is not names:
-                table.changed.add(key)  # type: ignore[attr-defined]
+                table.changed[key] = None  # type: ignore[attr-defined]
         if len(self.draft.deadlines) > self._sweep_at:
             self._sweep()
 
@@ -374,7 +374,7 @@ class Ledger:
         draft = self.draft
         entities: list[EntityRow] = []
         for table in self._tables:
-            changed, table.changed = table.changed, set()
+            changed, table.changed = table.changed, {}
             for key in sorted(changed):
                 entity = table.get(key)
                 if entity is not None:
@@ -412,7 +412,7 @@ class Ledger:
         """The views could not be written: all of it is still to be written."""
         changed = {table.kind: table.changed for table in self._tables}
         for row in snapshot.entities:
-            changed[row.kind].add(row.key)
+            changed[row.kind][row.key] = None
         self._usage = snapshot.usage + self._usage
         self._erased = snapshot.erased + self._erased
         self._handed_over_seq = min(snapshot.after, self._handed_over_seq)
@@ -465,7 +465,7 @@ class Ledger:
         for table in self._tables:
             if table.kind in ("template", "key"):
                 continue
-            kept = {key: table[key] for key in table.changed & table.keys()}
+            kept = {key: table[key] for key in table.changed.keys() & table.keys()}
             table.clear()
             table.update(kept)
         self._forget_carved()
