@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from fiscus.app import _GatewayBeside
 from fiscus.contract.queries import (
     AccountView,
     EntriesPage,
+    Entry,
     HoldView,
     ListEntries,
     ListUsage,
@@ -133,20 +135,22 @@ class Gate:
         [only] = await self.usage()
         return only
 
-    async def assert_nothing_is_held(self) -> None:
-        """No hold is open, and no account has anything held or in quarantine."""
-        after, names, holds = 0, set[str](), set[str]()
+    async def entries(self) -> list[Entry]:
+        """The whole journal."""
+        found: list[Entry] = []
         while True:
+            after = found[-1].seq if found else 0
             page = await self.treasury.read(ListEntries(after=after, limit=1_000))
             assert isinstance(page, EntriesPage), page
-            for entry in page.entries:
-                names |= set(entry.names.values())
-                if entry.kind == "held":
-                    holds.add(entry.data["id"])
+            found += page.entries
             if page.next is None:
-                break
-            after = page.next
-        for id in holds:
+                return found
+
+    async def assert_nothing_is_held(self) -> None:
+        """No hold is open, and no account has anything held or in quarantine."""
+        entries = await self.entries()
+        names = {name for entry in entries for name in entry.names.values()}
+        for id in [entry.data["id"] for entry in entries if entry.kind == "held"]:
             view = await self.treasury.read(ReadHold(id=id))
             assert isinstance(view, HoldView), view
             assert view.hold.state in ("settled", "released"), view.hold
@@ -163,8 +167,9 @@ class Gate:
 
     async def ask(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
         raw = body if isinstance(body, bytes | type(None)) else json.dumps(body).encode()
+        data = raw if raw is None else io.BytesIO(raw)
         given = {"content-type": "application/json", **(headers or {})}
-        async with self.session.request(method, self.url + path, data=raw, headers=given) as answer:
+        async with self.session.request(method, self.url + path, data=data, headers=given) as answer:
             return Answer(
                 answer.status, {name.lower(): value for name, value in answer.headers.items()}, await answer.read()
             )

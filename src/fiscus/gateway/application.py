@@ -196,7 +196,7 @@ class Gateway:
             await release(tools.treasury, admitted)
             return Problem(
                 code="forbidden",
-                message=f"no budget of {payer.account} or above it limits this call, and unbudgeted calls are not allowed",
+                message=f"no budget of {payer.account} or above it limits this call (unbudgeted would let it through)",
             )
         call = Call(
             tools,

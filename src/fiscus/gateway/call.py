@@ -17,7 +17,7 @@ from fiscus.contract.logs import get_logger
 from fiscus.contract.treasury import Treasury
 from fiscus.core.commands import Release, Settle
 from fiscus.core.outcomes import Refused
-from fiscus.core.records import Outcome
+from fiscus.core.records import Outcome, Tokens
 from fiscus.dialects import Dialect, Event, Meter, Problem, Refusal, RequestFacts
 from fiscus.gateway.admission import Admitted, extend
 from fiscus.gateway.counting import Counter
@@ -114,6 +114,7 @@ class Call:
         self._was_sent = False
         self._is_asking = False
         self._is_settled = False
+        self._tokens: Tokens | None = None
 
     async def run(self, receive: Receive, send: Send) -> None:
         """Do it. Nothing is held afterwards, and what was billed is on the books."""
@@ -428,7 +429,7 @@ class Call:
     def _closing(self, meter: Meter, *, failed: bool, cut: bool) -> bytes:
         """What ends the stream for the caller, if the provider has not."""
         if cut:
-            return self._dialect.ending(meter, include_usage=self._facts.include_usage)
+            return self._dialect.ending(meter, include_usage=self._facts.include_usage, tokens=self._tokens)
         if failed and not meter.ended:
             return self._dialect.error_event(BROKE_OFF, meter)
         return b""
@@ -472,6 +473,7 @@ class Call:
             at=self._at,
             otherwise=self._price,
         )
+        self._tokens = what.record.tokens
         self._learn(what.record.tokens_estimated, provider, ended)
         await self._execute(Settle(id=self._admitted.id, total=what.total, record=what.record))
 

@@ -115,7 +115,7 @@ def payer_of(headers: Mapping[bytes, bytes], caller: Caller, account: str | None
     return Payer(
         account=chain[0],
         parent=chain[1] if len(chain) > 1 else None,
-        others=tuple(name for name in named[2:] if name != base),
+        others=tuple(name for name in named[1:] if name != base),
         attributes=attributes,
         provenance=_provenance(headers, labels),
         labels=labels,

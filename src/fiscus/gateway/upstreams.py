@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,9 @@ BROKEN = frozenset((500, 502, 503, 504, 529))
 """Statuses that speak against the upstream itself."""
 
 RETRY_AFTER_S_MAX = 60.0
+PIECE_BYTES_MAX = 262_144
+"""A longer request is sent piece by piece, so that others have their turn between."""
+
 KEPT_BACK = frozenset(
     (
         b"authorization",
@@ -125,7 +129,7 @@ class Target:
             answer = await self._session.request(
                 method,
                 address + (f"?{asked}" if asked else ""),
-                data=body,
+                data=body if body is None or len(body) <= PIECE_BYTES_MAX else io.BytesIO(body),
                 headers=[*sent, *self._own.items(), ("accept-encoding", "identity")],
                 timeout=self._timeout,
                 allow_redirects=False,
@@ -204,8 +208,10 @@ class Upstreams:
             return
         target.failures += 1
         if target.failures >= self._options.broken_after:
-            target.broken_until_s = asyncio.get_running_loop().time() + self._options.broken_s
-            log.warning("upstream_left_alone", upstream=target.upstream.name, seconds=self._options.broken_s)
+            now_s = asyncio.get_running_loop().time()
+            if target.broken_until_s <= now_s:
+                log.warning("upstream_left_alone", upstream=target.upstream.name, seconds=self._options.broken_s)
+            target.broken_until_s = now_s + self._options.broken_s
 
 
 def next_target(targets: Sequence[Target], tried: Sequence[Target]) -> Target:

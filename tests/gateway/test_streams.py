@@ -1,0 +1,229 @@
+"""Streams: bytes pass as they come, the hold grows ahead of them, and what cannot grow ends validly and is booked."""
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from fiscus.core.commands import PutBudget
+from tests.gateway import wire
+from tests.gateway.gate import IN, OUT, PAYER, PLENTY, providers, standing
+from tests.gateway.upstream import EVENTS, Reply
+
+GENERATE = "/gemini/v1beta/models/test-model:streamGenerateContent"
+STREAMS = {
+    "openai.chat": (
+        "/openai/v1/chat/completions",
+        wire.chat(stream=True, stream_options={"include_usage": True}),
+        wire.chat_stream("Hé", "llo", "!"),
+        (11, 7),
+    ),
+    "openai.completions": (
+        "/openai/v1/completions",
+        {"model": wire.MODEL, "prompt": "Hi.", "stream": True, "stream_options": {"include_usage": True}},
+        wire.completion_stream(),
+        (11, 7),
+    ),
+    "openai.responses": (
+        "/openai/v1/responses",
+        {"model": wire.MODEL, "input": "Hi.", "stream": True},
+        wire.responses_stream(),
+        (10, 6),
+    ),
+    "anthropic": ("/anthropic/v1/messages", wire.messages(stream=True), wire.anthropic_stream("Hé", "llo"), (14, 7)),
+    "gemini": (f"{GENERATE}?alt=sse", wire.contents(), wire.gemini_stream(), (8, 7)),
+}
+SPLITS = [{"pieces": 1}, {"pieces": 2}, {"pieces": 7}, {"pieces": 61}, {}]
+WORDS = [f"word{number} " for number in range(400)]
+
+
+def events_of(body):
+    """What the events of OpenAI say."""
+    return [json.loads(line[6:]) for line in body.decode().splitlines() if line.startswith("data: {")]
+
+
+async def learned(gate, upstream, output_tokens, dialect="openai.chat"):
+    """Let the gateway learn that answers have so many tokens; then its holds are for no more."""
+    usage = {"prompt_tokens": 11, "completion_tokens": output_tokens}
+    for _ in range(8):
+        if dialect == "openai.chat":
+            upstream.answers(wire.streamed(wire.chat_stream("Hi", usage=usage)))
+            assert (await gate.chat(wire.chat(stream=True, max_tokens=5_000))).status == 200
+        elif dialect == "anthropic":
+            upstream.answers(wire.streamed(wire.anthropic_stream("Hi", output_tokens=output_tokens)))
+            assert (await gate.messages(wire.messages(stream=True, max_tokens=5_000))).status == 200
+    return len(upstream.asked)
+
+
+@pytest.mark.parametrize("split", SPLITS, ids=str)
+@pytest.mark.parametrize("dialect", STREAMS)
+async def test_a_stream_passes_byte_for_byte_however_it_is_split(gate, upstream, dialect, split):
+    path, body, stream, (into, out) = STREAMS[dialect]
+    upstream.answers(wire.streamed(stream, **split))
+    answer = await gate.post(path, body)
+    assert answer.status == 200
+    assert answer.body == stream
+    assert answer.headers["content-type"] == EVENTS[0][1]
+    booked = await gate.last()
+    assert (booked.amounts["input_tokens"], booked.amounts["output_tokens"]) == (into, out)
+    assert booked.amounts["cost"] == into * IN + out * OUT
+    assert (booked.record.action, booked.record.outcome) == ("stream", "success")
+    assert not booked.record.tokens_estimated
+
+
+@pytest.mark.parametrize("nulls", [False, True])
+async def test_usage_that_only_the_gateway_asked_for_is_taken_out_again(gate, upstream, nulls):
+    upstream.answers(wire.streamed(wire.chat_stream(nulls=nulls), pieces=5))
+    answer = await gate.chat(wire.chat(stream=True))
+    assert upstream.asked[0].json["stream_options"] == {"include_usage": True}
+    assert answer.body == wire.chat_stream(usage=None)
+    assert (await gate.last()).amounts["tokens"] == 18
+
+
+async def test_an_array_that_grows_passes_as_it_is(gate, upstream):
+    chunks = [wire.gemini_chunk("Hel", {"promptTokenCount": 8}), wire.gemini_chunk("lo", finishReason="STOP")]
+    body = json.dumps(chunks, indent=2).encode()
+    for pieces in (1, 10, 0):
+        upstream.answers(Reply(body=body, pieces=pieces, is_chunked=True))
+        answer = await gate.post(GENERATE, wire.contents())
+        assert (answer.status, answer.body) == (200, body)
+    assert [(one.amounts["input_tokens"], one.amounts["output_tokens"]) for one in await gate.usage()] == [(8, 7)] * 3
+
+
+async def test_pieces_come_as_soon_as_they_are_there(gate, upstream):
+    upstream.answers(wire.streamed(wire.chat_stream("a", "b", "c"), pieces=170, pause_s=0.15))
+    body = json.dumps(wire.chat(stream=True)).encode()
+    headers = {"content-type": "application/json"}
+    url = f"{gate.url}/openai/v1/chat/completions"
+    began_s = time.monotonic()
+    async with gate.session.post(url, data=body, headers=headers) as answer:
+        await answer.content.readany()
+        first_s = time.monotonic() - began_s
+        await answer.read()
+    assert first_s < 0.3 < time.monotonic() - began_s
+
+
+async def test_usage_that_is_told_twice_counts_once(gate, upstream):
+    twice = wire.chat_stream(done=False) + wire.chat_stream("x", usage={**wire.CHAT_USAGE, "completion_tokens": 9})
+    upstream.answers(wire.streamed(twice))
+    answer = await gate.chat(wire.chat(stream=True, stream_options={"include_usage": True}))
+    assert answer.body == twice
+    assert (await gate.last()).amounts["tokens"] == 11 + 9
+
+
+async def test_a_stream_without_usage_is_booked_as_counted_and_says_so(gate, upstream):
+    upstream.answers(wire.streamed(wire.chat_stream(*WORDS[:50], usage=None)))
+    assert (await gate.chat(wire.chat(stream=True, max_tokens=500))).status == 200
+    booked = await gate.last()
+    assert booked.record.tokens_estimated
+    assert booked.amounts["output_tokens"] >= 50
+    assert booked.amounts["input_tokens"] > 0
+    assert booked.amounts["cost"] == booked.amounts["input_tokens"] * IN + booked.amounts["output_tokens"] * OUT
+
+
+async def test_usage_of_zero_is_what_the_provider_said(gate, upstream):
+    upstream.answers(wire.streamed(wire.chat_stream(usage={"prompt_tokens": 0, "completion_tokens": 0})))
+    assert (await gate.chat(wire.chat(stream=True))).status == 200
+    booked = await gate.last()
+    assert booked.amounts["tokens"] == 0
+    assert booked.record.outcome == "success"
+
+
+# -- holds that grow ------------------------------------------------------------------------------------------------
+
+
+async def test_a_learned_hold_is_small_and_grows_ahead_of_the_stream(gate, upstream):
+    count = await learned(gate, upstream, 20)
+    usage = {"prompt_tokens": 11, "completion_tokens": 400}
+    upstream.answers(wire.streamed(wire.chat_stream(*WORDS, usage=usage), pieces=3_000, pause_s=0.02))
+    call = asyncio.create_task(gate.chat(wire.chat(stream=True, max_tokens=5_000)))
+    await upstream.request(count + 1)
+    first = (await gate.balance()).held
+    assert first < 300, "the worst case is 5,000"
+    most = first
+    while not call.done():
+        most = max(most, (await gate.balance()).held)
+        await asyncio.sleep(0.01)
+    assert most > 2 * first
+    answer = await call
+    assert len(events_of(answer.body)) == 401
+    assert upstream.asked[-1].json["max_tokens"] == 5_000
+    booked = (await gate.usage())[-1]
+    assert booked.amounts["output_tokens"] == 400
+    assert booked.uncovered == {}
+
+
+def ended_validly(dialect, body):
+    """The text that came, and that the stream ended as one that reached its bound."""
+    if dialect == "openai.chat":
+        assert body.endswith(b"data: [DONE]\n\n")
+        chunks = events_of(body)
+        reasons = [one["choices"][0]["finish_reason"] for one in chunks if one["choices"]]
+        assert reasons == [None] * (len(reasons) - 1) + ["length"]
+        return "".join(one["choices"][0]["delta"].get("content", "") for one in chunks if one["choices"])
+    chunks = events_of(body)
+    assert [one["type"] for one in chunks[-3:]] == ["content_block_stop", "message_delta", "message_stop"]
+    assert chunks[-2]["delta"]["stop_reason"] == "max_tokens"
+    return "".join(one["delta"].get("text", "") for one in chunks if one["type"] == "content_block_delta")
+
+
+# covers E15
+@pytest.mark.parametrize("dialect", ["openai.chat", "anthropic"])
+async def test_a_stream_that_cannot_grow_ends_validly_and_the_provider_is_left(upstream, dialect):
+    async with standing(providers(upstream), budget=False) as gate:
+        await gate.account(PAYER, tokens=PLENTY)
+        count = await learned(gate, upstream, 20, dialect)
+        spent = (await gate.balance()).spent
+        await gate.limit(PAYER, "tokens", spent + 400)
+        if dialect == "openai.chat":
+            stream, path = wire.chat_stream(*WORDS), "/openai/v1/chat/completions"
+            body = wire.chat(stream=True, max_tokens=5_000)
+        else:
+            stream, path = wire.anthropic_stream(*WORDS), "/anthropic/v1/messages"
+            body = wire.messages(stream=True, max_tokens=5_000)
+        upstream.answers(wire.streamed(stream, pieces=200, pause_s=0.002))
+        before = upstream.asked[-1]
+        answer = await gate.post(path, body)
+        assert answer.status == 200
+        said = ended_validly(dialect, answer.body)
+        assert "".join(WORDS).startswith(said)
+        assert 5 < said.count("word") < 400
+        asked = upstream.asked[count]
+        assert asked is not before
+        async with asyncio.timeout(1):
+            await asked.ended.wait()
+        booked = (await gate.usage())[-1]
+        assert booked.record.metadata["cut"] == "budget" or asked.json["max_tokens"] < 5_000
+        assert asked.was_left
+        assert booked.amounts["output_tokens"] >= said.count("word")
+        assert booked.uncovered == {}
+        balance = await gate.balance()
+        assert (balance.held, balance.overdrawn) == (0, 0)
+
+
+async def test_a_cut_stream_tells_its_usage_where_the_caller_wants_it(upstream):
+    async with standing(providers(upstream), budget=False) as gate:
+        await gate.account(PAYER, tokens=PLENTY)
+        await learned(gate, upstream, 20)
+        await gate.limit(PAYER, "tokens", (await gate.balance()).spent + 400)
+        upstream.answers(wire.streamed(wire.chat_stream(*WORDS), pieces=200, pause_s=0.002))
+        body = wire.chat(stream=True, max_tokens=5_000, stream_options={"include_usage": True})
+        chunks = events_of((await gate.chat(body)).body)
+        assert chunks[-1]["choices"] == []
+        told, booked = chunks[-1]["usage"], (await gate.usage())[-1].amounts
+        assert (told["prompt_tokens"], told["completion_tokens"]) == (booked["input_tokens"], booked["output_tokens"])
+
+
+async def test_a_stream_goes_on_when_a_limit_is_raised_meanwhile(upstream):
+    async with standing(providers(upstream), budget=False) as gate:
+        await gate.account(PAYER, tokens=PLENTY)
+        count = await learned(gate, upstream, 20)
+        spent = (await gate.balance()).spent
+        await gate.limit(PAYER, "tokens", spent + 300)
+        usage = {"prompt_tokens": 11, "completion_tokens": 400}
+        upstream.answers(wire.streamed(wire.chat_stream(*WORDS, usage=usage), pieces=300, pause_s=0.003))
+        call = asyncio.create_task(gate.chat(wire.chat(stream=True, max_tokens=5_000)))
+        await upstream.request(count + 1)
+        await gate.do(PutBudget(account=PAYER, unit="tokens", limit=PLENTY, budget="tokens"))
+        assert len(events_of((await call).body)) == 401
