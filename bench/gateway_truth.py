@@ -32,8 +32,8 @@ from fiscus.core.units import Unit
 
 STREAMS = (1, 8, 32, 128)
 ACCOUNTS = 2
-BUDGETS = {1: 6_000, 8: 10_000, 32: 16_000, 128: 20_000}
-EVENTS_PER_S_MAX = 2_000
+BUDGETS = {1: 4_000, 8: 10_000, 32: 16_000, 128: 20_000}
+EVENTS_PER_S_MAX = 3_000
 """All streams together: what the upstream produces is bounded by its pace, not by who passes it on."""
 
 PACE_S_LEAST = 0.005
@@ -188,6 +188,8 @@ def _figures(
         "overshoot_share": max(0.0, *(one.tokens / budget - 1 for one in found)),
         "usable_share": min(min(1.0, one.tokens / budget) for one in found),
         "cut": sum(one.left + one.clamped for one in found) / len(found),
+        "left": sum(one.left for one in found) / len(found),
+        "clamped": sum(one.clamped for one in found) / len(found),
         "streams_begun": sum(one.streams for one in found) / len(found),
         "running": sum(_running(one) for one in found) / len(found),
         "produced": [one.tokens for one in found],
