@@ -136,7 +136,7 @@ async def test_accounts_are_opened_from_templates_and_the_record_says_who_it_was
 
 
 async def test_a_chain_of_accounts_that_do_not_exist_yet_is_opened_by_one_call(gate, upstream):
-    """A thread of an agent, both new: the parent of the thread is opened as well, and everybody above is charged once."""
+    """A thread of an agent, both new: the parent of the thread is opened as well; each above is charged once."""
     await gate.template("agent:*", PAYER, tokens=5_000)
     await gate.template("thread:*", tokens=500)
     upstream.answers(wire.chat_answer())
