@@ -103,7 +103,7 @@ async def test_headers_narrow_a_key_to_what_is_below_its_account(keyed, upstream
     assert (await keyed.last()).account == "agent:a1"
 
 
-# covers R25, X19
+# covers R25
 async def test_accounts_are_opened_from_templates_and_the_record_says_who_it_was(gate, upstream):
     await gate.template("agent:*", PAYER, tokens=5_000)
     await gate.template("thread:*", tokens=500)
