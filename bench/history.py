@@ -289,7 +289,7 @@ def _put_accounts(url: str, prefix: list[Row], history: History) -> None:
         one = ledger.draft.cells[cell]
         one.covered += booked
         one.free -= booked
-        ledger.draft.cells.changed.add(cell)
+        ledger.draft.cells.changed[cell] = None
     ledger.head = history.marked
     ledger.head_at = history.at(history.marked_calls - 1)
     store.views.write([ledger.snapshot()], ledger.head_at)
