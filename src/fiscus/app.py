@@ -494,6 +494,7 @@ async def _gateway(treasury: Treasury, service: ServiceOptions) -> AsyncIterator
     from fiscus.gateway.application import Gateway
 
     gateway = Gateway(treasury, service.gateway, tenant=service.ledger.tenant)
+    await gateway.warm_up()
     try:
         yield _GatewayBeside(gateway)
     finally:

@@ -4,6 +4,7 @@ import pytest
 
 from fiscus.contract.errors import ConfigurationInvalid
 from fiscus.gateway.options import read_options
+from fiscus.gateway.upstreams import Upstreams
 
 GOOD = 'name = "a"\nfamily = "openai"\nbase_url = "http://127.0.0.1/v1"\n'
 WRONG = (
@@ -35,3 +36,14 @@ def test_what_makes_sense_is_taken():
     assert upstream.serves("gpt-5")
     assert not upstream.serves("llama")
     assert upstream.priced_as == "openai"
+
+
+async def test_an_upstream_for_every_model_is_not_asked_for_one_that_another_names():
+    text = (
+        '[[upstreams]]\nname = "all"\nfamily = "openai"\nbase_url = "http://127.0.0.1/v1"\n'
+        '[[upstreams]]\nname = "local"\nfamily = "openai"\nbase_url = "http://127.0.0.2/v1"\nmodels = ["llama*"]\n'
+    )
+    upstreams = Upstreams(read_options(text.encode(), "gateway.toml"))
+    assert [target.upstream.name for target in upstreams.targets("openai", "llama3")] == ["local"]
+    assert [target.upstream.name for target in upstreams.targets("openai", "gpt-5")] == ["all"]
+    await upstreams.close()

@@ -2,12 +2,19 @@
 
 import asyncio
 import json
+import sys
 
 import aiohttp
 import anthropic
 import openai
 import pytest
 
+from fiscus.gateway.application import Gateway
+from fiscus.gateway.options import GatewayOptions
+from fiscus.pricing.tokenizers import vocabulary
+from fiscus.stores import open_store
+from fiscus.treasury.engine import Engine
+from fiscus.treasury.local import LocalTreasury
 from tests.cli.processes import answer, fiscus, service
 from tests.gateway import wire
 from tests.gateway.gate import PROVIDER_KEY
@@ -151,3 +158,14 @@ async def test_replies_of_the_upstream_are_what_they_say(upstream):
                 assert (got.status, got.headers["x-y"], await got.read()) == (418, "z", body)
     assert [asked.target for asked in upstream.asked] == ["/some?where"] * 3
     assert all(asked.is_whole for asked in upstream.asked)
+
+
+async def test_prices_and_the_usual_vocabulary_are_there_before_the_first_call(tmp_path):
+    vocabulary.cache_clear()
+    treasury = LocalTreasury(Engine(open_store("memory:")))
+    gateway = Gateway(treasury, GatewayOptions())
+    await gateway.warm_up()
+    assert vocabulary.cache_info().currsize == 1
+    assert "genai_prices" in sys.modules
+    await gateway.close()
+    await treasury.close()

@@ -105,7 +105,6 @@ class Admitted(msgspec.Struct, kw_only=True):
     request: Request
     output_tokens: int
     held_output_tokens: int
-    attributes: dict[str, str]
 
 
 async def admit(
@@ -154,7 +153,6 @@ async def admit(
                 request=request,
                 output_tokens=output,
                 held_output_tokens=held,
-                attributes=attributes,
             )
         assert isinstance(outcome, Refused), outcome
         if also and outcome.code in ("unknown_account", "also_not_shared") and outcome.field != "account":
@@ -166,8 +164,7 @@ async def admit(
         fits = _fitting(bound, outcome, held)
         if fits < least or fits >= held:
             return refused
-        output = expected_output = fits
-        expected_output = None
+        output, expected_output = fits, None
     assert refused is not None
     return refused
 

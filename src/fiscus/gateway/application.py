@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -20,9 +21,12 @@ from fiscus.gateway.produced import Lengths
 from fiscus.gateway.remaining import Remaining
 from fiscus.gateway.routes import Route, family_at, route_at
 from fiscus.gateway.upstreams import Target, UpstreamFailed, Upstreams
-from fiscus.pricing import Count, Price, PriceBook, UnknownPrice
+from fiscus.pricing import Count, Price, PriceBook, UnknownPrice, count
 
 log = get_logger(__name__)
+
+USUAL_MODEL = "gpt-4o"
+"""Whose price and vocabulary are loaded beforehand; looking one up loads the whole price book."""
 
 CODES: Mapping[str, Code] = {
     "budget_exceeded": "budget_exceeded",
@@ -60,6 +64,14 @@ class Gateway:
             lengths=Lengths(),
         )
         self._remaining = Remaining(treasury, tenant)
+
+    async def warm_up(self) -> None:
+        """Load prices and the usual vocabulary beside the event loop: the first call would keep all others waiting."""
+        await asyncio.to_thread(self._load)
+
+    def _load(self) -> None:
+        self._tools.prices.price_of(None, USUAL_MODEL, datetime.now(UTC))
+        count(USUAL_MODEL, [{"role": "user", "content": "hello"}])
 
     def takes(self, path: bytes) -> bool:
         """Whether an address is the gateway's."""

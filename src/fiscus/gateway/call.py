@@ -55,8 +55,17 @@ GROWTH = 1.5
 """By how much a hold grows when a stream comes near its end."""
 
 SETTLE_TRIES = 3
-HOP_BY_HOP = frozenset(
-    (b"connection", b"keep-alive", b"transfer-encoding", b"te", b"trailer", b"upgrade", b"proxy-authenticate")
+NOT_PASSED_ON = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"transfer-encoding",
+        b"te",
+        b"trailer",
+        b"upgrade",
+        b"proxy-authenticate",
+        b"content-length",
+    )
 )
 
 
@@ -267,7 +276,7 @@ class Call:
                 "type": "http.response.start",
                 "status": answer.status,
                 "headers": [
-                    *_passed_on(answer.raw_headers, keep_length=False),
+                    *_passed_on(answer.raw_headers),
                     (b"content-length", b"%d" % len(body)),
                     *await self._more_headers(),
                 ],
@@ -336,7 +345,7 @@ class Call:
             {
                 "type": "http.response.start",
                 "status": answer.status,
-                "headers": [*_passed_on(answer.raw_headers, keep_length=False), *await self._more_headers()],
+                "headers": [*_passed_on(answer.raw_headers), *await self._more_headers()],
             }
         )
         counted, strips = Counted(), not self._facts.include_usage
@@ -408,8 +417,7 @@ class Call:
             try:
                 refused = await extend(self._tools.treasury, admitted, wanted)
             except TreasuryError:
-                refused = None  # the ledger is away: what is held still holds
-                break
+                break  # the ledger is away: what is held still holds
             if refused is None:
                 return True
             wanted = _less(admitted, refused, wanted)
@@ -540,18 +548,14 @@ def is_json(body: bytes) -> bool:
     return True
 
 
-def _passed_on(headers: Iterable[tuple[bytes, bytes]], *, keep_length: bool) -> list[tuple[bytes, bytes]]:
-    """Headers of a provider that are the caller's, too."""
-    return [
-        (name.lower(), value)
-        for name, value in headers
-        if name.lower() not in HOP_BY_HOP and (keep_length or name.lower() != b"content-length")
-    ]
+def _passed_on(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Headers of a provider that are the caller's, too; the length is that of what is passed on."""
+    return [(name.lower(), value) for name, value in headers if name.lower() not in NOT_PASSED_ON]
 
 
-async def send_refusal(send: Send, refusal: Refusal, more: Headers = ()) -> None:
+async def send_refusal(send: Send, refusal: Refusal) -> None:
     """Answer in place of the provider."""
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in refusal.headers]
     length = (b"content-length", b"%d" % len(refusal.body))
-    await send({"type": "http.response.start", "status": refusal.status, "headers": [*headers, length, *more]})
+    await send({"type": "http.response.start", "status": refusal.status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": refusal.body})

@@ -16,6 +16,7 @@ Family = Literal["openai", "anthropic", "gemini"]
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
+ANY_MODEL = "*"
 PROVIDERS: dict[Family, str] = {"openai": "openai", "anthropic": "anthropic", "gemini": "google"}
 KEY_HEADERS: dict[Family, str] = {"openai": "authorization", "anthropic": "x-api-key", "gemini": "x-goog-api-key"}
 
@@ -33,7 +34,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         api_key_header: where it is sent; as the family does unless said.
         headers: added to every request.
         provider: whose prices hold; the family's maker unless said.
-        models: patterns (``gpt-*``) of the models that it serves; the first match counts.
+        models: patterns (``gpt-*``) of the models that it serves; ``*`` serves those that no other upstream names.
         renames: model asked for → model that is asked of it.
         priority: lower ones are asked first; equal ones in turn, those with the fewest calls in flight before others.
         output_tokens_max: bound of the output where a request has none.
@@ -51,7 +52,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     api_key_header: str = ""
     headers: dict[str, str] = {}
     provider: str = ""
-    models: tuple[str, ...] = ("*",)
+    models: tuple[str, ...] = (ANY_MODEL,)
     renames: dict[str, str] = {}
     priority: int = 0
     output_tokens_max: Tokens = 32_768
@@ -69,6 +70,10 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def serves(self, model: str) -> bool:
         """Whether it has this model."""
         return any(fnmatchcase(model, pattern) for pattern in self.models)
+
+    def names(self, model: str) -> bool:
+        """Whether it has this model, and not just every model."""
+        return any(pattern != ANY_MODEL and fnmatchcase(model, pattern) for pattern in self.models)
 
 
 class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

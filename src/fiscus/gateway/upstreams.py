@@ -155,7 +155,10 @@ class Upstreams:
         self._turn = 0
 
     def targets(self, family: Family, model: str | None = None) -> list[Target]:
-        """Those that serve a model (None: any of the family), the best one first; those that are broken last."""
+        """Those that serve a model (None: any of the family), the best one first; those that are broken last.
+
+        An upstream for every model is asked only for those that no other names: what is for one is not sent to another.
+        """
         targets = self._targets or self._open()
         now_s = asyncio.get_running_loop().time()
         found = [
@@ -163,6 +166,8 @@ class Upstreams:
             for target in targets
             if target.upstream.family == family and (model is None or target.upstream.serves(model))
         ]
+        if model is not None:
+            found = [target for target in found if target.upstream.names(model)] or found
         found.sort(
             key=lambda one: (
                 one.broken_until_s > now_s,
