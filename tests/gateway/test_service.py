@@ -11,7 +11,7 @@ import pytest
 
 from fiscus.gateway.application import Gateway
 from fiscus.gateway.options import GatewayOptions
-from fiscus.pricing.tokenizers import vocabulary
+from fiscus.pricing.tokenizers import tokenizer_for, vocabulary
 from fiscus.stores import open_store
 from fiscus.treasury.engine import Engine
 from fiscus.treasury.local import LocalTreasury
@@ -161,6 +161,7 @@ async def test_replies_of_the_upstream_are_what_they_say(upstream):
 
 
 async def test_prices_and_the_usual_vocabulary_are_there_before_the_first_call(tmp_path):
+    tokenizer_for.cache_clear()
     vocabulary.cache_clear()
     treasury = LocalTreasury(Engine(open_store("memory:")))
     gateway = Gateway(treasury, GatewayOptions())
