@@ -163,6 +163,20 @@ def test_usage_is_read_from_a_dict_and_from_an_object_and_what_does_not_fit_is_n
         assert tokens_of(given_usage) == tokens
 
 
+def test_images_and_film_are_told_apart_from_text():
+    drawn = {
+        "promptTokenCount": 2_000,
+        "candidatesTokenCount": 1_300,
+        "promptTokensDetails": [{"modality": "VIDEO", "tokenCount": 1_990}, {"modality": "TEXT", "tokenCount": 10}],
+        "candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 1_290}, {"modality": "VIDEO", "tokenCount": 4}],
+    }
+    for said in (drawn, as_object({"usage_metadata": drawn})):
+        read = usage_of(said)
+        assert (read.image_output, read.video_output, read.video_input) == (1_290, 4, 1_990)
+    details = {"output_tokens_details": {"image_tokens": 272, "text_tokens": 8}}
+    assert usage_of({"input_tokens": 13, "output_tokens": 280, **details}).image_output == 272
+
+
 @pytest.mark.parametrize(
     ("said", "nanousd"),
     [

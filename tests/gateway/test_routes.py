@@ -4,6 +4,7 @@ import pytest
 from yarl import URL
 
 from fiscus.gateway.routes import family_at, route_at
+from fiscus.pricing import PriceOverride
 from tests.gateway import wire
 from tests.gateway.gate import PROVIDER_KEY, providers, standing
 from tests.gateway.upstream import Reply
@@ -157,6 +158,20 @@ async def test_a_model_goes_by_another_name_at_a_provider(upstream):
         first, second = await gate.usage()
         assert {first.record.requested_model, second.record.requested_model} == {"mine"}
         assert first.record.price_id.startswith("own:*/test-*")
+
+
+async def test_a_picture_is_held_and_billed_at_its_own_rate(upstream):
+    details = [{"modality": "IMAGE", "tokenCount": 90}]
+    usage = {"promptTokenCount": 8, "candidatesTokenCount": 95, "candidatesTokensDetails": details}
+    picture = wire.gemini_chunk("There:", {**usage, "totalTokenCount": 103}, finishReason="STOP")
+    upstream.answers(Reply(body=wire.encoded(picture)))
+    prices = (PriceOverride(provider="*", model="test-*", input="1", output="2", image_output="30"),)
+    async with standing(providers(upstream), prices=prices) as gate:
+        answer = await gate.generate(wire.contents())
+        booked = await gate.last()
+    assert answer.status == 200
+    assert booked.amounts["cost"] == 8 * 1_000 + 90 * 30_000 + 5 * 2_000
+    assert booked.uncovered.get("cost", 0) == 0, "no more was billed than was held"
 
 
 def test_addresses_are_told_apart_without_a_server():

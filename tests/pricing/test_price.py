@@ -74,6 +74,14 @@ def test_audio_and_images_pay_their_own_rates_cached_or_not():
     )
 
 
+def test_a_picture_that_is_made_of_a_text_is_within_the_worst_case():
+    drawn = made({**CLAUDE, "image_output": Decimal(120), "audio_output": Decimal(80)})
+    bound = drawn.worst_case_cost(
+        input_tokens_max=10, output_tokens_max=10, may_have_audio=False, may_have_images=False
+    )
+    assert bound >= drawn.cost(Tokens(input=10, output=10), Extras(image_output=10))
+
+
 def test_a_server_tool_costs_its_fee_and_one_without_a_price_is_not_free():
     searched = made(CLAUDE, fees={"web_searches": Fraction(10_000_000), "requests": Fraction(5_000_000)})
     assert searched.cost(Tokens(), Extras(web_searches=3)) == 35_000_000

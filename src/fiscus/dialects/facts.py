@@ -120,6 +120,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         tokens: by component.
         final: whether the provider has said its last word; while a stream runs, figures can still grow.
+        image_output, video_output, video_input: tokens of these kinds, parts of output and input that have rates of
+            their own.
         service_tier: which one the call was really served with.
         server_tools: how often the provider ran each of its own tools.
         cost_nanousd: what the provider says that it cost, rounded up; None when it says nothing.
@@ -130,6 +132,9 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
     tokens: Tokens
     final: bool = True
+    image_output: int = 0
+    video_output: int = 0
+    video_input: int = 0
     service_tier: str | None = None
     server_tools: Mapping[str, int] = {}
     cost_nanousd: int | None = None

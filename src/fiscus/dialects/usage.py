@@ -59,6 +59,7 @@ def usage_of(usage: object, *, final: bool = True) -> Usage:
     return Usage(
         tokens=_with_compactions(usage, tokens),
         final=final,
+        **_media(usage),
         service_tier=_text(_first(usage, "service_tier", "serviceTier", "trafficType")),
         server_tools=_server_tools(usage),
         cost_nanousd=_cost_nanousd(usage),
@@ -177,6 +178,18 @@ def _gemini(usage: object, notes: list[str]) -> Tokens:
         image_input=_of_modality(into, "IMAGE"),
         audio_output=_of_modality(out, "AUDIO"),
     )
+
+
+def _media(usage: object) -> dict[str, int]:
+    """Images and film in the output, and film in the input, which are billed at rates of their own."""
+    into = _first(usage, "promptTokensDetails", "prompt_tokens_details")
+    out = _first(usage, "candidatesTokensDetails", "candidates_tokens_details")
+    told = _first(usage, "output_tokens_details", "completion_tokens_details")
+    return {
+        "image_output": _of_modality(out, "IMAGE") or _count(told, "image_tokens"),
+        "video_output": _of_modality(out, "VIDEO"),
+        "video_input": _of_modality(into, "VIDEO"),
+    }
 
 
 def _of_modality(details: object, modality: str) -> int:

@@ -155,4 +155,8 @@ def extras_of(usage: Usage | None) -> Extras:
         name = next((kind for begin, kind in SERVER_TOOLS.items() if tool.startswith(begin)), None)
         if name is not None:
             uses[name] = uses.get(name, 0) + count
-    return Extras(**uses)
+    if usage is None:
+        return Extras(**uses)
+    return Extras(
+        image_output=usage.image_output, video_output=usage.video_output, video_input=usage.video_input, **uses
+    )

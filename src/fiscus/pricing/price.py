@@ -193,19 +193,17 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
         Args:
             input_tokens_max, output_tokens_max: of the call; the output of each of its ``n`` answers.
             may_write_cache: False: the request cannot write to a cache, or the provider does not charge for that.
-            may_have_audio, may_have_images: False: neither in the request nor asked for.
+            may_have_audio, may_have_images: False: not in the request. What a model produces is its own affair: one whose
+                price has a rate for images makes them of a text, too.
             extras_max: the most of everything else; its tokens are parts of the two bounds.
         """
         inputs = [name for name in INPUT_RATES if may_write_cache or not name.startswith("cache_write")]
-        outputs = list(OUTPUT_RATES)
         inputs = [name for name in inputs if (may_have_audio or not name.startswith("audio"))]
-        outputs = [name for name in outputs if (may_have_audio or not name.startswith("audio"))]
         if not may_have_images:
             inputs = [name for name in inputs if not name.startswith(("image", "video"))]
-            outputs = [name for name in outputs if not name.startswith(("image", "video"))]
         reached = [row for start, row in self.rows if start < max(input_tokens_max, 1)]
         input_rate: int = max(getattr(row, name) for row in reached for name in inputs)
-        output_rate: int = max(getattr(row, name) for row in reached for name in outputs)
+        output_rate: int = max(getattr(row, name) for row in reached for name in OUTPUT_RATES)
         total = input_tokens_max * input_rate + n * output_tokens_max * output_rate
         return -(-(total + self.fees["requests"] + self._fees(extras_max)) // self.denominator)
 
