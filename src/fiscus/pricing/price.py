@@ -193,8 +193,8 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
         Args:
             input_tokens_max, output_tokens_max: of the call; the output of each of its ``n`` answers.
             may_write_cache: False: the request cannot write to a cache, or the provider does not charge for that.
-            may_have_audio, may_have_images: False: not in the request. What a model produces is its own affair: one whose
-                price has a rate for images makes them of a text, too.
+            may_have_audio, may_have_images: False: not in the request. What a model produces is its own affair: one
+                whose price has a rate for images makes them of a text, too.
             extras_max: the most of everything else; its tokens are parts of the two bounds.
         """
         inputs = [name for name in INPUT_RATES if may_write_cache or not name.startswith("cache_write")]
