@@ -13,12 +13,13 @@ from fiscus.contract.treasury import Treasury
 from fiscus.core.outcomes import Refused
 from fiscus.dialects import DIALECTS, Code, Dialect, Malformed, Problem, RequestFacts
 from fiscus.gateway.admission import admit, bound_of, is_unseen, release
-from fiscus.gateway.call import Call, Headers, Receive, Send, Tools, send_refusal
+from fiscus.gateway.call import Call, Headers, Message, Receive, Send, Tools, send_refusal
 from fiscus.gateway.counting import Counter
+from fiscus.gateway.notes import Note, Notes
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.payers import Caller, Payer, Unnamed, payer_of, secret_of, without_key
 from fiscus.gateway.produced import Lengths
-from fiscus.gateway.remaining import Remaining
+from fiscus.gateway.remaining import Remaining, within
 from fiscus.gateway.routes import Route, family_at, route_at
 from fiscus.gateway.upstreams import Target, UpstreamFailed, Upstreams
 from fiscus.pricing import Count, Price, PriceBook, UnknownPrice, count
@@ -64,6 +65,7 @@ class Gateway:
             lengths=Lengths(),
         )
         self._remaining = Remaining(treasury, tenant)
+        self._notes = Notes()
 
     async def warm_up(self) -> None:
         """Load prices and the usual vocabulary beside the event loop: the first call would keep all others waiting."""
@@ -127,7 +129,11 @@ class Gateway:
         facts = dialect.read_request(body, route.model, stream=route.stream)
         if isinstance(facts, Malformed):
             return Problem(code="invalid", message=facts.detail, field=facts.field)
-        return await self._admit_and_call(
+        note: Note | None = None
+        if self._options.budget_notes and dialect.metered:
+            body, note = await self._with_note(body, facts, dialect, route, payer, caller)
+            send = send if note is None else self._watching(note, send)
+        problem = await self._admit_and_call(
             scope,
             receive,
             send,
@@ -139,6 +145,30 @@ class Gateway:
             body,
             without_key(query),
         )
+        if problem is not None and note is not None:
+            self._notes.give_back(note)
+        return problem
+
+    async def _with_note(
+        self, body: bytes, facts: RequestFacts, dialect: Dialect, route: Route, payer: Payer, caller: Caller
+    ) -> tuple[bytes, Note | None]:
+        """The request with what its payer has to be told of its budgets."""
+        model = facts.model or ""
+        targets = self._tools.upstreams.targets(route.family, model)
+        if not targets:
+            return body, None
+        chain = within(await self._remaining.chain(payer.account, is_fresh=True), caller.scope)
+        return self._notes.add(body, facts, dialect, chain, _attributes(payer, model, targets))
+
+    def _watching(self, note: Note, send: Send) -> Send:
+        """Take note of an answer that is an error: the agent has not read what it was told."""
+
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                self._notes.give_back(note)
+            await send(message)
+
+        return send_on
 
     async def _admit_and_call(
         self,
@@ -187,7 +217,7 @@ class Gateway:
             output_tokens_default=max(target.upstream.output_tokens_max for target in targets),
             is_embedding=route.dialect == "openai.embeddings",
         )
-        attributes = {**payer.attributes, "model": model[:128], "provider": targets[0].upstream.priced_as}
+        attributes = _attributes(payer, model, targets)
         expected = tools.lengths.expected(payer.account, model) if facts.stream and facts.choices == 1 else None
         try:
             admitted = await admit(
@@ -339,6 +369,11 @@ def problem_of(refused: Refused) -> Problem:
         field=refused.field,
         detail=detail,
     )
+
+
+def _attributes(payer: Payer, model: str, targets: Sequence[Target]) -> dict[str, str]:
+    """What budgets with ``match`` look at."""
+    return {**payer.attributes, "model": model[:128], "provider": targets[0].upstream.priced_as}
 
 
 def _unseen(facts: RequestFacts, counted: Count) -> str:

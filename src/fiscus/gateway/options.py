@@ -96,6 +96,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         drain_s_max: how long it is read to its usage then.
         body_bytes_max: longest request.
         remaining_headers: whether answers say what is left of the payer's budgets.
+        budget_notes: whether agents are told in their next request when a budget of theirs runs low.
     """
 
     upstreams: tuple[Upstream, ...] = ()
@@ -116,6 +117,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     drain_s_max: Seconds = 30
     body_bytes_max: Annotated[int, msgspec.Meta(ge=1_024, le=268_435_456)] = 33_554_432
     remaining_headers: bool = True
+    budget_notes: bool = False
 
 
 def read_options(text: bytes, where: str) -> GatewayOptions:

@@ -1,19 +1,17 @@
-"""What is left of a payer's budgets, for the headers of its answers."""
+"""What is left of a payer's budgets: for the headers of its answers, and for who decides about its calls."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from fiscus.contract.chains import charged, least_left, read_chain, tightest
 from fiscus.contract.errors import TreasuryError
-from fiscus.contract.queries import AccountView, ReadAccount
 from fiscus.contract.treasury import Treasury
-from fiscus.core.outcomes import Balance
-from fiscus.core.units import Unit
+from fiscus.core.outcomes import AccountAnswer, Balance, BudgetView, Refused
 
 KEPT_S = 0.5
 KEPT_MAX = 10_000
-CHAIN_MAX = 16
 
 Header = tuple[bytes, bytes]
 
@@ -24,7 +22,7 @@ class Remaining:
     def __init__(self, treasury: Treasury, tenant: str) -> None:
         self._treasury = treasury
         self._tenant = tenant
-        self._kept: dict[str, tuple[float, list[tuple[str, list[Balance]]]]] = {}
+        self._kept: dict[str, tuple[float, tuple[AccountAnswer, ...]]] = {}
 
     async def headers(self, account: str, scope: str | None = None) -> tuple[Header, ...]:
         """``x-fiscus-remaining-<unit>`` of the budget that has the least left, by whom, and when it is renewed.
@@ -33,68 +31,59 @@ class Remaining:
             account: the payer.
             scope: the account that the key is bound to, which sees nothing above it.
         """
-        visible: list[Balance] = []
-        for name, balances in await self._chain(account):
-            visible += balances
-            if name == scope:
-                break
-        return headers_of(visible)
+        budgets = charged(within(await self.chain(account), scope))
+        return headers_of([one.balance for one in budgets if one.balance is not None])
 
     async def is_limited(self, account: str, attributes: Mapping[str, str]) -> bool:
         """Whether a budget of the chain limits a call with these attributes; True while nobody can say."""
-        chain = await self._chain(account)
-        return not chain or any(
-            one.mode == "enforce" and one.match.items() <= attributes.items()
-            for _, balances in chain
-            for one in balances
-        )
+        chain = await self.chain(account)
+        return not chain or any(limits(one, attributes) for one in charged(chain))
 
-    async def _chain(self, account: str) -> list[tuple[str, list[Balance]]]:
-        """Balances by account, leaf first; empty while the ledger cannot be asked."""
+    async def chain(self, account: str, *, is_fresh: bool = False) -> tuple[AccountAnswer, ...]:
+        """The payer and all above it, leaf first; empty while the ledger cannot be asked.
+
+        Args:
+            account: the payer.
+            is_fresh: as of now, not of half a second ago.
+        """
         now_s = time.monotonic()
         kept = self._kept.get(account)
-        if kept is not None and kept[0] > now_s:
+        if kept is not None and kept[0] > now_s and not is_fresh:
             return kept[1]
         try:
-            chain = await self._read(account)
+            views = await read_chain(self._treasury, account, tenant=self._tenant)
         except TreasuryError:
-            return []
+            return ()
+        chain = () if isinstance(views, Refused) else tuple(view.account for view in views)
         if len(self._kept) >= KEPT_MAX:
             self._kept.clear()
         self._kept[account] = (now_s + KEPT_S, chain)
         return chain
 
-    async def _read(self, account: str) -> list[tuple[str, list[Balance]]]:
-        chain: list[tuple[str, list[Balance]]] = []
-        name: str | None = account
-        for _ in range(CHAIN_MAX):
-            if name is None:
-                break
-            view = await self._treasury.read(ReadAccount(account=name, tenant=self._tenant))
-            if not isinstance(view, AccountView):
-                break
-            chain.append((name, [one.balance for one in view.account.budgets if one.balance is not None]))
-            name = view.account.parent
-        return chain
+
+def limits(budget: BudgetView, attributes: Mapping[str, str]) -> bool:
+    """Whether a budget refuses calls with these attributes when it is used up."""
+    return budget.mode == "enforce" and budget.match.items() <= attributes.items()
+
+
+def within(chain: Sequence[AccountAnswer], scope: str | None) -> Sequence[AccountAnswer]:
+    """What a key that is bound to ``scope`` sees of a chain, leaf first."""
+    for index, account in enumerate(chain):
+        if account.account == scope:
+            return chain[: index + 1]
+    return chain
 
 
 def headers_of(balances: list[Balance]) -> tuple[Header, ...]:
     """The least that is left in each unit, and of the tightest of them the account, budget and end of its window."""
-    least: dict[Unit, Balance] = {}
-    for one in balances:
-        if (
-            one.mode == "enforce"
-            and not one.match
-            and (one.unit not in least or one.available < least[one.unit].available)
-        ):
-            least[one.unit] = one
+    least = least_left(balances)
     headers = [
         (b"x-fiscus-remaining-" + unit.replace("_", "-").encode(), b"%d" % max(0, one.available))
         for unit, one in least.items()
     ]
-    if least:
-        tightest = min(least.values(), key=lambda one: (one.available / one.limit) if one.limit else 0)
-        headers.append((b"x-fiscus-budget", f"{tightest.account}/{tightest.budget}".encode("ascii", "replace")))
-        if tightest.window_end is not None:
-            headers.append((b"x-fiscus-resets-at", tightest.window_end.isoformat().encode()))
+    binding = tightest(least.values())
+    if binding is not None:
+        headers.append((b"x-fiscus-budget", f"{binding.account}/{binding.budget}".encode("ascii", "replace")))
+        if binding.window_end is not None:
+            headers.append((b"x-fiscus-resets-at", binding.window_end.isoformat().encode()))
     return tuple(headers)
