@@ -243,6 +243,55 @@ def test_an_id_of_another_keys_hold_is_a_conflict_and_never_shown(pool):
         assert pool.do(command, "unknown_hold", **mine).detail == "there is no hold 'h'"
 
 
+def test_what_is_to_be_left_is_left_in_every_budget_and_only_those_who_do_not_leave_it_get_it(ledger):
+    ledger.tree("team", "team/a")
+    ledger.budget("team", 100)
+    ledger.budget("a", 80)
+    refused = ledger.reserve("h", "a", 61, leave={"tokens": 20}, refused="budget_exceeded")
+    assert (refused.binding.account, refused.binding.available, refused.requested) == ("a", 80, 81)
+    ledger.reserve("h", "a", 60, leave={"tokens": 20})
+    assert ledger.cell("a") == (80, 0, 60, 0, 0), "what is to be left is not held"
+    ledger.reserve("h2", "a", 1, leave={"tokens": 20}, refused="budget_busy")
+    ledger.spend("team", 15)
+    assert ledger.reserve("h2", "a", 6, leave={"tokens": 20}, refused="budget_busy").binding.account == "a"
+    ledger.reserve("last", "a", 20)
+    ledger.settle("last", 20)
+    assert ledger.cell("a") == (80, 20, 60, 0, 0)
+
+
+def test_of_what_is_not_asked_for_nothing_has_to_be_left(pool):
+    pool.budget("root", 10, "cost")
+    pool.reserve("h", "a", {"tokens": 5, "cost": 0}, leave={"cost": 11})
+    pool.reserve("h2", "a", {"tokens": 5, "cost": 1}, leave={"cost": 9, "output_tokens": 99})
+    pool.reserve("h3", "a", {"tokens": 5, "cost": 1}, leave={"cost": 9}, refused="budget_busy")
+
+
+def test_what_is_to_be_left_limits_nothing_where_nothing_limits(ledger):
+    ledger.account("root")
+    ledger.budget("root", 10, mode="observe")
+    ledger.reserve("h", "root", 10, leave={"tokens": 10})
+
+
+def test_a_budget_with_something_left_is_not_exhausted(ledger):
+    ledger.account("root")
+    ledger.budget("root", 100, on_exhaustion="suspend")
+    ledger.spend("root", 80)
+    ledger.reserve("h", "root", 1, leave={"tokens": 20}, refused="budget_exceeded")
+    ledger.reserve("last", "root", 20)
+
+
+def test_a_repeated_reserve_is_the_same_whatever_it_was_to_leave(pool):
+    first = pool.reserve("h", "a", 60, leave={"tokens": 40})
+    assert pool.reserve("h", "a", 60, leave={"tokens": 50}) == first == pool.reserve("h", "a", 60)
+
+
+@pytest.mark.parametrize("leave", [{"tokens": -1}, {"tokens": AMOUNT_MAX + 1}, {"pages": 1}])
+def test_what_is_to_be_left_is_an_amount(pool, leave):
+    assert pool.reserve("h", "a", 1, leave=leave, refused="invalid").field.startswith("leave")
+    pool.reserve("h", "a", 1)
+    assert pool.extend("h", 2, leave=leave, refused="invalid").field.startswith("leave")
+
+
 # -- extend --------------------------------------------------------------------------------------------------------
 
 
@@ -284,6 +333,16 @@ def test_a_holds_own_amount_is_no_other_call_in_flight(pool):
     pool.extend("h", 100, refused="budget_busy")
     pool.extend("h", 101, refused="budget_exceeded")
     pool.extend("h", 80)
+
+
+def test_a_rise_leaves_what_is_to_be_left_and_a_heartbeat_needs_no_room(pool):
+    pool.reserve("h", "a", 70)
+    refused = pool.extend("h", 81, leave={"tokens": 20}, refused="budget_exceeded")
+    assert (refused.requested, refused.binding.available) == (31, 30)
+    pool.extend("h", 80, leave={"tokens": 20})
+    pool.extend("h", 80, leave={"tokens": 99}, lease_s=86_400)
+    pool.extend("h", 100)
+    assert pool.cell("root") == (100, 0, 100, 0, 0)
 
 
 def test_a_rise_asks_for_the_status_like_a_reserve_and_a_heartbeat_does_not(pool):

@@ -19,6 +19,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import msgspec
+
 from fiscus.core import commands
 from fiscus.core.units import AMOUNT_MAX, UNITS, Amounts, Unit, completed
 
@@ -816,7 +818,7 @@ class Model:
                 raise Refuse("conflict")
             if known.body is None:
                 raise Refuse("already_settled")
-            if known.body != command:
+            if known.body != msgspec.structs.replace(command, leave={}):
                 raise Refuse("conflict")
             return known.answer  # Q5
         self._open(command.account, command.parent, may_open, scope)
@@ -836,7 +838,7 @@ class Model:
             amount = amounts.get(item.unit, 0)
             try:
                 pins.append(self._pin(item, needed=amount > 0))
-                asks.append((pins[-1], amount))
+                asks.append((pins[-1], and_left(amount, item.unit, command.leave)))
             except Refuse as lacking:
                 asks.append(lacking)
         self._room(asks)
@@ -849,7 +851,7 @@ class Model:
             lines=[Line(pin, self._unit_of(pin), remaining=amounts.get(self._unit_of(pin), 0)) for pin in pins],
             own=[Line(0, unit, remaining=amounts.get(unit, 0)) for unit in UNITS],
             expires_at=self.now + command.lease_s * 1000,
-            body=command,
+            body=msgspec.structs.replace(command, leave={}),  # Q28
         )
         self.holds[command.id] = hold
         hold.answer = self._hold_answer(hold)
@@ -866,7 +868,8 @@ class Model:
         if rises:
             self._must_be_active([hold.account, *hold.also])
             own = {line.cell: line.remaining for line in hold.lines}
-            self._room([(line.cell, rises.get(line.unit, 0)) for line in hold.lines], own)
+            asks = [(line.cell, and_left(rises.get(line.unit, 0), line.unit, command.leave)) for line in hold.lines]
+            self._room(asks, own)
             for line in hold.lines + hold.own:
                 line.remaining += rises.get(line.unit, 0)
                 book(line, line.booked, final=False)  # Q24: it covers what was overrun
@@ -1521,10 +1524,12 @@ def is_well_formed(command: Any) -> bool:
             and (not command.amounts or any(command.amounts.values()))
             and 1 <= command.lease_s <= commands.LEASE_S_MAX
             and len(command.also) <= commands.ALSO_LENGTH_MAX
+            and amounts_are_valid(command.leave)
         )
     if isinstance(command, commands.Extend):
         lease_is_valid = 1 <= command.lease_s <= commands.LEASE_S_MAX
-        return id_is_valid(command.id) and amounts_are_valid(command.to) and lease_is_valid
+        amounts_are_fine = amounts_are_valid(command.to) and amounts_are_valid(command.leave)
+        return id_is_valid(command.id) and amounts_are_fine and lease_is_valid
     if isinstance(command, commands.Settle):
         return (
             id_is_valid(command.id)
@@ -1561,6 +1566,11 @@ def id_is_valid(id: str) -> bool:
 
 def amounts_are_valid(amounts: Amounts) -> bool:
     return all(unit in UNITS and 0 <= amount <= AMOUNT_MAX for unit, amount in amounts.items())
+
+
+def and_left(amount: int, unit: Unit, leave: Amounts) -> int:
+    """What a request needs to be free: with what it is to leave, if it asks for anything of that unit."""
+    return amount + leave.get(unit, 0) if amount > 0 else amount
 
 
 def book(line: Line, total: int, final: bool) -> None:

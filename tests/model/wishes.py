@@ -147,14 +147,18 @@ class Wishes:
             also=self.also(),
             lease_s=self.choose(LEASES),
             attributes=self.attributes(),
+            leave=self.leave(),
         )
+
+    def leave(self) -> dict[str, int]:
+        return self.amounts(40, whole=True) if self.seldom(3) else {}
 
     def reserve_again(self) -> Reserve:
         said = [hold.body for hold in self.model.holds.values() if hold.body is not None]
         return self.choose(said) if said else self.reserve()  # type: ignore[no-any-return]
 
     def extend(self) -> Extend:
-        return Extend(id=self.hold(), to=self.amounts(50, whole=False), lease_s=self.choose(LEASES))
+        return Extend(id=self.hold(), to=self.amounts(50, whole=False), lease_s=self.choose(LEASES), leave=self.leave())
 
     def settle(self) -> Settle:
         return Settle(

@@ -55,6 +55,24 @@ FAULTS: tuple[Fault, ...] = (
         new="    for number in route.order[:1]:\n        cell = draft.cells[number]\n        amount = amounts.get(cell.unit, 0)",
     ),
     Fault(
+        name="a reserve leaves nothing of what is to be left",
+        file="core/holds.py",
+        old="    needed = amounts if not command.leave else leaving(amounts, command.leave)\n",
+        new="    needed = amounts\n",
+    ),
+    Fault(
+        name="an extend leaves nothing of what is to be left",
+        file="core/holds.py",
+        old="        for unit, needed in leaving(rises, command.leave).items():\n",
+        new="        for unit, needed in rises.items():\n",
+    ),
+    Fault(
+        name="what is to be left is held",
+        file="core/holds.py",
+        old="            amounts=amounts,\n            asked=command.amounts,",
+        new="            amounts=needed,\n            asked=command.amounts,",
+    ),
+    Fault(
         name="a unit that is not bounded is admitted",
         file="core/holds.py",
         old="            if unit in route.enforced:\n",

@@ -231,6 +231,17 @@ async def test_it_says_nothing_of_output_tokens_when_no_tokens_are_held(books):
     assert books.hold("agent:x", cost_nanousd=7).output_tokens is None
 
 
+async def test_a_hold_leaves_what_it_was_told_to_leave_also_when_it_grows(books):
+    with pytest.raises(Refusal):
+        await books.reserve("agent:x", tokens=701, leave={"tokens": 300})
+    async with books.hold("agent:x", tokens=400, leave={"tokens": 300}) as hold:
+        with pytest.raises(Refusal):
+            await hold.extend(tokens=701)
+        await hold.extend(tokens=700)
+        await books.release((await books.reserve("agent:x", tokens=300)).id)
+        hold.settle({"tokens": 1})
+
+
 async def test_extending_raises_what_is_held_and_what_may_be_asked_for(books):
     async with books.hold("agent:x", tokens=400) as hold:
         await hold.extend(tokens=600)

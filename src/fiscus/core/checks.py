@@ -235,6 +235,8 @@ def check_reserve(command: Reserve) -> Refused | None:
         return wrong
     if command.attributes and (wrong := check_texts("attributes", command.attributes, ATTRIBUTES_MAX)) is not None:
         return wrong
+    if command.leave and (wrong := check_amounts("leave", command.leave)) is not None:
+        return wrong
     return check_name("parent", command.parent) if command.parent is not None else None
 
 
@@ -259,7 +261,12 @@ def check_settle(command: Settle) -> Refused | None:
 
 def check_extend(command: Extend) -> Refused | None:
     """See ``Extend``."""
-    return check_id("id", command.id) or check_amounts("to", command.to) or check_lease(command.lease_s)
+    return (
+        check_id("id", command.id)
+        or check_amounts("to", command.to)
+        or check_lease(command.lease_s)
+        or check_amounts("leave", command.leave)
+    )
 
 
 def check_release(command: Release) -> Refused | None:

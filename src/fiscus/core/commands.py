@@ -46,6 +46,8 @@ class Reserve(Command, tag="reserve"):
         lease_s: seconds until the hold expires unless it is extended, 1 … 86,400.
         attributes: what budgets with ``match`` look at (``model``, ``feature``, …).
         parent: the parent for an account that is opened from a template.
+        leave: what must be free besides, per unit, in every budget that limits the call, for calls that do not ask for
+            it: a reserve that these alone may use. A condition of the moment, not a part of the hold.
     """
 
     id: str
@@ -55,14 +57,19 @@ class Reserve(Command, tag="reserve"):
     lease_s: int = LEASE_S_DEFAULT
     attributes: dict[str, str] = {}
     parent: str | None = None
+    leave: Amounts = {}
 
 
 class Extend(Command, tag="extend"):
-    """Raise a hold to the totals ``to`` (absolute; lower ones are ignored) and renew its lease."""
+    """Raise a hold to the totals ``to`` (absolute; lower ones are ignored) and renew its lease.
+
+    ``leave``: as in Reserve, for what it rises by.
+    """
 
     id: str
     to: Amounts = {}
     lease_s: int = LEASE_S_DEFAULT
+    leave: Amounts = {}
 
 
 class Settle(Command, tag="settle"):

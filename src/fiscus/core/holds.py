@@ -65,10 +65,11 @@ def reserve(draft: Draft, request: Request, command: Reserve, now: int) -> HoldA
             return resolved
         route = resolved
     amounts = completed(command.amounts)
+    needed = amounts if not command.leave else leaving(amounts, command.leave)
     cells = draft.cells
     lacks = False
     for unit, numbers in route.cells.items():
-        amount = amounts.get(unit)
+        amount = needed.get(unit)
         if amount is None:
             if unit in route.enforced:
                 return Refused(
@@ -82,12 +83,12 @@ def reserve(draft: Draft, request: Request, command: Reserve, now: int) -> HoldA
                 lacks = True
     warned: tuple[int, ...] = ()
     if lacks or route.blocked:
-        refused = _refusal(draft, route, amounts)
+        refused = _refusal(draft, route, needed)
         if refused is not None:
             return refused
         if any(cells[cell_number].free < -TOTAL_MAX for cell_number in route.order):
             return _beyond("amounts")
-        warned = _warned(draft, route, amounts)
+        warned = _warned(draft, route, needed)
     expires_at = now + command.lease_s * 1000
     draft.emit(
         Held(
@@ -112,6 +113,15 @@ def reserve(draft: Draft, request: Request, command: Reserve, now: int) -> HoldA
         expires_at=to_datetime(expires_at),
         warnings=warnings(draft, warned) if warned else (),
     )
+
+
+def leaving(amounts: Amounts, leave: Amounts) -> Amounts:
+    """What has to be free for amounts of which some is left; of what nothing is asked, nothing has to be left.
+
+    >>> leaving({"tokens": 10, "calls": 1, "cost": 0}, {"tokens": 5, "cost": 7})
+    {'tokens': 15, 'calls': 1, 'cost': 0}
+    """
+    return {unit: amount + leave.get(unit, 0) if amount else 0 for unit, amount in amounts.items()}
 
 
 def _beyond(field: str) -> Refused:
@@ -228,10 +238,10 @@ def extend(draft: Draft, request: Request, command: Extend, now: int) -> HoldAns
         if refused is not None:
             return refused
         lacking: list[tuple[Cell, int]] = []
-        for unit, rise in rises.items():
+        for unit, needed in leaving(rises, command.leave).items():
             numbers = hold.cells.get(unit, ())
             close_ended_windows(draft, numbers, now)
-            lacking += lacking_room(draft, numbers, rise)
+            lacking += lacking_room(draft, numbers, needed)
             if any(draft.cells[number].free < -TOTAL_MAX for number in numbers):
                 return _beyond("to")
         if lacking:

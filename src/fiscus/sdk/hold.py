@@ -179,7 +179,8 @@ class Hold:
         Raises:
             Refusal: there is no room; the hold stays as it was.
         """
-        command = Extend(id=self.id, to=amounts_of(**to), lease_s=self._reserve.lease_s)
+        reserve = self._reserve
+        command = Extend(id=self.id, to=amounts_of(**to), lease_s=reserve.lease_s, leave=reserve.leave)
         self._answer = await self._teller.ask(HoldAnswer, command)
 
     async def __aenter__(self) -> Hold:

@@ -130,6 +130,7 @@ class Treasury:
         attributes: Mapping[str, str] | None = None,
         lease_s: int = LEASE_S_DEFAULT,
         parent: str | None = None,
+        leave: Amounts | None = None,
         id: str | None = None,
         keep_alive: bool = True,
     ) -> Hold:
@@ -143,6 +144,7 @@ class Treasury:
             attributes: more of them.
             lease_s: seconds after which the hold expires, 1 … 86,400, unless it is renewed.
             parent: the parent for an account that is opened from a template.
+            leave: what has to stay free besides, per unit: a reserve for calls that do not ask for it.
             id: of the hold; repeating a call with the same id holds nothing twice.
             keep_alive: renew the lease while the body runs.
         """
@@ -160,6 +162,7 @@ class Treasury:
             lease_s=lease_s,
             attributes=_attributes(attributes, model, feature),
             parent=parent,
+            leave=leave or {},
         )
         record = CallRecord(model=model, feature=feature)
         return Hold(self._teller, reserve, record=record, id_is_ours=id is None, is_kept_alive=keep_alive)
@@ -187,6 +190,7 @@ class Treasury:
         attributes: Mapping[str, str] | None = None,
         lease_s: int = LEASE_S_DEFAULT,
         parent: str | None = None,
+        leave: Amounts | None = None,
         id: str | None = None,
     ) -> HoldAnswer:
         """Hold budget for a call; arguments as of ``hold``. Settle or release it; nothing renews its lease.
@@ -207,6 +211,7 @@ class Treasury:
             attributes=attributes,
             lease_s=lease_s,
             parent=parent,
+            leave=leave,
             id=id,
         )
         return await self._teller.ask(HoldAnswer, hold.command)
