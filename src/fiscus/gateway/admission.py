@@ -12,7 +12,7 @@ from fiscus.contract.errors import TreasuryError
 from fiscus.contract.treasury import Treasury
 from fiscus.core.commands import Extend, Release, Request, Reserve
 from fiscus.core.outcomes import HoldAnswer, Refused
-from fiscus.core.units import AMOUNT_MAX, Amounts
+from fiscus.core.units import AMOUNT_MAX, Amounts, Unit
 from fiscus.dialects import RequestFacts
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.payers import Caller, Payer
@@ -36,6 +36,7 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
         prices: of all upstreams that may be asked; none: the cost is not bounded.
         may_write_cache, may_have_audio: see ``Price.worst_case_cost``.
         extras_max: calls of server tools.
+        leave: what has to stay free besides, for calls that wrap up.
     """
 
     input_tokens: int
@@ -47,6 +48,7 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
     may_have_audio: bool = False
     may_have_images: bool = True
     extras_max: Extras = Extras()
+    leave: Amounts = {}
 
     def cost(self, output_tokens: int) -> int:
         """Nano-USD at most, at the dearest of the prices."""
@@ -76,8 +78,9 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
             amounts["cost"] = self.cost(output_tokens)
         return {unit: min(amount, AMOUNT_MAX) for unit, amount in amounts.items()}
 
-    def output_within(self, unit: str, room: int) -> int:
+    def output_within(self, unit: Unit, room: int) -> int:
         """The largest output of a choice that leaves a unit within ``room``; below 0 if none does."""
+        room -= self.leave.get(unit, 0)
         if unit == "output_tokens":
             return room // self.choices
         if unit == "tokens":
@@ -141,6 +144,7 @@ async def admit(
             lease_s=LEASE_S,
             attributes=attributes,
             parent=payer.parent,
+            leave=bound.leave,
         )
         request = Request(
             command=command, tenant=tenant, actor=caller.actor, scope=caller.scope, may_open=caller.may_open
@@ -186,7 +190,9 @@ def _fitting(bound: Bound, refused: Refused, held: int) -> int:
 
 async def extend(treasury: Treasury, admitted: Admitted, output_tokens: int) -> Refused | None:
     """Let the hold grow to an output of so many tokens a choice, or not at all."""
-    command = Extend(id=admitted.id, to=admitted.bound.amounts(output_tokens), lease_s=LEASE_S)
+    command = Extend(
+        id=admitted.id, to=admitted.bound.amounts(output_tokens), lease_s=LEASE_S, leave=admitted.bound.leave
+    )
     outcome = await treasury.execute(msgspec.structs.replace(admitted.request, command=command))
     if isinstance(outcome, Refused):
         return outcome
@@ -208,12 +214,14 @@ def bound_of(
     *,
     output_tokens_default: int,
     is_embedding: bool,
+    leave: Amounts,
 ) -> Bound:
     """The worst case of a request.
 
     Args:
         prices: of every upstream that may be asked.
         output_tokens_default: of a choice, where the request says nothing.
+        leave: what has to stay free besides.
     """
     asked = output_tokens_default if facts.output_tokens_max is None else facts.output_tokens_max
     unseen = options.unseen_input_tokens_max if is_unseen(facts, counted) else None
@@ -227,6 +235,7 @@ def bound_of(
         may_have_audio=counted.media > 0,
         may_have_images=counted.images > 0 or counted.media > 0,
         extras_max=Extras(web_searches=calls, file_searches=calls, code_executions=calls),
+        leave=leave,
     )
 
 

@@ -11,13 +11,14 @@ from fiscus.contract.errors import Invalid, TreasuryError
 from fiscus.contract.logs import get_logger
 from fiscus.contract.treasury import Treasury
 from fiscus.core.outcomes import Refused
+from fiscus.core.units import Amounts
 from fiscus.dialects import DIALECTS, Code, Dialect, Malformed, Problem, RequestFacts
 from fiscus.gateway.admission import admit, bound_of, is_unseen, release
 from fiscus.gateway.call import Call, Headers, Message, Receive, Send, Tools, send_refusal
 from fiscus.gateway.counting import Counter
 from fiscus.gateway.notes import Note, Notes
 from fiscus.gateway.options import GatewayOptions
-from fiscus.gateway.payers import Caller, Payer, Unnamed, payer_of, secret_of, without_key
+from fiscus.gateway.payers import Caller, Payer, Unnamed, payer_of, secret_of, without_key, wraps_up
 from fiscus.gateway.produced import Lengths
 from fiscus.gateway.remaining import Remaining, within
 from fiscus.gateway.routes import Route, family_at, route_at
@@ -64,7 +65,7 @@ class Gateway:
             counter=Counter(),
             lengths=Lengths(),
         )
-        self._remaining = Remaining(treasury, tenant)
+        self._remaining = Remaining(treasury, tenant, kept=options.wrap_up)
         self._notes = Notes()
 
     async def warm_up(self) -> None:
@@ -216,6 +217,7 @@ class Gateway:
             options,
             output_tokens_default=max(target.upstream.output_tokens_max for target in targets),
             is_embedding=route.dialect == "openai.embeddings",
+            leave=options.wrap_up if options.wrap_up and not wraps_up(scope["headers"]) else {},
         )
         attributes = _attributes(payer, model, targets)
         expected = tools.lengths.expected(payer.account, model) if facts.stream and facts.choices == 1 else None
@@ -233,7 +235,7 @@ class Gateway:
         except TreasuryError as error:
             return _unavailable(error)
         if isinstance(admitted, Refused):
-            return problem_of(admitted)
+            return problem_of(admitted, bound.leave)
         if not options.unbudgeted and not await self._remaining.is_limited(payer.account, attributes):
             await release(tools.treasury, admitted)
             return Problem(
@@ -346,10 +348,16 @@ class Gateway:
         return None
 
 
-def problem_of(refused: Refused) -> Problem:
-    """A refusal of the ledger, for the dialect to word."""
+def problem_of(refused: Refused, leave: Amounts) -> Problem:
+    """A refusal of the ledger, for the dialect to word.
+
+    Args:
+        refused: by the ledger.
+        leave: what the call had to leave.
+    """
     code = CODES.get(refused.code, "invalid")
     binding = refused.binding
+    message = refused.detail
     detail: dict[str, str | int | None] = {"reason": refused.code}
     if binding is not None:
         detail |= {
@@ -360,11 +368,15 @@ def problem_of(refused: Refused) -> Problem:
             "available": binding.available,
             "requested": refused.requested,
         }
+        kept = leave.get(binding.unit, 0)
+        if kept and code in ("budget_exceeded", "budget_busy"):
+            message += f"; {kept} of it would be left for a call that wraps up (X-Fiscus-Wrap-Up: 1)"
+            detail["kept"] = kept
     if refused.resets_at is not None:
         detail["resets_at"] = refused.resets_at.isoformat()
     return Problem(
         code=code,
-        message=refused.detail,
+        message=message,
         retry_after_s=refused.retry_after_s if code == "budget_busy" else None,
         field=refused.field,
         detail=detail,

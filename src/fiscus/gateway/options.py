@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from fiscus.contract.errors import ConfigurationInvalid
+from fiscus.core.units import AMOUNT_MAX, Unit
 from fiscus.pricing import PriceOverride, UnknownPolicy
 
 Family = Literal["openai", "anthropic", "gemini"]
@@ -16,6 +17,7 @@ Family = Literal["openai", "anthropic", "gemini"]
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
+Amount = Annotated[int, msgspec.Meta(ge=0, le=AMOUNT_MAX)]
 ANY_MODEL = "*"
 PROVIDERS: dict[Family, str] = {"openai": "openai", "anthropic": "anthropic", "gemini": "google"}
 KEY_HEADERS: dict[Family, str] = {"openai": "authorization", "anthropic": "x-api-key", "gemini": "x-goog-api-key"}
@@ -96,6 +98,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         drain_s_max: how long it is read to its usage then.
         body_bytes_max: longest request.
         remaining_headers: whether answers say what is left of the payer's budgets.
+        wrap_up: per unit, what calls leave of every budget on their chain unless they say ``X-Fiscus-Wrap-Up: 1``.
         budget_notes: whether agents are told in their next request when a budget of theirs runs low.
     """
 
@@ -117,6 +120,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     drain_s_max: Seconds = 30
     body_bytes_max: Annotated[int, msgspec.Meta(ge=1_024, le=268_435_456)] = 33_554_432
     remaining_headers: bool = True
+    wrap_up: dict[Unit, Amount] = {}
     budget_notes: bool = False
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 from urllib.parse import parse_qsl, unquote, urlencode
 
@@ -120,6 +120,15 @@ def payer_of(headers: Mapping[bytes, bytes], caller: Caller, account: str | None
         provenance=_provenance(headers, labels),
         labels=labels,
     )
+
+
+def wraps_up(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a call says that it is the last one of its agent, so that it may use what others leave.
+
+    >>> wraps_up([(b"x-fiscus-wrap-up", b"1")]), wraps_up([(b"x-fiscus-wrap-up", b"0")])
+    (True, False)
+    """
+    return any(name == b"x-fiscus-wrap-up" and value.strip().lower() in (b"1", b"true") for name, value in headers)
 
 
 def _labels(headers: Mapping[bytes, bytes]) -> dict[str, str] | Unnamed:

@@ -9,6 +9,7 @@ from fiscus.contract.chains import charged, least_left, read_chain, tightest
 from fiscus.contract.errors import TreasuryError
 from fiscus.contract.treasury import Treasury
 from fiscus.core.outcomes import AccountAnswer, Balance, BudgetView, Refused
+from fiscus.core.units import Amounts
 
 KEPT_S = 0.5
 KEPT_MAX = 10_000
@@ -19,8 +20,10 @@ Header = tuple[bytes, bytes]
 class Remaining:
     """Reads balances of a payer and of all above it, at most twice a second for each."""
 
-    def __init__(self, treasury: Treasury, tenant: str) -> None:
+    def __init__(self, treasury: Treasury, tenant: str, *, kept: Amounts) -> None:
+        """``kept``: what most calls may not use of each budget."""
         self._treasury = treasury
+        self._amounts_kept = kept
         self._tenant = tenant
         self._kept: dict[str, tuple[float, tuple[AccountAnswer, ...]]] = {}
 
@@ -32,7 +35,7 @@ class Remaining:
             scope: the account that the key is bound to, which sees nothing above it.
         """
         budgets = charged(within(await self.chain(account), scope))
-        return headers_of([one.balance for one in budgets if one.balance is not None])
+        return headers_of([one.balance for one in budgets if one.balance is not None], self._amounts_kept)
 
     async def is_limited(self, account: str, attributes: Mapping[str, str]) -> bool:
         """Whether a budget of the chain limits a call with these attributes; True while nobody can say."""
@@ -74,11 +77,16 @@ def within(chain: Sequence[AccountAnswer], scope: str | None) -> Sequence[Accoun
     return chain
 
 
-def headers_of(balances: list[Balance]) -> tuple[Header, ...]:
-    """The least that is left in each unit, and of the tightest of them the account, budget and end of its window."""
+def headers_of(balances: list[Balance], kept: Amounts) -> tuple[Header, ...]:
+    """The least that is left in each unit, and of the tightest of them the account, budget and end of its window.
+
+    Args:
+        balances: of the chain.
+        kept: what is not shown of what is left, for most calls may not use it.
+    """
     least = least_left(balances)
     headers = [
-        (b"x-fiscus-remaining-" + unit.replace("_", "-").encode(), b"%d" % max(0, one.available))
+        (b"x-fiscus-remaining-" + unit.replace("_", "-").encode(), b"%d" % max(0, one.available - kept.get(unit, 0)))
         for unit, one in least.items()
     ]
     binding = tightest(least.values())
