@@ -65,13 +65,14 @@ async def counters(address: str) -> Counters:
 
 
 @asynccontextmanager
-async def model_server(*, at_once: int = 4, context_tokens: int = 2_048, threads: int = 2) -> AsyncIterator[str]:
+async def model_server(*, at_once: int = 4, context_tokens: int = 2_048, threads: int = 1) -> AsyncIterator[str]:
     """Run the server in a process of its own; yields its address, without ``/v1``.
 
     Args:
         at_once: calls that it works on at the same time.
         context_tokens: of each call, prompt and answer together.
-        threads: processors that it uses.
+        threads: processors that it uses. Its threads wait for each other without sleeping: with one for each processor,
+            and anything else to do on the machine, it was a hundred times slower.
 
     Raises:
         RuntimeError: it does not start.

@@ -49,10 +49,14 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def own_service(port: int) -> AsyncIterator[str]:
+async def own_service(port: int, *, gateway: str | None = None) -> AsyncIterator[str]:
     """Run a service on ``port`` over a new ledger in a temporary folder; yields its address.
 
     It runs in a session of its own, so that Ctrl-C in the terminal reaches us first and it ends when we say so.
+
+    Args:
+        port: on 127.0.0.1.
+        gateway: what stands in the gateway's file; None: it has none.
 
     Raises:
         ConfigurationInvalid: the port is busy.
@@ -62,6 +66,11 @@ async def own_service(port: int) -> AsyncIterator[str]:
     with TemporaryDirectory(prefix="fiscus-") as folder:
         log = Path(folder) / "service.log"
         store = f"sqlite:///{Path(folder) / 'demo.db'}"
+        environment = _environment()
+        if gateway is not None:
+            file = Path(folder) / "gateway.toml"
+            file.write_text(gateway, encoding="utf-8")
+            environment[f"{PREFIX}GATEWAY_PATH"] = str(file)
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", MODULE, "serve", "--port", str(port), "--store", store),
@@ -70,7 +79,7 @@ async def own_service(port: int) -> AsyncIterator[str]:
                 stderr=output,
                 start_new_session=True,
                 cwd=folder,
-                env=_environment(),
+                env=environment,
             )
         try:
             address = f"http://{HOST}:{port}"
