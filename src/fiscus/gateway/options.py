@@ -10,11 +10,12 @@ import msgspec
 
 from fiscus.contract.errors import ConfigurationInvalid
 from fiscus.core.units import AMOUNT_MAX, Unit
-from fiscus.pricing import PriceOverride, UnknownPolicy
+from fiscus.pricing import PriceOverride, UnknownPolicy, output_tokens_max
 
 Family = Literal["openai", "anthropic", "gemini"]
 """Whose wire a route or an upstream speaks; ``openai``: everybody who is compatible."""
 
+Strategy = Literal["least_loaded", "round_robin", "failover"]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
 Amount = Annotated[int, msgspec.Meta(ge=0, le=AMOUNT_MAX)]
@@ -38,11 +39,14 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         provider: whose prices hold; the family's maker unless said.
         models: patterns (``gpt-*``) of the models that it serves; ``*`` serves those that no other upstream names.
         renames: model asked for → model that is asked of it.
-        priority: lower ones are asked first; equal ones in turn, those with the fewest calls in flight before others.
-        output_tokens_max: bound of the output where a request has none.
+        priority: lower ones are asked first; equal ones as ``strategy`` of the gateway says.
+        output_tokens_max: bound of the output where a request has none; None: what the model gives at most, as far as
+            that is known, and no more than 32,768.
         output_field: the field that bounds the output of a chat completion where a request has none.
         connect_s_max, answer_s_max, silence_s_max: for a connection; until an answer begins; between two pieces of it.
         in_flight_max: calls at once; the next one is asked of another, or refused as busy.
+        tokens_per_minute_max: what it takes, as its maker limits it; when it is used up the next call is asked of
+            another, or refused as busy, until there is some again.
     """
 
     name: str
@@ -57,17 +61,22 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     models: tuple[str, ...] = (ANY_MODEL,)
     renames: dict[str, str] = {}
     priority: int = 0
-    output_tokens_max: Tokens = 32_768
+    output_tokens_max: Tokens | None = None
     output_field: str | None = None
     connect_s_max: Seconds = 10
     answer_s_max: Seconds = 600
     silence_s_max: Seconds = 300
     in_flight_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1_000
+    tokens_per_minute_max: Tokens | None = None
 
     @property
     def priced_as(self) -> str:
         """The provider whose prices hold."""
         return self.provider or PROVIDERS[self.family]
+
+    def output_tokens_of(self, model: str) -> int:
+        """Bound of the output of a model where a request has none."""
+        return self.output_tokens_max or output_tokens_max(self.renames.get(model, model))
 
     def serves(self, model: str) -> bool:
         """Whether it has this model."""
@@ -91,6 +100,8 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             conversations); None: such requests are refused.
         server_tool_calls_max: bound of the calls of server tools, which are billed apart.
         margin_tokens: by how many tokens a stream's hold stays ahead of what has come.
+        strategy: which of several upstreams of one priority is asked first: the one with the fewest calls in flight,
+            the one that was asked longest ago, or the one that stands first in the file.
         attempts_max: how many upstreams are asked at most for one call.
         backoff_s, backoff_s_max: wait before an upstream is asked again; doubles.
         broken_after, broken_s: failures in a row after which an upstream is left alone, and for how long.
@@ -111,6 +122,7 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     unseen_input_tokens_max: Tokens | None = None
     server_tool_calls_max: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 20
     margin_tokens: Tokens = 64
+    strategy: Strategy = "least_loaded"
     attempts_max: Annotated[int, msgspec.Meta(ge=1, le=20)] = 3
     backoff_s: Seconds = 0.25
     backoff_s_max: Seconds = 8

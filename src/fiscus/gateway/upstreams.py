@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import random
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -71,6 +72,42 @@ class UpstreamFailed(Exception):
         self.is_timeout = is_timeout
 
 
+class Rate:
+    """A bucket of tokens that fills within a minute. A call may take more than is in it; then it fills from below.
+
+    >>> now_s = 0.0
+    >>> rate = Rate(600, clock=lambda: now_s)
+    >>> rate.took(610)
+    >>> rate.is_used_up
+    True
+    >>> now_s = 2.0
+    >>> rate.is_used_up
+    False
+    """
+
+    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_minute = per_minute
+        self._clock = clock
+        self._left = float(per_minute)
+        self._as_of_s = clock()
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether nothing is left now."""
+        self._fill()
+        return self._left <= 0
+
+    def took(self, tokens: int) -> None:
+        """A call has used so many."""
+        self._fill()
+        self._left -= tokens
+
+    def _fill(self) -> None:
+        now_s = self._clock()
+        self._left = min(self._per_minute, self._left + (now_s - self._as_of_s) * self._per_minute / 60)
+        self._as_of_s = now_s
+
+
 class Target:
     """An upstream, and how it is doing."""
 
@@ -80,6 +117,7 @@ class Target:
         self.failures = 0
         self.broken_until_s = 0.0
         self.used = 0
+        self.rate = None if upstream.tokens_per_minute_max is None else Rate(upstream.tokens_per_minute_max)
         self._session = session
         key_header = upstream.api_key_header or KEY_HEADERS[upstream.family]
         value = f"Bearer {upstream.api_key}" if key_header.lower() == "authorization" else upstream.api_key
@@ -91,8 +129,8 @@ class Target:
 
     @property
     def is_full(self) -> bool:
-        """Whether as many calls are in flight as may be."""
-        return self.in_flight >= self.upstream.in_flight_max
+        """Whether as many calls are in flight, or as many tokens were used, as may be."""
+        return self.in_flight >= self.upstream.in_flight_max or (self.rate is not None and self.rate.is_used_up)
 
     def without_key(self, body: bytes) -> bytes:
         """What it says of an error; some repeat the key that they were sent."""
@@ -168,13 +206,14 @@ class Upstreams:
         ]
         if model is not None:
             found = [target for target in found if target.upstream.names(model)] or found
+        strategy = self._options.strategy
         found.sort(
             key=lambda one: (
                 one.broken_until_s > now_s,
                 one.is_full,
                 one.upstream.priority,
-                one.in_flight,
-                one.used,
+                one.in_flight if strategy == "least_loaded" else 0,
+                one.used if strategy != "failover" else 0,
             )
         )
         return found
