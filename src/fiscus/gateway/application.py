@@ -16,7 +16,6 @@ from fiscus.dialects import DIALECTS, Code, Dialect, Malformed, Problem, Request
 from fiscus.gateway.admission import admit, bound_of, is_unseen, release
 from fiscus.gateway.call import Call, Headers, Message, Receive, Send, Tools, send_refusal
 from fiscus.gateway.counting import Counter
-from fiscus.gateway.live import Live
 from fiscus.gateway.notes import Note, Notes
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.payers import Caller, Payer, Unnamed, payer_of, secret_of, without_key, wraps_up
@@ -58,8 +57,6 @@ class Gateway:
         """
         self._options = options
         self._tenant = tenant
-        self._remaining = Remaining(treasury, tenant, kept=options.wrap_up)
-        self.live = Live(self._names_above)
         self._tools = Tools(
             treasury=treasury,
             options=options,
@@ -67,8 +64,8 @@ class Gateway:
             upstreams=Upstreams(options),
             counter=Counter(),
             lengths=Lengths(),
-            live=self.live,
         )
+        self._remaining = Remaining(treasury, tenant, kept=options.wrap_up)
         self._notes = Notes()
 
     async def warm_up(self) -> None:
@@ -86,11 +83,7 @@ class Gateway:
     async def close(self) -> None:
         """Let go of connections and processes."""
         self._tools.counter.close()
-        await self.live.close()
         await self._tools.upstreams.close()
-
-    async def _names_above(self, account: str) -> list[str]:
-        return [above.account for above in await self._remaining.chain(account)]
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send, admit_key: Admit) -> None:
         """Answer one request at an address that it takes."""

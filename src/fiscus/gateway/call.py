@@ -21,7 +21,6 @@ from fiscus.core.records import Outcome, Tokens
 from fiscus.dialects import Dialect, Event, Meter, Problem, Refusal, RequestFacts
 from fiscus.gateway.admission import Admitted, extend
 from fiscus.gateway.counting import Counter
-from fiscus.gateway.live import Live, Running
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.payers import Payer
 from fiscus.gateway.produced import Counted, Lengths
@@ -79,7 +78,6 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     upstreams: Upstreams
     counter: Counter
     lengths: Lengths
-    live: Live
 
 
 class Call:
@@ -126,14 +124,6 @@ class Call:
         self._is_asking = False
         self._is_settled = False
         self._tokens: Tokens | None = None
-        self._running = Running(
-            hold=admitted.id,
-            account=payer.account,
-            model=model,
-            input_tokens=counted.tokens,
-            price=price,
-            started_s=self._started_s,
-        )
 
     async def run(self, receive: Receive, send: Send) -> None:
         """Do it. Nothing is held afterwards, and what was billed is on the books."""
@@ -153,7 +143,6 @@ class Call:
                     await self._pass_body(answer, gone, send)
         finally:
             gone.cancel()
-            self._tools.live.ended(self._running)
             self._let_go(failed=False)
             if not self._is_settled:
                 await asyncio.shield(self._settle(Ended(outcome="cancelled", error_code="interrupted")))
@@ -361,7 +350,6 @@ class Call:
         )
         counted, strips = Counted(), not self._facts.include_usage
         failed, cut = False, False
-        self._tools.live.began(self._running)
         try:
             async for chunk in answer.content.iter_any():
                 if self._first_ms is None:
@@ -404,7 +392,7 @@ class Call:
         out: list[bytes] = []
         dialect = self._dialect
         for event in found:
-            produced = self._running.output_tokens = counted.add(meter.feed(event))
+            produced = counted.add(meter.feed(event))
             raw = dialect.strip_usage(event) if strips else event.raw
             if raw:
                 out.append(raw)
