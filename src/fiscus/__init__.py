@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 # Public name → the module that defines it, imported on first use so that `import fiscus` costs nothing.
 _HOMES = {
+    "agent_budget_tool": "fiscus.sdk",
     "connect": "fiscus.sdk",
     "connect_sync": "fiscus.sdk",
     "open": "fiscus.sdk",

@@ -57,7 +57,8 @@ async def test_every_snippet_of_the_guide_runs(kind, tmp_path, monkeypatch, caps
     assert "1250\n" in said
     assert "active\n" in said
     assert "team:search" in said
-    assert len(rest) == 8
+    assert '"tightest_budget"' in said
+    assert len(rest) == 9
 
 
 @pytest.mark.parametrize("page", [GUIDE, README], ids=["guide", "readme"])

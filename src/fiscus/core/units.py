@@ -29,3 +29,13 @@ def completed(amounts: Amounts) -> Amounts:
     if "calls" not in whole:
         whole["calls"] = 1
     return whole
+
+
+def dollars(nanousd: int) -> str:
+    """Nano-USD for people, rounded down to a hundredth of a cent.
+
+    >>> dollars(1_234_567_899_999)
+    '$1,234.5678'
+    """
+    whole, rest = divmod(nanousd, NANOUSD_PER_USD)
+    return f"${whole:,}.{rest // 100_000:04d}"

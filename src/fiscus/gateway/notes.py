@@ -15,7 +15,7 @@ import msgspec
 from fiscus.contract.chains import charged
 from fiscus.core.commands import Severity
 from fiscus.core.outcomes import AccountAnswer, Balance
-from fiscus.core.units import Unit
+from fiscus.core.units import Unit, dollars
 from fiscus.dialects import Dialect, RequestFacts
 from fiscus.gateway.remaining import limits
 
@@ -39,7 +39,6 @@ LINES_MAX = 4
 """Of more budgets an agent is told only of those that are nearest to their end."""
 
 TOLD_MAX = 100_000
-NANOUSD = 1_000_000_000
 
 Window = tuple[str, str, str, datetime]
 """A payer, account and budget that bind it, and the beginning of the window."""
@@ -170,13 +169,3 @@ def line(severity: Severity, balance: Balance, payer: str) -> str:
         left=dollars(left) if balance.unit == "cost" else f"{left:,} {plural}",
     )
     return text if balance.account == payer else f"{text} This is the budget of {balance.account}."
-
-
-def dollars(nanousd: int) -> str:
-    """Nano-USD for people, rounded down to a hundredth of a cent.
-
-    >>> dollars(1_234_567_899_999)
-    '$1,234.5678'
-    """
-    whole, rest = divmod(nanousd, NANOUSD)
-    return f"${whole:,}.{rest // 100_000:04d}"

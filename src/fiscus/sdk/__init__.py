@@ -3,6 +3,17 @@
 from fiscus.sdk.composition import connect, connect_sync, open, open_sync
 from fiscus.sdk.hold import Hold
 from fiscus.sdk.sync import SyncTreasury
+from fiscus.sdk.tools import BudgetTool, agent_budget_tool
 from fiscus.sdk.treasury import Treasury
 
-__all__ = ["Hold", "SyncTreasury", "Treasury", "connect", "connect_sync", "open", "open_sync"]
+__all__ = [
+    "BudgetTool",
+    "Hold",
+    "SyncTreasury",
+    "Treasury",
+    "agent_budget_tool",
+    "connect",
+    "connect_sync",
+    "open",
+    "open_sync",
+]

@@ -46,6 +46,7 @@ from fiscus.contract import (
     TransferAnswer,
     Unit,
 )
+from fiscus.contract.chains import OwnBudget, own_budget, read_chain
 from fiscus.contract.errors import refusal
 from fiscus.contract.queries import (
     PAGE_LENGTH_MAX,
@@ -350,6 +351,13 @@ class Treasury:
         """The running windows of all budgets of an account, allocations included; those of its ancestors are not."""
         budgets = (await self.account(account)).budgets
         return tuple(budget.balance for budget in budgets if budget.balance is not None)
+
+    async def own_budget(self, account: str) -> OwnBudget:
+        """What the next call of an account may use: its budgets and those of all above it that the key may see."""
+        views = await read_chain(self._ledger, account, tenant=self._tenant)
+        if isinstance(views, Refused):
+            raise refusal(views)
+        return own_budget(views)
 
     async def accounts(
         self, *, prefix: str | None = None, parent: str | None = None, status: Status | None = None
