@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from fiscus.contract.errors import Invalid, TreasuryError
 from fiscus.contract.logs import get_logger
 from fiscus.contract.treasury import Treasury
@@ -16,6 +18,7 @@ from fiscus.dialects import DIALECTS, Code, Dialect, Malformed, Problem, Request
 from fiscus.gateway.admission import admit, bound_of, is_unseen, release
 from fiscus.gateway.call import Call, Headers, Message, Receive, Send, Tools, send_refusal
 from fiscus.gateway.counting import Counter
+from fiscus.gateway.downgrade import first_affordable
 from fiscus.gateway.notes import Note, Notes
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.payers import Caller, Payer, Unnamed, payer_of, secret_of, without_key, wraps_up
@@ -134,18 +137,24 @@ class Gateway:
         if self._options.budget_notes and dialect.metered:
             body, note = await self._with_note(body, facts, dialect, route, payer, caller)
             send = send if note is None else self._watching(note, send)
-        problem = await self._admit_and_call(
-            scope,
-            receive,
-            send,
-            caller,
-            payer,
-            route,
-            dialect,
-            facts,
-            body,
-            without_key(query),
-        )
+
+        async def attempt(body: bytes, facts: RequestFacts, model: str, output_tokens_least: int) -> Problem | None:
+            return await self._admit_and_call(
+                scope,
+                receive,
+                send,
+                caller,
+                payer,
+                route,
+                dialect,
+                facts,
+                body,
+                without_key(query),
+                model,
+                msgspec.structs.replace(self._options, output_tokens_least=output_tokens_least),
+            )
+
+        problem = await first_affordable(attempt, self._options, route, dialect, facts, body)
         if problem is not None and note is not None:
             self._notes.give_back(note)
         return problem
@@ -183,9 +192,10 @@ class Gateway:
         facts: RequestFacts,
         body: bytes,
         query: str,
+        model: str,
+        options: GatewayOptions,
     ) -> Problem | None:
-        options, tools = self._options, self._tools
-        model = facts.model
+        tools = self._tools
         if not model:
             return Problem(code="invalid", message="the model is missing", field="model")
         targets = tools.upstreams.targets(route.family, model)
@@ -256,7 +266,9 @@ class Gateway:
             targets=targets,
             model=model,
             price=prices[0] if prices else None,
-            more_headers=lambda: self._headers_for(payer.account, caller.scope, admitted.id),
+            more_headers=lambda: self._headers_for(
+                payer.account, caller.scope, admitted.id, None if model == facts.model else model
+            ),
         )
         await call.run(receive, send)
         return None
@@ -280,8 +292,10 @@ class Gateway:
             prices.append(price)
         return prices
 
-    async def _headers_for(self, account: str, scope: str | None, hold: str) -> Headers:
+    async def _headers_for(self, account: str, scope: str | None, hold: str, model: str | None) -> Headers:
         headers: list[tuple[bytes, bytes]] = [(b"x-fiscus-hold", hold.encode())]
+        if model is not None:
+            headers.append((b"x-fiscus-model", model.encode("ascii", "replace")))
         if self._options.remaining_headers:
             headers += await self._remaining.headers(account, scope)
         return headers
@@ -372,6 +386,8 @@ def problem_of(refused: Refused, leave: Amounts) -> Problem:
         if kept and code in ("budget_exceeded", "budget_busy"):
             message += f"; {kept} of it would be left for a call that wraps up (X-Fiscus-Wrap-Up: 1)"
             detail["kept"] = kept
+    if binding is not None and binding.match:
+        detail["match"] = ", ".join(f"{name}={value}" for name, value in binding.match.items())
     if refused.resets_at is not None:
         detail["resets_at"] = refused.resets_at.isoformat()
     return Problem(

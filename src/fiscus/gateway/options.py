@@ -96,6 +96,9 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         prices: own prices, before those that are known.
         unknown_price: what is done about a model nobody has a price of.
         output_tokens_least: a smaller bound of the output is of no use: such a call is refused, not clamped.
+        downgrade: model (or pattern) that is asked for → cheaper ones of the same family that are asked in their order
+            instead while money is short.
+        downgrade_below_tokens: it is short when no more output than this would fit, nor all that was asked for.
         unseen_input_tokens_max: bound of what a request adds to its input from elsewhere (server tools, stored
             conversations); None: such requests are refused.
         server_tool_calls_max: bound of the calls of server tools, which are billed apart.
@@ -119,6 +122,8 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     prices: tuple[PriceOverride, ...] = ()
     unknown_price: UnknownPolicy = "refuse"
     output_tokens_least: Tokens = 16
+    downgrade: dict[str, tuple[str, ...]] = {}
+    downgrade_below_tokens: Tokens = 1_024
     unseen_input_tokens_max: Tokens | None = None
     server_tool_calls_max: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 20
     margin_tokens: Tokens = 64
