@@ -33,7 +33,7 @@ from starlette.routing import BaseRoute, Match
 from fiscus import __version__
 from fiscus.api import ApiOptions, JoiningProtocol
 from fiscus.api.application import Application
-from fiscus.api.beside import Admit, Beside, Receive, Scope, Send
+from fiscus.api.beside import Admit, Beside, Payers, Receive, Scope, Send
 from fiscus.api.calls import Call, Reply
 from fiscus.api.calls import Route as ApiRoute
 from fiscus.api.economy import EconomyMetrics, TokenEconomy, economy_paths, economy_routes, economy_schemas
@@ -42,7 +42,7 @@ from fiscus.api.economy.service import agent_status
 from fiscus.api.keys import Caller, store_first_key
 from fiscus.api.ledger_metrics import LedgerCollector
 from fiscus.api.openapi import document
-from fiscus.api.problems import Problem
+from fiscus.api.problems import Problem, problem
 from fiscus.api.routes import ROUTES
 from fiscus.api.spool_metrics import SpoolCollector
 from fiscus.contract.errors import ConfigurationInvalid, FiscusError, StoreUnavailable
@@ -51,6 +51,7 @@ from fiscus.contract.treasury import Treasury
 from fiscus.core.outcomes import Refused
 from fiscus.core.state import Rules
 from fiscus.gateway.options import GatewayOptions
+from fiscus.gateway.payers import Unnamed, payer_of
 from fiscus.spool import Spool, SpoolingTreasury
 from fiscus.stores import POSTGRES_SCHEMES, SQLITE_SCHEME, open_store
 from fiscus.stores.sqlite.scratch import scratch_folder
@@ -243,6 +244,7 @@ async def _serve(service: ServiceOptions, on_started: Callable[[Started], None])
                     keys_required=keys_required,
                     extra_routes=routes,
                     beside=gateway,
+                    payers=payers_of(service.gateway),
                     extra_paths=economy_paths(),
                     extra_schemas=economy_schemas(),
                     registry=registry,
@@ -501,12 +503,27 @@ async def _gateway(treasury: Treasury, service: ServiceOptions) -> AsyncIterator
         await gateway.close()
 
 
+def payers_of(gateway: GatewayOptions | None) -> Payers:
+    """Who pays by the headers of a request, as the gateway reads them."""
+
+    def payers(headers: Mapping[bytes, bytes], caller: Caller) -> tuple[str, ...] | Problem:
+        default = None if gateway is None else gateway.account
+        payer = payer_of(headers, caller, default)
+        if isinstance(payer, Unnamed):
+            return problem("invalid", payer.detail, field=payer.field or "account")
+        names = (payer.account, payer.parent, caller.scope or default)
+        return tuple(dict.fromkeys(name for name in names if name is not None))
+
+    return payers
+
+
 class _GatewayBeside:
     """The gateway as it stands beside the API: keys are the API's, the words of a refusal are the dialect's."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self.takes = gateway.takes
+        self.show_to = gateway.live.show_to
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, admit: Admit) -> None:
         """See ``Beside``."""

@@ -8,6 +8,8 @@ import aiohttp
 import pytest
 
 from fiscus.api import ApiOptions, store_first_key
+from fiscus.api.events import CHUNK_EVENTS_MAX, QUEUE_LENGTH_MAX, Streams
+from fiscus.contract.queries import Entry
 from tests.api.service import FIRST_SECRET, PEPPER, Api, ledger, serving
 
 
@@ -149,3 +151,35 @@ async def test_streams_end_when_the_service_goes_down(api: Api):
 async def test_a_cursor_that_is_no_sequence_number_is_refused(api: Api, header: str):
     answer = await api.get("/v1/events", headers={"Last-Event-ID": header})
     assert (answer.code, answer.json["field"]) == ("invalid", "Last-Event-ID")
+
+
+@pytest.mark.parametrize(("value", "status"), [("maybe", 422), ("1", 422), ("", 422)])
+async def test_whether_progress_is_shown_is_true_or_false(api: Api, value: str, status: int):
+    answer = await api.get(f"/v1/events?progress={value}")
+    assert (answer.status, answer.json["field"]) == (status, "progress")
+
+
+async def test_what_runs_is_told_to_those_who_may_see_it_and_never_waits():
+    async def nothing() -> AsyncIterator[Entry]:
+        await asyncio.sleep(60)
+        yield
+
+    streams = Streams(count_max=9, heartbeat_s=60)
+    gone: list[asyncio.Future[None]] = [asyncio.get_running_loop().create_future() for _ in range(3)]
+    everything = streams.chunks(nothing(), gone[0], shows_progress=True)
+    below = streams.chunks(nothing(), gone[1], scope="team:a", shows_progress=True)
+    journal = streams.chunks(nothing(), gone[2])
+    for chunks in (everything, below, journal):
+        await anext(chunks)
+    assert streams.is_there
+    for number in range(QUEUE_LENGTH_MAX + 5):
+        streams.tell("call.progress", b"%d" % number, ("agent:x", "team:b"))
+    streams.tell("call.progress", b"-1", ("agent:y", "team:a"))
+    shown = [await anext(everything) for _ in range(QUEUE_LENGTH_MAX // CHUNK_EVENTS_MAX)]
+    told = b"".join(shown)
+    assert told.startswith(b"event: call.progress\ndata: 0\n\n")
+    assert told.count(b"\n\n") == QUEUE_LENGTH_MAX, "who is behind misses the rest"
+    assert await anext(below) == b"event: call.progress\ndata: -1\n\n"
+    for chunks in (everything, below, journal):
+        await chunks.aclose()
+    assert not streams.is_there

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 
 from fiscus.api import ApiOptions, create_app, store_first_key
-from fiscus.app import _GatewayBeside
+from fiscus.app import _GatewayBeside, payers_of
 from fiscus.contract.queries import (
     AccountView,
     EntriesPage,
@@ -111,8 +111,13 @@ class Gate:
         assert made.status in (200, 201), made
         return str(made.json["secret"])
 
+    async def booked(self) -> None:
+        """Wait for the settlements of calls that were answered: a read is answered before what is in its batch."""
+        await self.treasury.read(ReadAccount(account=PAYER))
+
     async def balances(self, name: str = PAYER) -> dict[str, Balance]:
         """Running windows by unit."""
+        await self.booked()
         view = await self.treasury.read(ReadAccount(account=name))
         assert isinstance(view, AccountView), view
         return {one.unit: one.balance for one in view.account.budgets if one.balance is not None}
@@ -125,6 +130,7 @@ class Gate:
 
     async def usage(self) -> list[Booked]:
         """What was booked, in order."""
+        await self.booked()
         head = (await self.treasury.read(ListEntries(limit=1))).as_of_seq  # type: ignore[union-attr]
         page = await self.treasury.read(ListUsage(limit=1_000, min_seq=head))
         assert isinstance(page, UsagePage), page
@@ -201,7 +207,8 @@ async def standing(
         if keys:
             await store_first_key(treasury, FIRST_SECRET, PEPPER)
         pepper = PEPPER if keys else None
-        app = create_app(treasury, ApiOptions(key_pepper=pepper, keys_required=keys, beside=beside))
+        payers = payers_of(gateway._options)
+        app = create_app(treasury, ApiOptions(key_pepper=pepper, keys_required=keys, beside=beside, payers=payers))
         try:
             async with serving(app) as url, aiohttp.ClientSession(auto_decompress=False) as session:
                 gate = Gate(treasury, gateway, url, session)

@@ -84,6 +84,8 @@ class Application:
                 document(routes, options.version, paths=options.extra_paths, schemas=options.extra_schemas)
             ),
         )
+        if options.beside is not None:
+            options.beside.show_to(self._service.streams)
         self._options = options
         self._metrics = metrics
         self._matcher = Matcher([_prepare(route, index, options) for index, route in enumerate(routes)])

@@ -128,13 +128,18 @@ class JournalParameters(ReadParameters):
 
 
 class EventsParameters(Parameters):
-    """``after``: a sequence number; ``account``: only what concerns it or one below it."""
+    """``after``: a sequence number; ``account``: only what concerns it or one below it.
+
+    ``progress``: also what calls that run through the gateway have used so far (``call.progress``, without an id).
+    """
 
     after: JournalSequence | None = None
     account: str | None = None
+    progress: bool = False
 
 
 _INTEGERS = frozenset(("min_seq", "limit", "after"))
+_BOOLEANS = frozenset(("progress",))
 _STEP = re.compile(r"\[\d+\]|[^.\[\]]+")
 _PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
@@ -166,7 +171,10 @@ def decode_parameters(raw: bytes, kind: type[Parameters]) -> Parameters | Proble
     for name, value in pairs:
         if name in given:
             return problem("invalid", f"{name}: is given twice", field=name)
-        given[name] = int(value) if name in _INTEGERS and _INTEGER.fullmatch(value) else value
+        if name in _BOOLEANS and value in ("true", "false"):
+            given[name] = value == "true"
+        else:
+            given[name] = int(value) if name in _INTEGERS and _INTEGER.fullmatch(value) else value
     try:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:

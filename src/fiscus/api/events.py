@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -33,6 +33,7 @@ class Streams:
         self._count_max = count_max
         self._heartbeat_s = heartbeat_s
         self._ends: set[asyncio.Future[None]] = set()
+        self._audience: dict[asyncio.Queue[bytes | None], str | None] = {}
 
     @property
     def count(self) -> int:
@@ -50,15 +51,41 @@ class Streams:
             if not end.done():
                 end.set_result(None)
 
-    async def chunks(self, entries: AsyncIterator[Entry], gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
+    @property
+    def is_there(self) -> bool:
+        """Whether somebody wants to see what runs, too."""
+        return bool(self._audience)
+
+    def tell(self, kind: str, data: bytes, accounts: Collection[str]) -> None:
+        """Show something that is in no journal; it has no id, so a client that comes back is not shown it again.
+
+        Who is behind with what is in the journal misses it.
+        """
+        event = b"event: %s\ndata: %s\n\n" % (kind.encode(), data)
+        for queue, scope in self._audience.items():
+            if (scope is None or scope in accounts) and not queue.full():
+                queue.put_nowait(event)
+
+    async def chunks(
+        self,
+        entries: AsyncIterator[Entry],
+        gone: asyncio.Future[None],
+        *,
+        scope: str | None = None,
+        shows_progress: bool = False,
+    ) -> AsyncIterator[bytes]:
         """Events in chunks of at most ``CHUNK_EVENTS_MAX``, and a comment after each silence of ``heartbeat_s``.
 
         Args:
             entries: is closed at the end.
             gone: done when the client has left.
+            scope: of the account whose events these are, and of all below it; None: of all.
+            shows_progress: whether to show what runs, too.
         """
         self._ends.add(gone)
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_LENGTH_MAX)
+        if shows_progress:
+            self._audience[queue] = scope
         pump = asyncio.create_task(_pump(entries, queue))
         pending = asyncio.ensure_future(queue.get())
         try:
@@ -77,6 +104,7 @@ class Streams:
                 pending = asyncio.ensure_future(queue.get())
         finally:
             self._ends.discard(gone)
+            self._audience.pop(queue, None)
             pending.cancel()
             pump.cancel()
             await asyncio.gather(pump, pending, return_exceptions=True)

@@ -385,7 +385,7 @@ async def follow_events(call: Call) -> Stream | Problem:
 
     def chunks(gone: Any) -> AsyncIterator[bytes]:
         entries = service.treasury.follow(after=after, tenant=service.options.tenant, scope=scope)
-        return service.streams.chunks(entries, gone)
+        return service.streams.chunks(entries, gone, scope=scope, shows_progress=call.parameters.progress)
 
     return Stream(chunks=chunks)
 

@@ -10,7 +10,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute
 
-from fiscus.api.beside import Beside
+from fiscus.api.beside import Beside, Payers
 from fiscus.api.watching import RequestTracer
 
 MEBIBYTE = 1_048_576
@@ -42,6 +42,8 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
         extra_paths, extra_schemas: what of those routes belongs into the OpenAPI document, under ``paths`` and
             ``components/schemas``.
         beside: what answers at addresses of its own in other protocols; None: nothing does.
+        payers: who pays for the calls of a caller with such headers, then who does where that one does not exist yet;
+            None: the account that its key is bound to.
         registry: where the metrics are registered; None: one of its own.
         tenant: whose ledger this is.
         version: shown in the OpenAPI document.
@@ -68,6 +70,7 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
     extra_routes: tuple[BaseRoute, ...] = ()
     extra_paths: dict[str, Any] = {}
     extra_schemas: dict[str, Any] = {}
+    payers: Payers | None = None
     registry: CollectorRegistry | None = None
     tenant: str = "default"
     version: str = ""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from fiscus.api import answers, bodies, handlers
 from fiscus.api.calls import Route
+from fiscus.api.own_budget import OwnBudgetParameters, read_own_budget
 from fiscus.contract import queries
+from fiscus.contract.chains import OwnBudget
 from fiscus.contract.queries import Entry
 from fiscus.contract.treasury import Readiness
 from fiscus.core import outcomes
@@ -228,6 +230,16 @@ ROUTES: tuple[Route, ...] = (
         handle=handlers.read_balances,
         parameters=bodies.ReadParameters,
         answer=answers.BalancesAnswer,
+        problems=("unknown_account", "forbidden"),
+    ),
+    Route(
+        method="GET",
+        path="/v1/budget",
+        summary="Read what is left for the caller's own next call, on its whole chain.",
+        access="read",
+        handle=read_own_budget,
+        parameters=OwnBudgetParameters,
+        answer=OwnBudget,
         problems=("unknown_account", "forbidden"),
     ),
     # Allocations and transfers

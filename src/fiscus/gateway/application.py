@@ -19,6 +19,7 @@ from fiscus.gateway.admission import admit, bound_of, is_unseen, release
 from fiscus.gateway.call import Call, Headers, Message, Receive, Send, Tools, send_refusal
 from fiscus.gateway.counting import Counter
 from fiscus.gateway.downgrade import first_affordable
+from fiscus.gateway.live import Live
 from fiscus.gateway.notes import Note, Notes
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.payers import Caller, Payer, Unnamed, payer_of, secret_of, without_key, wraps_up
@@ -60,6 +61,8 @@ class Gateway:
         """
         self._options = options
         self._tenant = tenant
+        self._remaining = Remaining(treasury, tenant, kept=options.wrap_up)
+        self.live = Live(self._names_above)
         self._tools = Tools(
             treasury=treasury,
             options=options,
@@ -68,7 +71,6 @@ class Gateway:
             counter=Counter(),
             lengths=Lengths(),
         )
-        self._remaining = Remaining(treasury, tenant, kept=options.wrap_up)
         self._notes = Notes()
 
     async def warm_up(self) -> None:
@@ -86,7 +88,11 @@ class Gateway:
     async def close(self) -> None:
         """Let go of connections and processes."""
         self._tools.counter.close()
+        await self.live.close()
         await self._tools.upstreams.close()
+
+    async def _names_above(self, account: str) -> list[str]:
+        return [above.account for above in await self._remaining.chain(account)]
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send, admit_key: Admit) -> None:
         """Answer one request at an address that it takes."""
