@@ -25,6 +25,7 @@ EVERYTHING = {
     "secret": {"name": "fiscus-secrets", "keys": {"redisUrl": "REDIS_URL"}},
     "image": {"digest": "sha256:" + "0" * 64, "pullSecrets": [{"name": "registry"}]},
     "settings": {"queue_length_max": 20_000, "metrics_open": True, "log_level": "debug"},
+    "gateway": {"secretName": "fiscus-gateway"},
     "autoscaling": {"enabled": False},
     "replicas": 3,
     "persistence": {"storageClass": "fast"},
@@ -152,7 +153,8 @@ def test_no_pod_has_rights_or_writes_beside_its_volumes(release):
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
-        assert {mount["mountPath"] for mount in only["volumeMounts"]} == {"/var/lib/fiscus", "/tmp"}
+        writable = {mount["mountPath"] for mount in only["volumeMounts"] if not mount.get("readOnly")}
+        assert writable == {"/var/lib/fiscus", "/tmp"}
         assert only["resources"].keys() == {"limits", "requests"}
 
 
@@ -223,10 +225,27 @@ def test_the_schema_is_migrated_before_any_new_node_starts(release):
 def test_secrets_come_from_a_secret_that_exists_and_stand_nowhere_else(release):
     for kind in ("StatefulSet", "Job"):
         for variable in container(release, kind)["env"]:
+            if variable["name"] == "FISCUS_GATEWAY_PATH":
+                continue
             assert variable["valueFrom"]["secretKeyRef"]["name"] == "fiscus-secrets"
     names = {variable["name"] for variable in container(release)["env"]}
     assert {"DATABASE_URL", "FISCUS_BOOTSTRAP_KEY", "FISCUS_KEY_PEPPER"} <= names
     assert [found for found in release if found["kind"] == "Secret"] == []
+
+
+def test_the_gateway_reads_its_file_from_a_secret_where_one_is_named(plain):
+    node, pod = container(plain), one(plain, "StatefulSet")["spec"]["template"]["spec"]
+    assert "FISCUS_GATEWAY_PATH" not in {variable["name"] for variable in node["env"]}
+    assert [volume["name"] for volume in pod["volumes"]] == ["tmp"]
+    release = objects(EVERYTHING)
+    node, pod = container(release), one(release, "StatefulSet")["spec"]["template"]["spec"]
+    (path,) = [variable["value"] for variable in node["env"] if variable["name"] == "FISCUS_GATEWAY_PATH"]
+    (mount,) = [mount for mount in node["volumeMounts"] if mount["name"] == "gateway"]
+    (volume,) = [volume["secret"] for volume in pod["volumes"] if volume["name"] == "gateway"]
+    assert mount["readOnly"]
+    assert path == f"{mount['mountPath']}/{volume['items'][0]['path']}"
+    assert volume["secretName"] == "fiscus-gateway"
+    assert not {"gateway"} & {mount["name"] for mount in container(release, "Job")["volumeMounts"]}
 
 
 def test_settings_of_the_values_are_settings_of_the_service():
@@ -271,10 +290,21 @@ def test_the_operator_scrapes_each_node_once_under_the_job_that_the_alerts_name(
         ({"secret": {"name": "Not A Name"}}, "name"),
         (REQUIRED | {"replica": 2}, "replica"),
         (REQUIRED | {"settings": {"key_pepper": "in the open"}}, "key_pepper"),
+        (REQUIRED | {"gateway": {"secretName": "Not A Name"}}, "secretName"),
+        (REQUIRED | {"settings": {"gateway_path": "/etc/gateway.toml"}}, "gateway_path"),
         (REQUIRED | {"replicas": 0}, "replicas"),
         (REQUIRED | {"terminationGracePeriodSeconds": 5}, "terminationGracePeriodSeconds"),
     ],
-    ids=["nothing", "a name that is none", "a typing error", "a secret in the open", "no node", "no time to drain"],
+    ids=[
+        "nothing",
+        "a name that is none",
+        "a typing error",
+        "a secret in the open",
+        "no secret",
+        "two gateways",
+        "no node",
+        "no time to drain",
+    ],
 )
 def test_values_that_would_go_wrong_are_refused(values, complaint):
     answer = ask(HELM, {"chart": str(CHART), "values": values, "name": "fiscus"})

@@ -7,12 +7,16 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from fiscus.gateway.options import read_options
 from fiscus.settings import FIXED_NAMES, PREFIX, Settings
 from tests.deploy import compose, dockerfile
 from tests.deploy.tools import ROOT, ask, needs_deploy_tools
 
 SCHEMA = json.loads((Path(__file__).parent / "schemas" / "compose-spec.json").read_text(encoding="utf-8"))
 NODES = ("fiscus-1", "fiscus-2")
+PROVIDER_KEYS = {"OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"}
+"""Which the gateway's file names; no settings of the service."""
+
 PARSER = """
 import json, sys, compose_spec
 project = compose_spec.PyCompose.from_json(sys.stdin.read())
@@ -103,6 +107,21 @@ def test_nodes_have_volumes_of_their_own_and_share_all_settings(project):
     assert {"FISCUS_KEY_PEPPER", "FISCUS_BOOTSTRAP_KEY", "DATABASE_URL"} <= first["environment"].keys()
 
 
+def test_nodes_are_gateways_where_its_file_is_named(project):
+    given = compose.project(**compose.secrets(), GATEWAY_FILE="./mine.toml")
+    (mounted,) = given["services"]["fiscus-1"]["configs"]
+    for started, path, file in (
+        (project, "", "./deploy/gateway.toml.example"),
+        (given, mounted["target"], "./mine.toml"),
+    ):
+        assert started["services"]["fiscus-1"]["environment"]["FISCUS_GATEWAY_PATH"] == path
+        assert started["configs"][mounted["source"]] == {"file": file}
+    example = read_options((ROOT / "deploy" / "gateway.toml.example").read_bytes(), "gateway.toml.example")
+    assert {upstream.api_key_variable for upstream in example.upstreams} == PROVIDER_KEYS
+    assert PROVIDER_KEYS <= project["services"]["fiscus-1"]["environment"].keys()
+    assert {upstream.family for upstream in example.upstreams} == {"openai", "anthropic", "gemini"}
+
+
 @pytest.mark.parametrize("name", ["migrate", *NODES])
 def test_the_service_runs_on_a_read_only_root_without_rights(project, name):
     service = project["services"][name]
@@ -165,7 +184,7 @@ def test_a_node_has_time_to_drain(project):
 @pytest.mark.parametrize("name", ["migrate", *NODES])
 def test_every_variable_of_a_service_is_a_setting(project, name):
     known = {f"{PREFIX}{setting}".upper() for setting in Settings.model_fields} | set(FIXED_NAMES.values())
-    assert set(project["services"][name]["environment"]) <= known
+    assert set(project["services"][name]["environment"]) <= known | PROVIDER_KEYS
 
 
 def test_what_is_mounted_from_here_is_here(project):
