@@ -16,17 +16,22 @@ from fiscus.core.outcomes import Refused
 from fiscus.core.units import Amounts
 from fiscus.dialects import DIALECTS, Code, Dialect, Malformed, Problem, RequestFacts
 from fiscus.gateway.admission import admit, bound_of, is_unseen, release
-from fiscus.gateway.call import Call, Headers, Message, Receive, Send, Tools, send_refusal
+from fiscus.gateway.asgi import Headers, Message, Receive, Send, send_refusal, send_whole
+from fiscus.gateway.call import Call
+from fiscus.gateway.connection import UpstreamFailed
 from fiscus.gateway.counting import Counter
 from fiscus.gateway.downgrade import first_affordable
 from fiscus.gateway.live import Live
+from fiscus.gateway.metrics import GatewayCollector, GatewayMetrics
 from fiscus.gateway.notes import Note, Notes
 from fiscus.gateway.options import GatewayOptions
+from fiscus.gateway.order import Order, Tools
 from fiscus.gateway.payers import Caller, Payer, Unnamed, payer_of, secret_of, without_key, wraps_up
 from fiscus.gateway.produced import Lengths
 from fiscus.gateway.remaining import Remaining, within
 from fiscus.gateway.routes import Route, family_at, route_at
-from fiscus.gateway.upstreams import Target, UpstreamFailed, Upstreams
+from fiscus.gateway.upstreams import Target, Upstreams
+from fiscus.gateway.whole import ANSWER_BYTES_MAX
 from fiscus.pricing import Count, Price, PriceBook, UnknownPrice, count
 
 log = get_logger(__name__)
@@ -63,6 +68,7 @@ class Gateway:
         self._tenant = tenant
         self._remaining = Remaining(treasury, tenant, kept=options.wrap_up)
         self.live = Live(self._names_above)
+        self.metrics = GatewayMetrics(upstream.name for upstream in options.upstreams)
         self._tools = Tools(
             treasury=treasury,
             options=options,
@@ -70,6 +76,8 @@ class Gateway:
             upstreams=Upstreams(options),
             counter=Counter(),
             lengths=Lengths(),
+            live=self.live,
+            metrics=self.metrics,
         )
         self._notes = Notes()
 
@@ -80,6 +88,10 @@ class Gateway:
     def _load(self) -> None:
         self._tools.prices.price_of(None, USUAL_MODEL, datetime.now(UTC))
         count(USUAL_MODEL, [{"role": "user", "content": "hello"}])
+
+    def collector(self) -> GatewayCollector:
+        """What shows its metrics."""
+        return GatewayCollector(self.metrics, self._tools.upstreams.all)
 
     def takes(self, path: bytes) -> bool:
         """Whether an address is the gateway's."""
@@ -103,6 +115,7 @@ class Gateway:
         dialect = DIALECTS[route.dialect]
         problem = await self._answer(scope, receive, send, admit_key, route, dialect)
         if problem is not None:
+            self.metrics.refused(route.dialect, problem)
             await send_refusal(send, dialect.refusal(problem))
 
     async def _answer(
@@ -174,7 +187,10 @@ class Gateway:
         if not targets:
             return body, None
         chain = within(await self._remaining.chain(payer.account, is_fresh=True), caller.scope)
-        return self._notes.add(body, facts, dialect, chain, _attributes(payer, model, targets))
+        body, note = self._notes.add(body, facts, dialect, chain, _attributes(payer, model, targets))
+        if note is not None:
+            self.metrics.notes[note.severity] += 1
+        return body, note
 
     def _watching(self, note: Note, send: Send) -> Send:
         """Take note of an answer that is an error: the agent has not read what it was told."""
@@ -258,8 +274,8 @@ class Gateway:
                 code="forbidden",
                 message=f"no budget of {payer.account} or above it limits this call (unbudgeted would let it through)",
             )
-        call = Call(
-            tools,
+        self.metrics.clamped += admitted.output_tokens < bound.output_tokens_max
+        order = Order(
             route=route,
             dialect=dialect,
             facts=facts,
@@ -276,7 +292,7 @@ class Gateway:
                 payer.account, caller.scope, admitted.id, None if model == facts.model else model
             ),
         )
-        await call.run(receive, send)
+        await Call(tools, order).run(receive, send)
         return None
 
     def _prices(self, targets: Sequence[Target], model: str, facts: RequestFacts) -> list[Price] | Problem:
@@ -348,23 +364,14 @@ class Gateway:
         failed = True
         try:
             answer = await target.ask(method, path, query, headers, body, model=model)
-            async with answer:
-                content = await answer.read()
+            content = await answer.read(ANSWER_BYTES_MAX)
             failed = False
         except UpstreamFailed as error:
             return Problem(code="upstream_error", message=f"the provider gave no answer: {error}", retry_after_s=1)
         finally:
             upstreams.ended(target, failed=failed)
-        content_type = answer.headers.get("content-type", "application/json").encode("latin-1")
-        length = b"%d" % len(content)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": answer.status,
-                "headers": [(b"content-type", content_type), (b"content-length", length)],
-            }
-        )
-        await send({"type": "http.response.body", "body": content})
+        content_type = answer.header(b"content-type") or "application/json"
+        await send_whole(send, answer.status, [(b"content-type", content_type.encode("latin-1"))], content)
         return None
 
 

@@ -54,6 +54,7 @@ def booked(
     facts: RequestFacts,
     counted: Count,
     meter: Meter,
+    usage: Usage | None,
     ended: Ended,
     payer: Payer,
     prices: PriceBook,
@@ -68,10 +69,10 @@ def booked(
     what has come as output. What a call costs is never taken for 0 because nobody said it.
 
     Args:
+        usage: as ``meter`` tells it.
         provider, asked_model, at: whose price of which model, when.
         otherwise: the price that was held for, where the model that answered is not known.
     """
-    usage = meter.usage()
     is_last_word = usage is not None and (usage.final or ended.is_whole)
     tokens, is_known = _tokens(usage, counted, meter, is_last_word=is_last_word)
     model = meter.model or asked_model

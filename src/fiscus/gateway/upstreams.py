@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
-from urllib.parse import quote
-
-import aiohttp
+from collections.abc import Callable, Sequence
+from urllib.parse import quote, urlsplit
 
 from fiscus.contract.logs import get_logger
+from fiscus.gateway.asgi import Headers
+from fiscus.gateway.client import Client
+from fiscus.gateway.connection import Answer, UpstreamFailed
 from fiscus.gateway.options import KEY_HEADERS, Family, GatewayOptions, Upstream
 
 log = get_logger(__name__)
 
-CONNECTIONS_MAX = 2_000
 AGAIN = frozenset((408, 409, 429, 500, 502, 503, 504, 529))
 """Statuses after which another upstream may do better."""
 
@@ -25,9 +23,6 @@ BROKEN = frozenset((500, 502, 503, 504, 529))
 """Statuses that speak against the upstream itself."""
 
 RETRY_AFTER_S_MAX = 60.0
-PIECE_BYTES_MAX = 262_144
-"""A longer request is sent piece by piece, so that others have their turn between."""
-
 KEPT_BACK = frozenset(
     (
         b"authorization",
@@ -56,20 +51,6 @@ KEPT_BACK = frozenset(
 """Headers of a caller that are its own affair, or the connection's."""
 
 OWN_PREFIX = b"x-fiscus-"
-
-
-class UpstreamFailed(Exception):
-    """There is no answer. Internal to the gateway.
-
-    Attributes:
-        was_sent: whether the provider may have begun to work, and to bill.
-        is_timeout: whether it took too long.
-    """
-
-    def __init__(self, detail: str, *, was_sent: bool, is_timeout: bool = False) -> None:
-        super().__init__(detail)
-        self.was_sent = was_sent
-        self.is_timeout = is_timeout
 
 
 class Rate:
@@ -111,21 +92,27 @@ class Rate:
 class Target:
     """An upstream, and how it is doing."""
 
-    def __init__(self, upstream: Upstream, session: aiohttp.ClientSession) -> None:
+    def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream
         self.in_flight = 0
         self.failures = 0
         self.broken_until_s = 0.0
         self.used = 0
         self.rate = None if upstream.tokens_per_minute_max is None else Rate(upstream.tokens_per_minute_max)
-        self._session = session
+        self.client = Client(
+            upstream.base_url,
+            connect_s=upstream.connect_s_max,
+            answer_s=upstream.answer_s_max,
+            silence_s=upstream.silence_s_max,
+        )
         key_header = upstream.api_key_header or KEY_HEADERS[upstream.family]
         value = f"Bearer {upstream.api_key}" if key_header.lower() == "authorization" else upstream.api_key
-        self._own = dict(upstream.headers) | ({key_header: value} if upstream.api_key else {})
-        self._own_names = frozenset(name.lower().encode() for name in self._own)
-        self._timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=upstream.connect_s_max, sock_read=upstream.answer_s_max
-        )
+        own = dict(upstream.headers) | ({key_header: value} if upstream.api_key else {})
+        self._own = b"".join(b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in own.items())
+        self._own += b"accept-encoding: identity\r\n"
+        self._own_lines = self._own.count(b"\n")
+        self._kept_back = KEPT_BACK | {name.lower().encode() for name in own}
+        self._path = urlsplit(upstream.base_url).path.rstrip("/")
 
     @property
     def is_full(self) -> bool:
@@ -141,67 +128,67 @@ class Target:
         return self.upstream.renames.get(asked, asked)
 
     async def ask(
-        self,
-        method: str,
-        path: str,
-        query: str,
-        headers: Iterable[tuple[bytes, bytes]],
-        body: bytes | None,
-        *,
-        model: str,
-    ) -> aiohttp.ClientResponse:
+        self, method: str, path: str, query: str, headers: Headers, body: bytes | None, *, model: str
+    ) -> Answer:
         """Send a request; returns when the answer has begun.
 
         Raises:
             UpstreamFailed: it has not.
         """
-        named = quote(self.model_for(model), safe="")
-        address = (self.upstream.base_url.rstrip("/") + path).replace("{model}", named)
-        asked = "&".join(part for part in (query, self.upstream.query) if part)
-        sent = [
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in headers
-            if name not in KEPT_BACK and name not in self._own_names and not name.startswith(OWN_PREFIX)
-        ]
+        head = self._head(method, path, query, headers, body, model)
         try:
-            answer = await self._session.request(
-                method,
-                address + (f"?{asked}" if asked else ""),
-                data=body if body is None or len(body) <= PIECE_BYTES_MAX else io.BytesIO(body),
-                headers=[*sent, *self._own.items(), ("accept-encoding", "identity")],
-                timeout=self._timeout,
-                allow_redirects=False,
-            )
-            if answer.connection is not None and answer.connection.protocol is not None:
-                answer.connection.protocol.read_timeout = self.upstream.silence_s_max
-            return answer
-        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-            raise UpstreamFailed(f"{self.upstream.name} cannot be reached", was_sent=False) from error
-        except (TimeoutError, aiohttp.ServerTimeoutError) as error:
-            raise UpstreamFailed(f"{self.upstream.name} did not answer", was_sent=True, is_timeout=True) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise UpstreamFailed(f"{self.upstream.name} broke off", was_sent=True) from error
+            return await self.client.ask(head, body or b"", is_repeatable=body is None)
+        except UpstreamFailed as error:
+            detail = f"{self.upstream.name} {error}"
+            raise UpstreamFailed(detail, was_sent=error.was_sent, is_timeout=error.is_timeout) from error
+
+    def _head(self, method: str, path: str, query: str, headers: Headers, body: bytes | None, model: str) -> bytes:
+        """The head of a request: the caller's headers, less its own affairs, and ours."""
+        target = self._path + path
+        if "{model}" in target:
+            target = target.replace("{model}", quote(self.model_for(model), safe=""))
+        asked = "&".join(part for part in (query, self.upstream.query) if part)
+        lines = [
+            b"%b: %b\r\n" % (name, value)
+            for name, value in headers
+            if name not in self._kept_back and not name.startswith(OWN_PREFIX)
+        ]
+        first = f"{method} {target}?{asked}" if asked else f"{method} {target}"
+        length = b"content-length: %d\r\n" % len(body) if body is not None else b""
+        head = b"%b HTTP/1.1\r\nhost: %b\r\n%b%b%b\r\n" % (
+            first.encode("ascii", "replace"),
+            self.client.host,
+            b"".join(lines),
+            self._own,
+            length,
+        )
+        if head.count(b"\n") != len(lines) + self._own_lines + (4 if body is not None else 3):
+            raise UpstreamFailed(f"{self.upstream.name} cannot be sent such headers", was_sent=False)
+        return head
 
 
 class Upstreams:
-    """All upstreams behind one pool of connections. Belongs to one event loop; ``close`` it."""
+    """All upstreams, and their connections. Belongs to one event loop; ``close`` it."""
 
     def __init__(self, options: GatewayOptions) -> None:
         self._options = options
-        self._targets: list[Target] = []
-        self._session: aiohttp.ClientSession | None = None
+        self._targets = [Target(upstream) for upstream in options.upstreams]
         self._turn = 0
+
+    @property
+    def all(self) -> Sequence[Target]:
+        """Every one, as the file has them."""
+        return self._targets
 
     def targets(self, family: Family, model: str | None = None) -> list[Target]:
         """Those that serve a model (None: any of the family), the best one first; those that are broken last.
 
         An upstream for every model is asked only for those that no other names: what is for one is not sent to another.
         """
-        targets = self._targets or self._open()
         now_s = asyncio.get_running_loop().time()
         found = [
             target
-            for target in targets
+            for target in self._targets
             if target.upstream.family == family and (model is None or target.upstream.serves(model))
         ]
         if model is not None:
@@ -218,24 +205,10 @@ class Upstreams:
         )
         return found
 
-    def _open(self) -> list[Target]:
-        connector = aiohttp.TCPConnector(limit=CONNECTIONS_MAX, keepalive_timeout=60)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
-            read_bufsize=1 << 18,
-            max_line_size=65_536,
-            max_field_size=65_536,
-        )
-        self._targets = [Target(upstream, self._session) for upstream in self._options.upstreams]
-        return self._targets
-
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
+        for target in self._targets:
+            await target.client.close()
 
     def began(self, target: Target) -> None:
         """A call is asked of it."""
@@ -264,10 +237,10 @@ def next_target(targets: Sequence[Target], tried: Sequence[Target]) -> Target:
     return fresh if fresh is not None else min(targets, key=lambda target: target.used)
 
 
-def retry_after_s(headers: Mapping[str, Any]) -> float | None:
+def retry_after_s(answer: Answer) -> float | None:
     """How long a provider asks to wait, in seconds; None: it does not say, or not in seconds."""
-    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        value = str(headers.get(name, ""))
+    for name, scale in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
+        value = answer.header(name)
         if value.replace(".", "", 1).isdigit():
             return min(float(value) * scale, RETRY_AFTER_S_MAX)
     return None

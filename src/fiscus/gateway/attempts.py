@@ -1,0 +1,116 @@
+"""Asking for an answer: one upstream after another, under one hold, until one answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from fiscus.contract.logs import get_logger
+from fiscus.gateway.connection import Answer, UpstreamFailed
+from fiscus.gateway.order import Order, Tools
+from fiscus.gateway.upstreams import AGAIN, BROKEN, Target, backoff_s, next_target, retry_after_s
+
+log = get_logger(__name__)
+
+
+class Attempts:
+    """See the module.
+
+    Attributes:
+        target: who was asked last.
+        was_sent: whether somebody may have begun to work, and to bill.
+        status: of the last answer; None: there is none.
+    """
+
+    def __init__(self, tools: Tools, order: Order) -> None:
+        self.target: Target | None = None
+        self.was_sent = False
+        self.status: int | None = None
+        self._tools = tools
+        self._order = order
+        self._is_asking = False
+        self._asked_s = 0.0
+
+    async def ask(self) -> Answer:
+        """Ask one upstream after another until one answers; what was only refused has cost nothing.
+
+        Raises:
+            UpstreamFailed: none has answered. One that was sent the call and went silent may have billed it.
+        """
+        options, order, metrics = self._tools.options, self._order, self._tools.metrics
+        tried: list[Target] = []
+        for attempt in range(options.attempts_max):
+            target = next_target(order.targets, tried)
+            if target in tried:
+                await asyncio.sleep(backoff_s(options, attempt))
+            tried.append(target)
+            self._begin(target)
+            if attempt:
+                metrics.asked_again(target.upstream.name)
+            is_last = attempt == options.attempts_max - 1
+            try:
+                answer = await target.ask(
+                    "POST", order.route.path, order.query, order.headers, self._request_for(target), model=order.model
+                )
+            except UpstreamFailed as error:
+                log.warning("upstream_failed", upstream=target.upstream.name, error=str(error), attempt=attempt + 1)
+                metrics.failed(target.upstream.name, was_sent=error.was_sent, is_timeout=error.is_timeout)
+                self.let_go(failed=True)
+                self.was_sent = error.was_sent
+                if error.was_sent or is_last:
+                    raise
+                continue
+            self._answered(target, answer)
+            if answer.status not in AGAIN or is_last or not self._may_ask_again(answer, tried):
+                return answer
+            answer.close()
+            self.was_sent = False  # what was only refused has cost nothing
+            self.let_go(failed=answer.status in BROKEN)
+            wait_s = retry_after_s(answer)
+            if wait_s is not None and len(tried) >= len(order.targets):
+                await asyncio.sleep(min(wait_s, options.backoff_s_max))
+        raise AssertionError("the last attempt returns or raises")
+
+    def let_go(self, *, failed: bool) -> None:
+        """The upstream has nothing more to do with this call."""
+        if self._is_asking and self.target is not None:
+            self._is_asking = False
+            if failed and self.status is not None and self.status not in BROKEN:
+                self._tools.metrics.failed(self.target.upstream.name, was_sent=True, is_timeout=False)
+            self._tools.upstreams.ended(self.target, failed=failed)
+
+    def _begin(self, target: Target) -> None:
+        self.target = target
+        self._tools.upstreams.began(target)
+        self._is_asking = self.was_sent = True
+        self.status = None
+        self._asked_s = time.monotonic()
+
+    def _answered(self, target: Target, answer: Answer) -> None:
+        self.status = answer.status
+        seconds = time.monotonic() - self._asked_s
+        self._tools.metrics.answered(target.upstream.name, seconds, is_broken=answer.status in BROKEN)
+
+    def _may_ask_again(self, answer: Answer, tried: Sequence[Target]) -> bool:
+        """Whether somebody else may be asked, or the same one soon."""
+        if len(set(tried)) < len(self._order.targets):
+            return True
+        wait_s = retry_after_s(answer)
+        return answer.status in BROKEN | {429} and (wait_s or 0) <= self._tools.options.backoff_s_max
+
+    def _request_for(self, target: Target) -> bytes:
+        """The caller's bytes, with the bound of the output and what else has to be said."""
+        order = self._order
+        facts, bound = order.facts, order.admitted.output_tokens
+        renamed = target.model_for(order.model)
+        has_output = order.admitted.bound.output_tokens_max > 0
+        lowered = has_output and (facts.output_tokens_max is None or bound < facts.output_tokens_max)
+        return order.dialect.patch_request(
+            order.body,
+            facts,
+            output_tokens_max=bound if lowered else None,
+            force_usage=facts.stream,
+            model=renamed if renamed != order.model or order.route.model is not None else None,
+            output_field=target.upstream.output_field,
+        )

@@ -1,0 +1,145 @@
+"""Putting one call on the books, whatever becomes of it: once, and until the ledger has it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+
+import msgspec
+
+from fiscus.contract.errors import TreasuryError
+from fiscus.contract.logs import get_logger
+from fiscus.core.commands import Release, Settle
+from fiscus.core.outcomes import Refused
+from fiscus.core.records import Outcome, Tokens
+from fiscus.dialects import Meter, Usage
+from fiscus.gateway.attempts import Attempts
+from fiscus.gateway.order import Order, Tools
+from fiscus.gateway.settling import Ended, booked
+
+log = get_logger(__name__)
+
+SETTLE_TRIES = 3
+
+
+class Books:
+    """``settle`` or ``release`` says what is to be booked, ``finish`` has it booked: a caller need not wait for that.
+
+    Attributes:
+        started_s: when the call began, on the monotonic clock.
+        first_ms: when the answer began to come, in milliseconds.
+        tokens: what is booked.
+    """
+
+    def __init__(self, tools: Tools, order: Order, attempts: Attempts) -> None:
+        self.first_ms: int | None = None
+        self.tokens: Tokens | None = None
+        self._tools = tools
+        self._order = order
+        self._attempts = attempts
+        self._at = datetime.now(UTC)
+        self.started_s = time.monotonic()
+        self._command: Settle | Release | None = None
+        self._is_finished = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something is still to be booked."""
+        return not self._is_finished
+
+    def began(self) -> None:
+        """The answer has begun to come."""
+        if self.first_ms is None:
+            self.first_ms = self._elapsed_ms()
+
+    def ended(
+        self, outcome: Outcome, code: str | None = None, *, was_cut: bool = False, is_whole: bool = False
+    ) -> Ended:
+        """How the call has ended, now."""
+        return Ended(
+            outcome=outcome,
+            error_code=code,
+            was_cut=was_cut,
+            is_whole=is_whole,
+            duration_ms=self._elapsed_ms(),
+            first_ms=self.first_ms,
+        )
+
+    def release(self, outcome: Outcome = "error") -> None:
+        """Nothing was billed. Only the first word counts."""
+        if self._command is None:
+            self._tools.metrics.released(self._order.route.dialect, self._attempts.status, outcome)
+            self._command = Release(id=self._order.admitted.id)
+
+    def settle(self, ended: Ended, meter: Meter, usage: Usage | None) -> None:
+        """Book what the provider says, or what is known. Only the first word counts.
+
+        Args:
+            ended: how the call has ended.
+            meter: has read the answer, as far as it came.
+            usage: what it says.
+        """
+        order, target = self._order, self._attempts.target
+        if self._command is not None:
+            return
+        if not self._attempts.was_sent or target is None:
+            self.release(ended.outcome)
+            return
+        provider = target.upstream.priced_as
+        what = booked(
+            facts=order.facts,
+            counted=order.counted,
+            meter=meter,
+            usage=usage,
+            ended=ended,
+            payer=order.payer,
+            prices=self._tools.prices,
+            provider=provider,
+            asked_model=target.model_for(order.model),
+            at=self._at,
+            otherwise=order.price,
+        )
+        self.tokens = what.record.tokens
+        self._tools.metrics.settled(
+            order.route.dialect, self._attempts.status, what.record, target.upstream.name, was_cut=ended.was_cut
+        )
+        if target.rate is not None:
+            target.rate.took(what.total["tokens"])
+        if usage is not None and not what.record.tokens_estimated:
+            self._learn(usage, provider, ended)
+        self._command = Settle(id=order.admitted.id, total=what.total, record=what.record)
+
+    async def finish(self) -> None:
+        """Have it booked; while the ledger is away that goes to the spool.
+
+        What cannot be booked expires into quarantine, which charges the bound. Interrupted, it can be done once more.
+        """
+        assert self._command is not None, "what is booked was said before"
+        request = msgspec.structs.replace(self._order.admitted.request, command=self._command)
+        for attempt in range(SETTLE_TRIES):
+            try:
+                outcome = await self._tools.treasury.execute(request)
+            except TreasuryError as error:
+                if attempt == SETTLE_TRIES - 1 or not error.retryable:
+                    log.error("settlement_failed", hold=self._command.id, code=error.code, detail=str(error))
+                    break
+                await asyncio.sleep(0.1 * 2**attempt)
+                continue
+            if isinstance(outcome, Refused):
+                log.error("settlement_refused", hold=self._command.id, code=outcome.code, detail=outcome.detail)
+            break
+        self._is_finished = True
+
+    def _elapsed_ms(self) -> int:
+        return int((time.monotonic() - self.started_s) * 1_000)
+
+    def _learn(self, usage: Usage, provider: str, ended: Ended) -> None:
+        """What this call teaches of counts and of lengths."""
+        order = self._order
+        facts = order.facts
+        if not (order.counted.unseen or facts.input_unknown or facts.server_tools):
+            self._tools.counter.learn(order.counted, provider, usage.tokens.input)
+            self._tools.metrics.counted(provider, order.counted, usage.tokens.input)
+        if not ended.was_cut and ended.outcome == "success" and facts.choices == 1:
+            self._tools.lengths.learn(order.payer.account, order.model, usage.tokens.output)

@@ -1,0 +1,102 @@
+"""An answer that is not streamed: read whole, and passed on if it is one of the provider's API."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from fiscus.dialects import Meter, Problem, Usage
+from fiscus.gateway.asgi import Presence, Send, passed_on, send_refusal, send_whole
+from fiscus.gateway.attempts import Attempts
+from fiscus.gateway.books import Books
+from fiscus.gateway.connection import Answer, UpstreamFailed
+from fiscus.gateway.order import Order
+from fiscus.gateway.upstreams import AGAIN, BROKEN, retry_after_s
+
+ANSWER_BYTES_MAX = 67_108_864
+"""Longest answer that is read whole."""
+
+BROKE_OFF_CODE = "upstream_broke_off"
+BROKE_OFF = Problem(code="upstream_error", message="the provider broke off before its answer was whole")
+
+
+class Whole:
+    """See the module. One answer."""
+
+    def __init__(self, order: Order, *, attempts: Attempts, books: Books, presence: Presence, answer: Answer) -> None:
+        self._order = order
+        self._attempts = attempts
+        self._books = books
+        self._presence = presence
+        self._answer = answer
+        self._meter: Meter = order.dialect.meter(answer.header(b"content-type"))
+
+    async def run(self, send: Send) -> None:
+        """Read it, say what is to be booked, pass it on."""
+        answer, dialect, meter = self._answer, self._order.dialect, self._meter
+        try:
+            body = await answer.read(ANSWER_BYTES_MAX)
+        except UpstreamFailed:
+            await self._broke_off(send)
+            return
+        self._attempts.let_go(failed=answer.status in BROKEN)
+        self._books.began()
+        meter.read(body)
+        usage = meter.usage()
+        wrong = self._not_an_answer(body, usage)
+        self._book(usage, wrong)
+        if wrong is not None:
+            await send_refusal(send, dialect.refusal(wrong))
+            return
+        target = self._attempts.target
+        if target is not None and (answer.status >= 400 or meter.error is not None):
+            body = target.without_key(body)
+        await send_whole(send, answer.status, [*passed_on(answer.headers), *await self._order.more_headers()], body)
+
+    async def _broke_off(self, send: Send) -> None:
+        """Not all of it has come: it, or the caller, has gone away."""
+        is_gone = self._presence.is_gone
+        self._attempts.let_go(failed=not is_gone)
+        ended = self._books.ended("cancelled", "client_left") if is_gone else self._books.ended("error", BROKE_OFF_CODE)
+        self._books.settle(ended, self._meter, None)
+        if not is_gone:
+            await send_refusal(send, self._order.dialect.refusal(BROKE_OFF))
+
+    def _not_an_answer(self, body: bytes, usage: Usage | None) -> Problem | None:
+        """Why an answer cannot be passed on: it leads elsewhere, or is a page for people, not the API's."""
+        status = self._answer.status
+        is_silent = usage is None and self._meter.error is None
+        if not 300 <= status < 400 and not (is_silent and not is_json(body)):
+            return None
+        wait_s = retry_after_s(self._answer)
+        return Problem(
+            code="upstream_error",
+            message=f"the provider answered {status} with something that is no answer of its API",
+            status=status if status >= 400 else None,
+            retry_after_s=math.ceil(wait_s) if wait_s is not None and status in AGAIN else None,
+        )
+
+    def _book(self, usage: Usage | None, wrong: Problem | None) -> None:
+        """An error that names no usage was not billed."""
+        status, error, books = self._answer.status, self._meter.error, self._books
+        if status >= 300 and usage is None:
+            books.release()
+        elif wrong is not None or error is not None or status >= 300:
+            code = error.code if error is not None else None if wrong is None else "not_an_answer"
+            books.settle(books.ended("error", code or str(status), is_whole=True), self._meter, usage)
+        else:
+            books.settle(books.ended("success", is_whole=True), self._meter, usage)
+
+
+def is_json(body: bytes) -> bool:
+    """Whether a body is an object or an array.
+
+    >>> is_json(b'{"a": 1}'), is_json(b"<html>"), is_json(b'{"a": 1')
+    (True, False, False)
+    """
+    try:
+        msgspec.json.decode(body, type=dict[str, msgspec.Raw] | list[msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
