@@ -33,7 +33,7 @@ from starlette.routing import BaseRoute, Match
 from fiscus import __version__
 from fiscus.api import ApiOptions, JoiningProtocol
 from fiscus.api.application import Application
-from fiscus.api.beside import Admit, Beside, Payers, Receive, Scope, Send
+from fiscus.api.beside import Admit, Payers, Receive, Scope, Send
 from fiscus.api.calls import Call, Reply
 from fiscus.api.calls import Route as ApiRoute
 from fiscus.api.economy import EconomyMetrics, TokenEconomy, economy_paths, economy_routes, economy_schemas
@@ -237,6 +237,8 @@ async def _serve(service: ServiceOptions, on_started: Callable[[Started], None])
                 registry.register(EconomyMetrics(economy))
                 LedgerCollector(local.engine, drift).register(registry)
                 SpoolCollector(treasury.spool, treasury.outbox).register(registry)
+                if gateway is not None:
+                    gateway.collector().register(registry)
                 ProcessCollector(registry=registry)
                 options = msgspec.structs.replace(
                     service.api,
@@ -488,7 +490,7 @@ async def _drift(treasury: LocalTreasury, service: ServiceOptions) -> AsyncItera
 
 
 @asynccontextmanager
-async def _gateway(treasury: Treasury, service: ServiceOptions) -> AsyncIterator[Beside | None]:
+async def _gateway(treasury: Treasury, service: ServiceOptions) -> AsyncIterator[_GatewayBeside | None]:
     """The gateway, if providers are named; what it has open is closed at the end."""
     if service.gateway is None:
         yield None
@@ -524,6 +526,7 @@ class _GatewayBeside:
         self._gateway = gateway
         self.takes = gateway.takes
         self.show_to = gateway.live.show_to
+        self.collector = gateway.collector
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, admit: Admit) -> None:
         """See ``Beside``."""

@@ -72,7 +72,10 @@ def test_a_value_at_a_bound_falls_below_it_as_prometheus_has_it(bounds):
 @pytest.mark.slow
 def test_every_metric_is_documented_with_its_type_labels_and_meaning_and_no_other(tmp_path):
     fiscus(tmp_path, "accounts", "put", "agent:a")
-    with service(tmp_path) as running:
+    (tmp_path / "gateway.toml").write_text(
+        '[[upstreams]]\nname = "none"\nfamily = "openai"\nbase_url = "http://127.0.0.1:9"\n', encoding="utf-8"
+    )
+    with service(tmp_path, FISCUS_GATEWAY_PATH="gateway.toml") as running:
         hold = urllib.request.Request(
             f"{running.url}/v1/holds",
             data=b'{"id": "h", "account": "agent:a", "amounts": {"tokens": 1}}',
