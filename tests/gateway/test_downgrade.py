@@ -41,7 +41,6 @@ async def asked_with(upstream, nanousd, body=None, **more):
         return answer, await gate.usage()
 
 
-# covers X15
 @pytest.mark.parametrize(
     ("nanousd", "model"),
     [

@@ -11,9 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 import fiscus
-from fiscus.api import create_app
+from fiscus.gateway.options import GatewayOptions
 from fiscus.sdk import Treasury
-from tests.api.service import ledger, serving
+from tests.gateway import wire
+from tests.gateway.gate import providers, standing
+from tests.gateway.upstream import upstream as running
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "python.md"
 README = GUIDE.parents[2] / "README.md"
@@ -45,20 +47,29 @@ NAMES = {"call_the_model": call_the_model, "stream_of_the_model": stream_of_the_
 async def test_every_snippet_of_the_guide_runs(kind, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     _, *rest = SNIPPETS
-    async with ledger() as served, serving(create_app(served)) as url:
+    async with running() as provider, standing(providers(provider), budget=False) as gate:
+        provider.answers(wire.chat_answer(), wire.streamed(wire.chat_stream()))
+        options = GatewayOptions(upstreams=providers(provider))
         treasury = (
-            fiscus.open("sqlite:///guide.db") if kind == "in_process" else fiscus.connect(url, "", spool_directory=".")
+            fiscus.open("sqlite:///guide.db", gateway=options)
+            if kind == "in_process"
+            else fiscus.connect(gate.url, "", spool_directory=".")
         )
         async with treasury:
             names = {**NAMES, "treasury": treasury}
             for snippet in rest:
                 await run(snippet, names)
+            for account in ("agent:researcher", "agent:writer"):
+                await treasury.deallocate(account, "tokens")
     said = capsys.readouterr().out
     assert "1250\n" in said
     assert "active\n" in said
     assert "team:search" in said
     assert '"tightest_budget"' in said
-    assert len(rest) == 9
+    assert "Hello! Tokens(input=11, output=7, " in said
+    assert re.search(r"\) \d+ \{'tokens':", said), "what it cost"
+    assert said.endswith("Hello!")
+    assert len(rest) == 10
 
 
 @pytest.mark.parametrize("page", [GUIDE, README], ids=["guide", "readme"])

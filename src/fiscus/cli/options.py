@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import msgspec
 from pydantic import SecretStr
 
 from fiscus.api import ApiOptions
 from fiscus.app import LedgerOptions, RedisOptions, ServiceOptions, TracingOptions
-from fiscus.contract.errors import ConfigurationInvalid
 from fiscus.core.state import Rules
-from fiscus.gateway.options import GatewayOptions, read_options
-from fiscus.settings import Settings, secret_of
+from fiscus.gateway.options import GatewayOptions
+from fiscus.settings import Settings
 
 
 def ledger_options(settings: Settings) -> LedgerOptions:
@@ -86,16 +84,9 @@ def gateway_options(settings: Settings) -> GatewayOptions | None:
     path = settings.gateway_path
     if path is None:
         return None
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise ConfigurationInvalid(f"gateway_path: {path}: {error.strerror or error}") from None
-    options = read_options(text, str(path))
-    upstreams = tuple(
-        msgspec.structs.replace(one, api_key=secret_of(one.api_key_variable)) if one.api_key_variable else one
-        for one in options.upstreams
-    )
-    return msgspec.structs.replace(options, upstreams=upstreams)
+    from fiscus.sdk.local_models import gateway_options as read
+
+    return read(path, "gateway_path")
 
 
 def tracing_options(settings: Settings) -> TracingOptions | None:

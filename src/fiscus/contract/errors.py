@@ -181,6 +181,21 @@ class SpoolUnavailable(TreasuryError):
     code = "spool_unavailable"
 
 
+class ProviderFailed(FiscusError):
+    """The provider of a model answered with an error, or not at all. What it billed is booked, the rest is free again.
+
+    The gateway has tried again where that could help. ``status`` is the provider's (504, 502: it gave no answer).
+    """
+
+    code = "provider_failed"
+
+    def __init__(self, detail: str, *, status: int, retry_after_s: int | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.retry_after_s = retry_after_s
+        self.retryable = status == 429 or status >= 500
+
+
 class ConfigurationInvalid(FiscusError):
     """A setting or a declared file is wrong, and nothing was done. The message names file, line and field."""
 

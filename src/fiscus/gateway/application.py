@@ -387,14 +387,9 @@ def problem_of(refused: Refused, leave: Amounts) -> Problem:
     message = refused.detail
     detail: dict[str, str | int | None] = {"reason": refused.code}
     if binding is not None:
-        detail |= {
-            "account": binding.account,
-            "budget": binding.budget,
-            "unit": binding.unit,
-            "limit": binding.limit,
-            "available": binding.available,
-            "requested": refused.requested,
-        }
+        window = msgspec.to_builtins(binding)
+        detail |= {name: value for name, value in window.items() if name != "match"}
+        detail["requested"] = refused.requested
         kept = leave.get(binding.unit, 0)
         if kept and code in ("budget_exceeded", "budget_busy"):
             message += f"; {kept} of it would be left for a call that wraps up (X-Fiscus-Wrap-Up: 1)"

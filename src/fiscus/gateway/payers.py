@@ -18,6 +18,7 @@ its parent where it is opened from a template, and those that there are of the o
 
 PLAIN = ("workflow", "task", "parent-request")
 VALUE_LENGTH_MAX = 100
+METADATA_MAX = 32
 
 
 class Caller(Protocol):
@@ -48,6 +49,7 @@ class Payer(msgspec.Struct, frozen=True, kw_only=True):
         attributes: what budgets with ``match`` look at.
         provenance: for the record.
         labels: values of the headers by kind, for the record.
+        metadata: what ``X-Fiscus-Metadata`` says, for the record.
     """
 
     account: str
@@ -56,6 +58,7 @@ class Payer(msgspec.Struct, frozen=True, kw_only=True):
     attributes: dict[str, str] = {}
     provenance: Provenance = Provenance()
     labels: dict[str, str] = {}
+    metadata: dict[str, str] = {}
 
 
 class Unnamed(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +105,9 @@ def payer_of(headers: Mapping[bytes, bytes], caller: Caller, account: str | None
     labels = _labels(headers)
     if isinstance(labels, Unnamed):
         return labels
+    metadata = _metadata(headers)
+    if isinstance(metadata, Unnamed):
+        return metadata
     named = [f"{kind}:{labels[kind]}" for kind in ACCOUNTS if kind in labels]
     base = caller.scope or account
     if "charge-to" in labels:
@@ -119,6 +125,7 @@ def payer_of(headers: Mapping[bytes, bytes], caller: Caller, account: str | None
         attributes=attributes,
         provenance=_provenance(headers, labels),
         labels=labels,
+        metadata=metadata,
     )
 
 
@@ -151,6 +158,22 @@ def _labels(headers: Mapping[bytes, bytes]) -> dict[str, str] | Unnamed:
             )
         found[kind] = value
     return {kind: value for kind, value in found.items() if value and len(value) <= VALUE_LENGTH_MAX}
+
+
+def _metadata(headers: Mapping[bytes, bytes]) -> dict[str, str] | Unnamed:
+    """Names and values of ``X-Fiscus-Metadata``, which is written as the query of an address is."""
+    raw = headers.get(b"x-fiscus-metadata")
+    if raw is None:
+        return {}
+    pairs = dict(parse_qsl(raw.decode("latin-1")))
+    is_readable = all(text.isprintable() for pair in pairs.items() for text in pair)
+    is_short = all(len(name) <= VALUE_LENGTH_MAX and len(value) <= TEXT_LENGTH_MAX for name, value in pairs.items())
+    if pairs and len(pairs) <= METADATA_MAX and is_readable and is_short:
+        return pairs
+    return Unnamed(
+        detail=f"X-Fiscus-Metadata: must be 1 to {METADATA_MAX} pairs (a=1&b=2) of printable texts",
+        field="X-Fiscus-Metadata",
+    )
 
 
 def _provenance(headers: Mapping[bytes, bytes], labels: Mapping[str, str]) -> Provenance:

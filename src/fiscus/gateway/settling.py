@@ -112,6 +112,7 @@ def booked(
         feature=labels.get("feature"),
         provenance=payer.provenance if payer.provenance != type(payer.provenance)() else None,
         metadata={
+            **payer.metadata,
             "counted_input_tokens": str(counted.tokens),
             "counted_as": counted.label,
             **({"cut": "budget"} if ended.was_cut else {}),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import uuid_utils
 
 from fiscus.client import RemoteTreasury
 from fiscus.client.remote import TIMEOUT_S_DEFAULT
+from fiscus.gateway.options import GatewayOptions
+from fiscus.sdk.remote_models import GatewayOfService
 from fiscus.sdk.sync import SyncTreasury
 from fiscus.sdk.treasury import Treasury
 from fiscus.spool.spool import Spool
@@ -21,7 +24,13 @@ from fiscus.treasury.local import LocalTreasury
 STORE_URL_DEFAULT = "sqlite:///fiscus.db"
 
 
-def open(url: str | None = None, *, tenant: str = "default", spool_directory: str | Path | None = None) -> Treasury:
+def open(
+    url: str | None = None,
+    *,
+    tenant: str = "default",
+    spool_directory: str | Path | None = None,
+    gateway: GatewayOptions | str | Path | None = None,
+) -> Treasury:
     """Open a ledger in this process.
 
     Args:
@@ -29,18 +38,29 @@ def open(url: str | None = None, *, tenant: str = "default", spool_directory: st
             ``memory:`` for one that ends with it.
         tenant: whose budgets.
         spool_directory: where settlements wait while the ledger cannot take them; default: beside it.
+        gateway: the file that names the providers of models, or what it says, for ``complete``; None: there are none.
 
     Raises:
+        ConfigurationInvalid: the gateway's file cannot be read, or makes no sense.
         LedgerBusy: another process has it open.
         TreasuryError: it cannot be opened.
     """
     url = url or STORE_URL_DEFAULT
+    if isinstance(gateway, str | Path):
+        from fiscus.sdk.local_models import gateway_options
+
+        gateway = gateway_options(Path(gateway))
     ledger = LocalTreasury(Engine(open_store(url)))
     if url.startswith(SQLITE_SCHEME):
         directory, target = Path(url.removeprefix(SQLITE_SCHEME) + ".spool"), "ledger"
     else:
         directory, target = Path(tempfile.gettempdir()) / "fiscus-spool", f"memory-{uuid_utils.uuid7()}"
-    return Treasury(ledger, Spool(Path(spool_directory or directory), target), tenant=tenant)
+    spool = Spool(Path(spool_directory or directory), target)
+    if gateway is None:
+        return Treasury(ledger, spool, tenant=tenant)
+    from fiscus.sdk.local_models import GatewayInProcess
+
+    return Treasury(ledger, spool, tenant=tenant, models=partial(GatewayInProcess, ledger, gateway, tenant))
 
 
 def connect(
@@ -58,16 +78,22 @@ def connect(
         timeout_s: how long one call may take, repeats included, in seconds.
         spool_directory: where settlements wait while the service is away; default: the user's state directory.
     """
-    ledger = RemoteTreasury(url, _setting_api_key() if api_key is None else api_key, timeout_s=timeout_s)
+    api_key = _setting_api_key() if api_key is None else api_key
+    ledger = RemoteTreasury(url, api_key, timeout_s=timeout_s)
     directory = Path(spool_directory) if spool_directory is not None else _state_directory()
-    return Treasury(ledger, Spool(directory, f"service-{_digest(url.rstrip('/'))}"))
+    spool = Spool(directory, f"service-{_digest(url.rstrip('/'))}")
+    return Treasury(ledger, spool, models=lambda _: GatewayOfService(url, api_key))
 
 
 def open_sync(
-    url: str | None = None, *, tenant: str = "default", spool_directory: str | Path | None = None
+    url: str | None = None,
+    *,
+    tenant: str = "default",
+    spool_directory: str | Path | None = None,
+    gateway: GatewayOptions | str | Path | None = None,
 ) -> SyncTreasury:
     """As ``open``, for programs without an event loop."""
-    return SyncTreasury(lambda: open(url, tenant=tenant, spool_directory=spool_directory))
+    return SyncTreasury(lambda: open(url, tenant=tenant, spool_directory=spool_directory, gateway=gateway))
 
 
 def connect_sync(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
@@ -47,7 +48,7 @@ from fiscus.contract import (
     Unit,
 )
 from fiscus.contract.chains import OwnBudget, own_budget, read_chain
-from fiscus.contract.errors import refusal
+from fiscus.contract.errors import ConfigurationInvalid, FiscusError, refusal
 from fiscus.contract.queries import (
     PAGE_LENGTH_MAX,
     AccountsPage,
@@ -63,6 +64,7 @@ from fiscus.contract.queries import (
 from fiscus.contract.treasury import Readiness
 from fiscus.contract.treasury import Treasury as Ledger
 from fiscus.core.commands import LEASE_S_DEFAULT, Status
+from fiscus.sdk.completion import Completion, Family, Models, complete, question, stream
 from fiscus.sdk.decorator import Function, held
 from fiscus.sdk.hold import Hold, amounts_of
 from fiscus.sdk.teller import Teller
@@ -71,6 +73,7 @@ from fiscus.spool.outbox import Outbox
 from fiscus.spool.spool import Spool
 
 V = TypeVar("V", bound=View)
+BOOKED_AFTER_S = (0.0, 0.005, 0.02, 0.1, 0.5)
 
 
 class Treasury:
@@ -82,10 +85,17 @@ class Treasury:
     """
 
     def __init__(
-        self, ledger: Ledger, spool: Spool, *, tenant: str = "default", redelivery: Backoff | None = None
+        self,
+        ledger: Ledger,
+        spool: Spool,
+        *,
+        tenant: str = "default",
+        redelivery: Backoff | None = None,
+        models: Callable[[Outbox], Models] | None = None,
     ) -> None:
         self._ledger = ledger
         self._outbox = Outbox(ledger, spool, redelivery)
+        self._models = models(self._outbox) if models is not None else None
         self._teller = Teller(ledger, self._outbox, tenant)
         self._tenant = tenant
         self._is_closed = False
@@ -110,11 +120,96 @@ class Treasury:
             return
         self._is_closed = True
         try:
+            if self._models is not None:
+                await self._models.close()
             await self._outbox.close()
         finally:
             await self._ledger.close()
 
     # Calls of a model
+
+    async def complete(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        account: str | None = None,
+        thread: str | None = None,
+        agent: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        family: Family | None = None,
+        **more: Any,
+    ) -> Completion:
+        """Ask a model through the gateway: counted, held once, tried again and elsewhere, booked as it was billed.
+
+        Args:
+            model: as it is called in the gateway's file.
+            messages: ``{"role": ..., "content": ...}``; what the provider takes besides, it is given.
+            account: who pays, by its whole name; else ``thread:<thread>``, then ``agent:<agent>``.
+            thread, agent: whose call it is.
+            metadata: ``user``, ``feature``, ``project``, ``team``, ``workflow``, ``task`` and ``parent-request`` are
+                attributed as the gateway's headers are; all else stands in the record.
+            family: whose wire it takes; by default what the name of the model says.
+            more: fields of the request, such as ``max_tokens``, ``temperature`` and ``tools``.
+
+        Raises:
+            Refusal: there is no budget for it; the model was not asked.
+            ProviderFailed: the provider gave an error, or no answer.
+            TreasuryError: nobody could be asked.
+            ConfigurationInvalid: there is no gateway.
+        """
+        named: dict[str, Any] = {
+            "account": account,
+            "thread": thread,
+            "agent": agent,
+            "metadata": metadata,
+            "family": family,
+        }
+        asked = question(model, messages, **named, **more)
+        return await complete(self._gateway(), asked, self._cost_of)
+
+    def stream(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        account: str | None = None,
+        thread: str | None = None,
+        agent: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        family: Family | None = None,
+        **more: Any,
+    ) -> AsyncIterator[str | Completion]:
+        """As ``complete``, but the text as it comes; the last item is the whole, without tool calls.
+
+        To leave before the end (``aclose``) ends the call at the provider, and books what has come.
+        """
+        named: dict[str, Any] = {
+            "account": account,
+            "thread": thread,
+            "agent": agent,
+            "metadata": metadata,
+            "family": family,
+        }
+        asked = question(model, messages, stream=True, **named, **more)
+        return stream(self._gateway(), asked, self._cost_of)
+
+    def _gateway(self) -> Models:
+        if self._models is None:
+            raise ConfigurationInvalid("there is no gateway: name its file in fiscus.open(gateway=...)")
+        return self._models
+
+    async def _cost_of(self, hold: str) -> int | None:
+        """What a call cost, once it is booked: the gateway does not keep an answer waiting for that."""
+        for wait_s in BOOKED_AFTER_S:
+            await asyncio.sleep(wait_s)
+            try:
+                answer = (await self._read(HoldView, ReadHold(id=hold))).hold
+            except FiscusError:
+                break  # it is booked later
+            if answer.state != "held":
+                return answer.booked.get("cost")
+        return None
 
     def hold(
         self,
