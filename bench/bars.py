@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,18 +26,23 @@ class Bar:
     Attributes:
         name: its key in the result.
         measure: the module that measures it.
-        bound: the bar; ``at_least``: whether it is the least or the most allowed.
+        bound: the bar, or the name of the figure that is; ``at_least``: whether it is the least or the most allowed.
     """
 
     name: str
     measure: str
-    bound: float
+    bound: float | str
     at_least: bool
     meaning: str
 
-    def met_by(self, value: float) -> bool:
-        """Whether a value meets the bar."""
-        return value >= self.bound if self.at_least else value <= self.bound
+    def bound_of(self, figures: Mapping[str, Any]) -> float:
+        """The bar as a number, which may be one of the figures."""
+        return float(figures[self.bound]) if isinstance(self.bound, str) else self.bound
+
+    def met_by(self, figures: Mapping[str, Any]) -> bool:
+        """Whether a figure meets its bar."""
+        value, bound = figures[self.name], self.bound_of(figures)
+        return bool(value >= bound if self.at_least else value <= bound)
 
 
 Run = Callable[[str, float], dict[str, Any]]
@@ -47,14 +52,15 @@ def run_measures(bars: Sequence[Bar], names: Sequence[str], scale: float, run: R
     """The whole result: one key per bar, and beside them what was found on the way."""
     wanted = [bar for bar in bars if bar.name in names]
     details = {measure: run(measure, scale) for measure in measures(wanted)}
-    result: dict[str, Any] = {bar.name: details[bar.measure][bar.name] for bar in wanted}
+    figures = {bar: [bar.name, *([bar.bound] if isinstance(bar.bound, str) else [])] for bar in wanted}
+    result: dict[str, Any] = {name: details[bar.measure][name] for bar in wanted for name in figures[bar]}
     return {
         **result,
         "bars": {
             bar.name: {
-                "bar": bar.bound,
+                "bar": bar.bound_of(result),
                 "direction": "at least" if bar.at_least else "at most",
-                "met": bar.met_by(result[bar.name]),
+                "met": bar.met_by(result),
             }
             for bar in wanted
         },
@@ -105,9 +111,9 @@ def table(bars: Sequence[Bar], result: dict[str, Any]) -> str:
         if bar.name not in result:
             continue
         value = result[bar.name]
-        met = "met" if bar.met_by(value) else "MISSED"
+        met = "met" if bar.met_by(result) else "MISSED"
         sign = "≥" if bar.at_least else "≤"
-        lines.append(f"{bar.name:28}{value:12,.4g}  {sign} {bar.bound:>8,g}  {met:6}  {bar.meaning}")
+        lines.append(f"{bar.name:28}{value:12,.4g}  {sign} {bar.bound_of(result):>8,g}  {met:6}  {bar.meaning}")
     return "\n".join(lines)
 
 
