@@ -8,6 +8,7 @@ from fiscus.dialects.completions import ChatCompletions, Completions
 from fiscus.dialects.dialect import Dialect, Events, Meter
 from fiscus.dialects.embeddings import Embeddings
 from fiscus.dialects.facts import (
+    Change,
     Code,
     Delta,
     Event,
@@ -46,6 +47,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
 
 __all__ = [
     "DIALECTS",
+    "Change",
     "Code",
     "Delta",
     "Dialect",

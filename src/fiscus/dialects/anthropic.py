@@ -10,8 +10,8 @@ import msgspec
 from fiscus.contract.errors import Invalid
 from fiscus.core.records import Tokens
 from fiscus.dialects.dialect import Dialect, Events, Meter
-from fiscus.dialects.facts import Delta, Event, Kind, Malformed, Problem, Refusal, RequestFacts, Usage
-from fiscus.dialects.scan import Edit, append_element, append_text, applied, last_element, members, put_members
+from fiscus.dialects.facts import Change, Delta, Event, Kind, Malformed, Problem, Refusal, RequestFacts, Usage
+from fiscus.dialects.scan import Edit, append_element, append_text, last_element, members, put_members
 from fiscus.dialects.stream import EventStream
 from fiscus.dialects.usage import usage_of
 from fiscus.dialects.wire import (
@@ -108,35 +108,25 @@ class AnthropicDialect(Dialect):
             user=text(request.metadata.user_id) if request.metadata is not None else None,
         )
 
-    def patch_request(
-        self,
-        body: bytes,
-        facts: RequestFacts,
-        *,
-        output_tokens_max: int | None = None,
-        force_usage: bool = False,
-        append_note: str | None = None,
-        model: str | None = None,
-        output_field: str | None = None,
-    ) -> bytes:
+    def edits(self, body: bytes, facts: RequestFacts, change: Change) -> list[Edit]:
         """See ``Dialect``. A budget of thinking keeps its share of a bound that is lowered; streams carry usage."""
         values: dict[str, bytes] = {}
         edits: list[Edit] = []
         asked = facts.output_tokens_max
-        if output_tokens_max is not None and (asked is None or asked > output_tokens_max):
-            values["max_tokens"] = encoded(output_tokens_max)
+        if change.output_tokens_max is not None and (asked is None or asked > change.output_tokens_max):
+            values["max_tokens"] = encoded(change.output_tokens_max)
             budget = facts.thinking_tokens_max
             if budget is not None and budget > 0 and asked:
-                share = encoded(max(THINKING_TOKENS_LEAST, budget * output_tokens_max // asked))
+                share = encoded(max(THINKING_TOKENS_LEAST, budget * change.output_tokens_max // asked))
                 thinking = next(member for member in members(body) if member.key == "thinking")
                 edits += put_members(body, thinking.start, {"budget_tokens": share})
-        if model is not None:
-            values["model"] = encoded(model)
+        if change.model is not None:
+            values["model"] = encoded(change.model)
         if values:
             edits += put_members(body, 0, values)
-        if append_note is not None:
-            edits += _note(body, append_note)
-        return applied(body, edits)
+        if change.append_note is not None:
+            edits += _note(body, change.append_note)
+        return edits
 
     def events(self, content_type: str) -> Events:
         """Server-Sent Events."""
@@ -195,19 +185,9 @@ class CountTokens(AnthropicDialect):
             return facts
         return msgspec.structs.replace(facts, stream=False, output_tokens_max=0, output_tokens_least=0)
 
-    def patch_request(
-        self,
-        body: bytes,
-        facts: RequestFacts,
-        *,
-        output_tokens_max: int | None = None,
-        force_usage: bool = False,
-        append_note: str | None = None,
-        model: str | None = None,
-        output_field: str | None = None,
-    ) -> bytes:
+    def edits(self, body: bytes, facts: RequestFacts, change: Change) -> list[Edit]:
         """See ``Dialect``. Only the model can be changed: the count is of what the caller sent."""
-        return super().patch_request(body, facts, model=model)
+        return super().edits(body, facts, Change(model=change.model))
 
 
 class AnthropicMeter(Meter):

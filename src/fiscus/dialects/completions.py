@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -10,9 +10,9 @@ import msgspec
 from fiscus.core.records import Tokens
 from fiscus.dialects.completions_meter import ChatMeter, CompletionsMeter
 from fiscus.dialects.dialect import Meter
-from fiscus.dialects.facts import Event, Malformed, RequestFacts
+from fiscus.dialects.facts import Change, Event, Malformed, RequestFacts
 from fiscus.dialects.openai import DONE, OpenAIDialect, Tool, tool_facts
-from fiscus.dialects.scan import Edit, append_element, append_text, applied, last_element, members, put_members
+from fiscus.dialects.scan import Edit, Member, append_element, append_text, last_element, members, put_members
 from fiscus.dialects.wire import (
     CHOICES_MAX,
     NULL,
@@ -110,19 +110,42 @@ class Completions(OpenAIDialect):
             user=text(request.user),
         )
 
-    def patch_request(
-        self,
-        body: bytes,
-        facts: RequestFacts,
-        *,
-        output_tokens_max: int | None = None,
-        force_usage: bool = False,
-        append_note: str | None = None,
-        model: str | None = None,
-        output_field: str | None = None,
-    ) -> bytes:
+    def edits(self, body: bytes, facts: RequestFacts, change: Change) -> list[Edit]:
         """See ``Dialect``. There is no turn that a note could be added to."""
-        return applied(body, self._edits(body, facts, output_tokens_max, force_usage, model, output_field))
+        force_usage = change.force_usage and facts.stream and not facts.include_usage
+        if change.output_tokens_max is None and change.model is None and not force_usage:
+            return []
+        values: dict[str, bytes] = {}
+        edits: list[Edit] = []
+        found = members(body)
+        present = {member.key: member for member in found}
+        if change.model is not None:
+            values["model"] = encoded(change.model)
+        if change.output_tokens_max is not None:
+            values |= self._lowered(body, present, change.output_tokens_max, change.output_field)
+        if force_usage:
+            options = present.get("stream_options")
+            if options is not None and body[options.start] == 0x7B:
+                edits += put_members(body, options.start, {"include_usage": b"true"})
+            else:
+                values["stream_options"] = b'{"include_usage":true}'
+        return edits + (put_members(body, 0, values, found) if values else [])
+
+    def _lowered(
+        self, body: bytes, present: Mapping[str, Member], output_tokens_max: int, output_field: str | None
+    ) -> dict[str, bytes]:
+        """The fields that bound the output, as far as they have to change."""
+        bounds = {
+            name: anything(body[present[name].start : present[name].end]) for name in self._bounds if name in present
+        }
+        asked = {name: value for name, value in bounds.items() if value is not None}
+        names = asked or (output_field or next(iter(bounds), self._bounds[0]),)
+        values = {name: asked.get(name) for name in names}
+        return {
+            name: encoded(output_tokens_max)
+            for name, value in values.items()
+            if value is None or value > output_tokens_max
+        }
 
     def meter(self, content_type: str = "") -> CompletionsMeter:
         """For one answer."""
@@ -163,43 +186,6 @@ class Completions(OpenAIDialect):
 
     def _last(self, index: int) -> dict[str, object]:
         return {"index": index, "text": "", "logprobs": None, "finish_reason": "length"}
-
-    def _edits(
-        self,
-        body: bytes,
-        facts: RequestFacts,
-        output_tokens_max: int | None,
-        force_usage: bool,
-        model: str | None,
-        output_field: str | None,
-    ) -> list[Edit]:
-        force_usage = force_usage and facts.stream and not facts.include_usage
-        if output_tokens_max is None and model is None and not force_usage:
-            return []
-        values: dict[str, bytes] = {}
-        edits: list[Edit] = []
-        found = members(body)
-        present = {member.key: member for member in found}
-        if model is not None:
-            values["model"] = encoded(model)
-        if output_tokens_max is not None:
-            bounds = {
-                name: anything(body[present[name].start : present[name].end])
-                for name in self._bounds
-                if name in present
-            }
-            asked = {name: value for name, value in bounds.items() if value is not None}
-            for name in asked or (output_field or next(iter(bounds), self._bounds[0]),):
-                value = asked.get(name)
-                if value is None or value > output_tokens_max:
-                    values[name] = encoded(output_tokens_max)
-        if force_usage:
-            options = present.get("stream_options")
-            if options is not None and body[options.start] == 0x7B:
-                edits += put_members(body, options.start, {"include_usage": b"true"})
-            else:
-                values["stream_options"] = b'{"include_usage":true}'
-        return edits + (put_members(body, 0, values, found) if values else [])
 
 
 class ChatCompletions(Completions):
@@ -244,22 +230,10 @@ class ChatCompletions(Completions):
             metadata=texts(request.metadata),
         )
 
-    def patch_request(
-        self,
-        body: bytes,
-        facts: RequestFacts,
-        *,
-        output_tokens_max: int | None = None,
-        force_usage: bool = False,
-        append_note: str | None = None,
-        model: str | None = None,
-        output_field: str | None = None,
-    ) -> bytes:
+    def edits(self, body: bytes, facts: RequestFacts, change: Change) -> list[Edit]:
         """See ``Dialect``. The note goes to the end of the last user message, or after tool results into its own."""
-        edits = self._edits(body, facts, output_tokens_max, force_usage, model, output_field)
-        if append_note is not None:
-            edits += _note(body, append_note)
-        return applied(body, edits)
+        edits = super().edits(body, facts, change)
+        return edits if change.append_note is None else edits + _note(body, change.append_note)
 
     def meter(self, content_type: str = "") -> CompletionsMeter:
         """For one answer."""

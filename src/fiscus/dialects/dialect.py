@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol
 
 from fiscus.core.records import Tokens
 from fiscus.dialects.facts import (
+    Change,
     Delta,
     Event,
     Kind,
@@ -18,6 +19,7 @@ from fiscus.dialects.facts import (
     RequestFacts,
     Usage,
 )
+from fiscus.dialects.scan import Edit, applied
 
 
 class Events(Protocol):
@@ -95,7 +97,6 @@ class Dialect(ABC):
             stream: where the path says that the answer is streamed (Gemini).
         """
 
-    @abstractmethod
     def patch_request(
         self,
         body: bytes,
@@ -107,18 +108,24 @@ class Dialect(ABC):
         model: str | None = None,
         output_field: str | None = None,
     ) -> bytes:
-        """The request with the smallest edit of its bytes; without an edit the same object.
+        """The request, changed by ``edits``; without an edit the same object. The rest is as in ``Change``."""
+        change = Change(
+            output_tokens_max=output_tokens_max,
+            force_usage=force_usage,
+            append_note=append_note,
+            model=model,
+            output_field=output_field,
+        )
+        return applied(body, self.edits(body, facts, change))
+
+    @abstractmethod
+    def edits(self, body: bytes, facts: RequestFacts, change: Change) -> list[Edit]:
+        """The edits that change a request, as few as there can be.
 
         Args:
             body: for which ``read_request`` gave ``facts``.
             facts: see there.
-            output_tokens_max: bound of the output of one choice, ≥ ``facts.output_tokens_least``; only ever lowers.
-            force_usage: have a stream carry its usage, where that has to be asked for.
-            append_note: a text at the end of the caller's last turn, so that the provider's prompt cache still hits;
-                left out where the request does not end with a turn of the caller.
-            model: to be asked instead; nothing where the path names it.
-            output_field: which field bounds the output when the request has none (OpenAI's chat completions:
-                ``max_completion_tokens``, or ``max_tokens`` for providers that know only this one).
+            change: what is not of this dialect is left out.
         """
 
     @abstractmethod

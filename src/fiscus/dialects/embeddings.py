@@ -10,9 +10,9 @@ from fiscus.core.records import Tokens
 from fiscus.dialects.completions import prompts_of
 from fiscus.dialects.completions_meter import CompletionsMeter
 from fiscus.dialects.dialect import Meter
-from fiscus.dialects.facts import Delta, Malformed, RequestFacts
+from fiscus.dialects.facts import Change, Delta, Malformed, RequestFacts
 from fiscus.dialects.openai import OpenAIDialect
-from fiscus.dialects.scan import applied, put_members
+from fiscus.dialects.scan import Edit, put_members
 from fiscus.dialects.wire import NULL, decoder, encoded, read, text
 
 
@@ -51,19 +51,9 @@ class Embeddings(OpenAIDialect):
             user=text(request.user),
         )
 
-    def patch_request(
-        self,
-        body: bytes,
-        facts: RequestFacts,
-        *,
-        output_tokens_max: int | None = None,
-        force_usage: bool = False,
-        append_note: str | None = None,
-        model: str | None = None,
-        output_field: str | None = None,
-    ) -> bytes:
+    def edits(self, body: bytes, facts: RequestFacts, change: Change) -> list[Edit]:
         """See ``Dialect``. Only the model can be changed."""
-        return applied(body, put_members(body, 0, {"model": encoded(model)})) if model is not None else body
+        return put_members(body, 0, {"model": encoded(change.model)}) if change.model is not None else []
 
     def meter(self, content_type: str = "") -> EmbeddingsMeter:
         """For one answer."""

@@ -70,6 +70,26 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Mapping[str, str] = {}
 
 
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be changed in a request.
+
+    Attributes:
+        output_tokens_max: bound of the output of one choice, ≥ ``output_tokens_least``; only ever lowers.
+        force_usage: have a stream carry its usage, where that has to be asked for.
+        append_note: a text at the end of the caller's last turn, so that the provider's prompt cache still hits; left
+            out where the request does not end with a turn of the caller.
+        model: to be asked instead; nothing where the path names it.
+        output_field: which field bounds the output when the request has none (OpenAI's chat completions:
+            ``max_completion_tokens``, or ``max_tokens`` for providers that know only this one).
+    """
+
+    output_tokens_max: int | None = None
+    force_usage: bool = False
+    append_note: str | None = None
+    model: str | None = None
+    output_field: str | None = None
+
+
 class Malformed(msgspec.Struct, frozen=True, kw_only=True):
     """A body that is not a request of this dialect.
 

@@ -10,8 +10,8 @@ import msgspec
 from fiscus.contract.errors import Invalid
 from fiscus.core.records import Tokens
 from fiscus.dialects.dialect import Dialect, Events, Meter
-from fiscus.dialects.facts import Delta, Event, Kind, Malformed, Problem, Refusal, RequestFacts, Usage
-from fiscus.dialects.scan import Edit, Member, append_element, applied, last_element, members, put_members
+from fiscus.dialects.facts import Change, Delta, Event, Kind, Malformed, Problem, Refusal, RequestFacts, Usage
+from fiscus.dialects.scan import Edit, Member, append_element, last_element, members, put_members
 from fiscus.dialects.stream import ArrayStream, EventStream
 from fiscus.dialects.usage import counts_tokens, usage_of
 from fiscus.dialects.wire import (
@@ -130,25 +130,15 @@ class Gemini(Dialect):
             metadata=texts(request.labels),
         )
 
-    def patch_request(
-        self,
-        body: bytes,
-        facts: RequestFacts,
-        *,
-        output_tokens_max: int | None = None,
-        force_usage: bool = False,
-        append_note: str | None = None,
-        model: str | None = None,
-        output_field: str | None = None,
-    ) -> bytes:
+    def edits(self, body: bytes, facts: RequestFacts, change: Change) -> list[Edit]:
         """See ``Dialect``. The path names the model, and streams carry usage."""
         edits: list[Edit] = []
         asked = facts.output_tokens_max
-        if output_tokens_max is not None and (asked is None or asked > output_tokens_max):
-            edits += _bound(body, encoded(output_tokens_max))
-        if append_note is not None:
-            edits += _note(body, append_note)
-        return applied(body, edits)
+        if change.output_tokens_max is not None and (asked is None or asked > change.output_tokens_max):
+            edits += _bound(body, encoded(change.output_tokens_max))
+        if change.append_note is not None:
+            edits += _note(body, change.append_note)
+        return edits
 
     def events(self, content_type: str) -> Events:
         """Server-Sent Events (``alt=sse``), or the objects of an array that grows."""

@@ -8,10 +8,10 @@ import msgspec
 
 from fiscus.core.records import Tokens
 from fiscus.dialects.dialect import Meter
-from fiscus.dialects.facts import Malformed, Problem, RequestFacts
+from fiscus.dialects.facts import Change, Malformed, Problem, RequestFacts
 from fiscus.dialects.openai import OpenAIDialect, Tool, tool_facts
 from fiscus.dialects.responses_meter import ResponsesMeter
-from fiscus.dialects.scan import Edit, append_element, append_text, applied, last_element, members, put_members
+from fiscus.dialects.scan import Edit, append_element, append_text, last_element, members, put_members
 from fiscus.dialects.wire import (
     NULL,
     WORDINGS,
@@ -85,28 +85,18 @@ class Responses(OpenAIDialect):
             metadata=texts(request.metadata),
         )
 
-    def patch_request(
-        self,
-        body: bytes,
-        facts: RequestFacts,
-        *,
-        output_tokens_max: int | None = None,
-        force_usage: bool = False,
-        append_note: str | None = None,
-        model: str | None = None,
-        output_field: str | None = None,
-    ) -> bytes:
+    def edits(self, body: bytes, facts: RequestFacts, change: Change) -> list[Edit]:
         """See ``Dialect``. Streams always carry usage."""
         values: dict[str, bytes] = {}
         asked = facts.output_tokens_max
-        if output_tokens_max is not None and (asked is None or asked > output_tokens_max):
-            values["max_output_tokens"] = encoded(output_tokens_max)
-        if model is not None:
-            values["model"] = encoded(model)
+        if change.output_tokens_max is not None and (asked is None or asked > change.output_tokens_max):
+            values["max_output_tokens"] = encoded(change.output_tokens_max)
+        if change.model is not None:
+            values["model"] = encoded(change.model)
         edits = put_members(body, 0, values) if values else []
-        if append_note is not None:
-            edits += _note(body, append_note)
-        return applied(body, edits)
+        if change.append_note is not None:
+            edits += _note(body, change.append_note)
+        return edits
 
     def meter(self, content_type: str = "") -> ResponsesMeter:
         """For one answer."""
