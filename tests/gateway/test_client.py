@@ -299,7 +299,7 @@ async def test_a_long_request_arrives_whole_and_lets_others_have_their_turn():
     head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
     async with asked_of([OK], [OK]) as (server, client):
         server.may_read.clear()
-        asking = asyncio.create_task(read(client, head, body=body))
+        asking = asyncio.create_task(read(client, head, body=[body]))
         for _ in range(50):
             began_s = time.monotonic()
             await asyncio.sleep(0)
@@ -319,7 +319,7 @@ async def test_a_provider_that_answers_before_it_has_read_all_is_heard_and_not_a
     head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
     async with asked_of([refusal, 0.3], [OK]) as (server, client):
         server.reads_bodies = False
-        assert await read(client, head, body=body) == (413, b"no")
+        assert await read(client, head, body=[body]) == (413, b"no")
         assert await read(client) == (200, b"hi")
         assert server.connections == 2
 

@@ -23,6 +23,7 @@ from fiscus.dialects.facts import (
 )
 from fiscus.dialects.gemini import Gemini
 from fiscus.dialects.responses import Responses
+from fiscus.dialects.scan import Edit
 from fiscus.dialects.usage import tokens_of, usage_of
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType(
@@ -51,6 +52,7 @@ __all__ = [
     "Code",
     "Delta",
     "Dialect",
+    "Edit",
     "Event",
     "Events",
     "Kind",

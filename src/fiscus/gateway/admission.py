@@ -115,7 +115,7 @@ async def admit(
     bound: Bound,
     payer: Payer,
     caller: Caller,
-    options: GatewayOptions,
+    output_tokens_least: int,
     tenant: str,
     *,
     expected_output: int | None,
@@ -124,13 +124,14 @@ async def admit(
     """Hold the worst case of a call, or as much of its output as is left, if that is still of use.
 
     Args:
+        output_tokens_least: less is of no use.
         expected_output: of one choice, if the hold can grow while the answer comes; None: all of it is held now.
 
     Raises:
         TreasuryError: the ledger cannot be asked; nothing is held.
     """
     output = bound.output_tokens_max
-    least = min(max(options.output_tokens_least, bound.output_tokens_least), output)
+    least = min(max(output_tokens_least, bound.output_tokens_least), output)
     refused: Refused | None = None
     id = str(uuid_utils.uuid7())
     also = payer.others

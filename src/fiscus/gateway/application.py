@@ -14,24 +14,25 @@ from fiscus.contract.logs import get_logger
 from fiscus.contract.treasury import Treasury
 from fiscus.core.outcomes import Refused
 from fiscus.core.units import Amounts
-from fiscus.dialects import DIALECTS, Code, Dialect, Malformed, Problem, RequestFacts
+from fiscus.dialects import DIALECTS, Change, Code, Dialect, Malformed, Problem, RequestFacts
 from fiscus.gateway.admission import admit, bound_of, is_unseen, release
-from fiscus.gateway.asgi import Headers, Message, Receive, Send, send_refusal, send_whole
+from fiscus.gateway.apart import ApartFailed
+from fiscus.gateway.asgi import Headers, Message, Receive, Send, send_refusal
+from fiscus.gateway.bodies import Body, read_body
 from fiscus.gateway.call import Call
-from fiscus.gateway.connection import UpstreamFailed
-from fiscus.gateway.counting import Counter
 from fiscus.gateway.downgrade import first_affordable
 from fiscus.gateway.live import Live
 from fiscus.gateway.metrics import GatewayCollector, GatewayMetrics
 from fiscus.gateway.notes import Note, Notes
 from fiscus.gateway.options import GatewayOptions
-from fiscus.gateway.order import Order, Tools
+from fiscus.gateway.order import Incoming, Order, Tools
 from fiscus.gateway.payers import Caller, Payer, Unnamed, payer_of, secret_of, without_key, wraps_up
 from fiscus.gateway.produced import Lengths
+from fiscus.gateway.reading import Reader
 from fiscus.gateway.remaining import Remaining, within
 from fiscus.gateway.routes import Route, family_at, route_at
+from fiscus.gateway.unmetered import pass_list, pass_unmetered
 from fiscus.gateway.upstreams import Target, Upstreams
-from fiscus.gateway.whole import ANSWER_BYTES_MAX
 from fiscus.pricing import Count, Price, PriceBook, UnknownPrice, count
 
 log = get_logger(__name__)
@@ -74,7 +75,7 @@ class Gateway:
             options=options,
             prices=PriceBook(options.prices, unknown_policy=options.unknown_price),
             upstreams=Upstreams(options),
-            counter=Counter(),
+            reader=Reader(),
             lengths=Lengths(),
             live=self.live,
             metrics=self.metrics,
@@ -99,7 +100,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Let go of connections and processes."""
-        self._tools.counter.close()
+        self._tools.reader.close()
         await self.live.close()
         await self._tools.upstreams.close()
 
@@ -139,58 +140,70 @@ class Gateway:
             return caller
         if not route.is_known:
             return Problem(code="unknown_route", message="the gateway meters no such call, so it does not pass it on")
+        incoming = Incoming(
+            route=route,
+            dialect=dialect,
+            headers=headers,
+            query=without_key(query),
+            receive=receive,
+            send=send,
+            caller=caller,
+        )
         if route.is_list:
-            return await self._list(route, headers, without_key(query), send)
+            return await pass_list(self._tools, incoming)
         payer = payer_of(by_name, caller, self._options.account)
         if isinstance(payer, Unnamed):
             return Problem(code="forbidden", message=payer.detail, field=payer.field)
-        body = await _read_body(receive, by_name, self._options.body_bytes_max)
+        body = await read_body(receive, by_name, self._options.body_bytes_max)
         if body is None:
             return None  # nobody is there any more
         if isinstance(body, Problem):
             return body
-        facts = dialect.read_request(body, route.model, stream=route.stream)
+        try:
+            return await self._read_and_call(incoming, payer, body)
+        except ApartFailed as error:
+            log.error("request_not_read", error=str(error), body_bytes=body.length)
+            return Problem(code="unavailable", message="the request could not be read: ask again", retry_after_s=1)
+
+    async def _read_and_call(self, incoming: Incoming, payer: Payer, body: Body) -> Problem | None:
+        """Read a request, add what its payer has to be told, and make the call, of another model if need be."""
+        facts = await self._tools.reader.facts(body, incoming.dialect, incoming.route)
         if isinstance(facts, Malformed):
             return Problem(code="invalid", message=facts.detail, field=facts.field)
         note: Note | None = None
-        if self._options.budget_notes and dialect.metered:
-            body, note = await self._with_note(body, facts, dialect, route, payer, caller)
-            send = send if note is None else self._watching(note, send)
+        if self._options.budget_notes and incoming.dialect.metered:
+            body, note = await self._with_note(incoming, payer, facts, body)
+            if note is not None:
+                incoming = msgspec.structs.replace(incoming, send=self._watching(note, incoming.send))
 
-        async def attempt(body: bytes, facts: RequestFacts, model: str, output_tokens_least: int) -> Problem | None:
-            return await self._admit_and_call(
-                scope,
-                receive,
-                send,
-                caller,
-                payer,
-                route,
-                dialect,
-                facts,
-                body,
-                without_key(query),
-                model,
-                msgspec.structs.replace(self._options, output_tokens_least=output_tokens_least),
-            )
+        async def attempt(body: Body, facts: RequestFacts, model: str, output_tokens_least: int) -> Problem | None:
+            return await self._admit_and_call(incoming, payer, facts, body, model, output_tokens_least)
 
-        problem = await first_affordable(attempt, self._options, route, dialect, facts, body)
+        problem = await first_affordable(
+            attempt, self._options, self._tools.reader, incoming.route, incoming.dialect, facts, body
+        )
         if problem is not None and note is not None:
             self._notes.give_back(note)
         return problem
 
     async def _with_note(
-        self, body: bytes, facts: RequestFacts, dialect: Dialect, route: Route, payer: Payer, caller: Caller
-    ) -> tuple[bytes, Note | None]:
+        self, incoming: Incoming, payer: Payer, facts: RequestFacts, body: Body
+    ) -> tuple[Body, Note | None]:
         """The request with what its payer has to be told of its budgets."""
         model = facts.model or ""
-        targets = self._tools.upstreams.targets(route.family, model)
+        targets = self._tools.upstreams.targets(incoming.route.family, model)
         if not targets:
             return body, None
-        chain = within(await self._remaining.chain(payer.account, is_fresh=True), caller.scope)
-        body, note = self._notes.add(body, facts, dialect, chain, _attributes(payer, model, targets))
-        if note is not None:
-            self.metrics.notes[note.severity] += 1
-        return body, note
+        chain = within(await self._remaining.chain(payer.account, is_fresh=True), incoming.caller.scope)
+        note = self._notes.due(chain, _attributes(payer, model, targets))
+        if note is None:
+            return body, None
+        noted = await self._tools.reader.changed(body, incoming.dialect, facts, Change(append_note=note.text))
+        if noted is body:  # it does not end with a turn of the caller
+            self._notes.give_back(note)
+            return body, None
+        self.metrics.notes[note.severity] += 1
+        return noted, note
 
     def _watching(self, note: Note, send: Send) -> Send:
         """Take note of an answer that is an error: the agent has not read what it was told."""
@@ -204,19 +217,15 @@ class Gateway:
 
     async def _admit_and_call(
         self,
-        scope: Mapping[str, Any],
-        receive: Receive,
-        send: Send,
-        caller: Caller,
+        incoming: Incoming,
         payer: Payer,
-        route: Route,
-        dialect: Dialect,
         facts: RequestFacts,
-        body: bytes,
-        query: str,
+        body: Body,
         model: str,
-        options: GatewayOptions,
+        output_tokens_least: int,
     ) -> Problem | None:
+        """Count, price and hold, then make the call; or say why not."""
+        options, route, dialect, caller = self._options, incoming.route, incoming.dialect, incoming.caller
         tools = self._tools
         if not model:
             return Problem(code="invalid", message="the model is missing", field="model")
@@ -226,11 +235,11 @@ class Gateway:
         if all(target.is_full for target in targets):
             return Problem(code="unavailable", message="the provider has all calls that it may have", retry_after_s=1)
         if not dialect.metered:
-            return await self._pass_unmetered(route, targets, scope["headers"], query, body, model, dialect, send)
+            return await pass_unmetered(tools, incoming, targets, facts, body, model)
         if facts.background:
             return Problem(code="invalid", message="a call in the background cannot be metered", field="background")
         try:
-            counted = await tools.counter.count(body, route.dialect, model, targets[0].upstream.priced_as)
+            counted = await tools.reader.count(body, route.dialect, model, targets[0].upstream.priced_as)
         except Invalid as error:
             return Problem(code="invalid", message=str(error))
         if is_unseen(facts, counted) and options.unseen_input_tokens_max is None:
@@ -249,7 +258,7 @@ class Gateway:
             options,
             output_tokens_default=min(target.upstream.output_tokens_of(model) for target in targets),
             is_embedding=route.dialect == "openai.embeddings",
-            leave=options.wrap_up if options.wrap_up and not wraps_up(scope["headers"]) else {},
+            leave=options.wrap_up if options.wrap_up and not wraps_up(incoming.headers) else {},
         )
         attributes = _attributes(payer, model, targets)
         expected = tools.lengths.expected(payer.account, model) if facts.stream and facts.choices == 1 else None
@@ -259,7 +268,7 @@ class Gateway:
                 bound,
                 payer,
                 caller,
-                options,
+                output_tokens_least,
                 self._tenant,
                 expected_output=None if expected is None else expected + options.margin_tokens,
                 attributes=attributes,
@@ -276,12 +285,9 @@ class Gateway:
             )
         self.metrics.clamped += admitted.output_tokens < bound.output_tokens_max
         order = Order(
-            route=route,
-            dialect=dialect,
+            incoming=incoming,
             facts=facts,
             body=body,
-            headers=scope["headers"],
-            query=query,
             payer=payer,
             counted=counted,
             admitted=admitted,
@@ -292,7 +298,7 @@ class Gateway:
                 payer.account, caller.scope, admitted.id, None if model == facts.model else model
             ),
         )
-        await Call(tools, order).run(receive, send)
+        await Call(tools, order).run()
         return None
 
     def _prices(self, targets: Sequence[Target], model: str, facts: RequestFacts) -> list[Price] | Problem:
@@ -321,58 +327,6 @@ class Gateway:
         if self._options.remaining_headers:
             headers += await self._remaining.headers(account, scope)
         return headers
-
-    async def _list(self, route: Route, headers: Headers, query: str, send: Send) -> Problem | None:
-        """A list of models, as the first upstream of the family has it."""
-        targets = self._tools.upstreams.targets(route.family)
-        if not targets:
-            return Problem(code="unknown_route", message=f"no provider of the family {route.family} is configured")
-        return await self._pass(targets[0], "GET", route.path, query, headers, None, "", send)
-
-    async def _pass_unmetered(
-        self,
-        route: Route,
-        targets: Sequence[Target],
-        headers: Headers,
-        query: str,
-        body: bytes,
-        model: str,
-        dialect: Dialect,
-        send: Send,
-    ) -> Problem | None:
-        target = targets[0]
-        renamed = target.model_for(model)
-        facts = dialect.read_request(body, route.model)
-        assert not isinstance(facts, Malformed)
-        sent = dialect.patch_request(body, facts, model=renamed if renamed != model else None)
-        return await self._pass(target, "POST", route.path, query, headers, sent, model, send)
-
-    async def _pass(
-        self,
-        target: Target,
-        method: str,
-        path: str,
-        query: str,
-        headers: Headers,
-        body: bytes | None,
-        model: str,
-        send: Send,
-    ) -> Problem | None:
-        """Pass on what is not billed."""
-        upstreams = self._tools.upstreams
-        upstreams.began(target)
-        failed = True
-        try:
-            answer = await target.ask(method, path, query, headers, body, model=model)
-            content = await answer.read(ANSWER_BYTES_MAX)
-            failed = False
-        except UpstreamFailed as error:
-            return Problem(code="upstream_error", message=f"the provider gave no answer: {error}", retry_after_s=1)
-        finally:
-            upstreams.ended(target, failed=failed)
-        content_type = answer.header(b"content-type") or "application/json"
-        await send_whole(send, answer.status, [(b"content-type", content_type.encode("latin-1"))], content)
-        return None
 
 
 def problem_of(refused: Refused, leave: Amounts) -> Problem:
@@ -418,27 +372,3 @@ def _unseen(facts: RequestFacts, counted: Count) -> str:
 
 def _unavailable(error: TreasuryError) -> Problem:
     return Problem(code="unavailable", message="the ledger is away: nothing is admitted", retry_after_s=1)
-
-
-async def _read_body(receive: Receive, headers: Mapping[bytes, bytes], bytes_max: int) -> bytes | Problem | None:
-    """The whole body; None when the caller has left."""
-    length = headers.get(b"content-length", b"")
-    if length.isdigit() and int(length[:20]) > bytes_max:
-        return _too_large(bytes_max)
-    parts: list[bytes] = []
-    total = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        part = message.get("body", b"")
-        total += len(part)
-        if total > bytes_max:
-            return _too_large(bytes_max)
-        parts.append(part)
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _too_large(bytes_max: int) -> Problem:
-    return Problem(code="too_large", message=f"the body may be {bytes_max} bytes long")

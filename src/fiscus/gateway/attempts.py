@@ -7,6 +7,9 @@ import time
 from collections.abc import Sequence
 
 from fiscus.contract.logs import get_logger
+from fiscus.dialects import Change
+from fiscus.gateway.apart import ApartFailed
+from fiscus.gateway.bodies import Body
 from fiscus.gateway.connection import Answer, UpstreamFailed
 from fiscus.gateway.order import Order, Tools
 from fiscus.gateway.upstreams import AGAIN, BROKEN, Target, backoff_s, next_target, retry_after_s
@@ -39,19 +42,21 @@ class Attempts:
             UpstreamFailed: none has answered. One that was sent the call and went silent may have billed it.
         """
         options, order, metrics = self._tools.options, self._order, self._tools.metrics
+        incoming = order.incoming
         tried: list[Target] = []
         for attempt in range(options.attempts_max):
             target = next_target(order.targets, tried)
             if target in tried:
                 await asyncio.sleep(backoff_s(options, attempt))
             tried.append(target)
+            body = await self._request_for(target)
             self._begin(target)
             if attempt:
                 metrics.asked_again(target.upstream.name)
             is_last = attempt == options.attempts_max - 1
             try:
                 answer = await target.ask(
-                    "POST", order.route.path, order.query, order.headers, self._request_for(target), model=order.model
+                    "POST", incoming.route.path, incoming.query, incoming.headers, body, model=order.model
                 )
             except UpstreamFailed as error:
                 log.warning("upstream_failed", upstream=target.upstream.name, error=str(error), attempt=attempt + 1)
@@ -99,18 +104,24 @@ class Attempts:
         wait_s = retry_after_s(answer)
         return answer.status in BROKEN | {429} and (wait_s or 0) <= self._tools.options.backoff_s_max
 
-    def _request_for(self, target: Target) -> bytes:
-        """The caller's bytes, with the bound of the output and what else has to be said."""
+    async def _request_for(self, target: Target) -> Body:
+        """The caller's bytes, with the bound of the output and what else has to be said.
+
+        Raises:
+            UpstreamFailed: that could not be done.
+        """
         order = self._order
         facts, bound = order.facts, order.admitted.output_tokens
         renamed = target.model_for(order.model)
         has_output = order.admitted.bound.output_tokens_max > 0
         lowered = has_output and (facts.output_tokens_max is None or bound < facts.output_tokens_max)
-        return order.dialect.patch_request(
-            order.body,
-            facts,
+        change = Change(
             output_tokens_max=bound if lowered else None,
-            force_usage=facts.stream,
-            model=renamed if renamed != order.model or order.route.model is not None else None,
-            output_field=target.upstream.output_field,
+            force_usage=facts.stream and not facts.include_usage,
+            model=renamed if renamed != order.model or order.incoming.route.model is not None else None,
+            output_field=target.upstream.output_field if lowered else None,
         )
+        try:
+            return await self._tools.reader.changed(order.body, order.incoming.dialect, facts, change)
+        except ApartFailed as error:
+            raise UpstreamFailed("was not asked: the request could not be changed", was_sent=False) from error

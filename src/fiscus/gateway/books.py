@@ -69,7 +69,7 @@ class Books:
     def release(self, outcome: Outcome = "error") -> None:
         """Nothing was billed. Only the first word counts."""
         if self._command is None:
-            self._tools.metrics.released(self._order.route.dialect, self._attempts.status, outcome)
+            self._tools.metrics.released(self._order.incoming.route.dialect, self._attempts.status, outcome)
             self._command = Release(id=self._order.admitted.id)
 
     def settle(self, ended: Ended, meter: Meter, usage: Usage | None) -> None:
@@ -102,7 +102,11 @@ class Books:
         )
         self.tokens = what.record.tokens
         self._tools.metrics.settled(
-            order.route.dialect, self._attempts.status, what.record, target.upstream.name, was_cut=ended.was_cut
+            order.incoming.route.dialect,
+            self._attempts.status,
+            what.record,
+            target.upstream.name,
+            was_cut=ended.was_cut,
         )
         if target.rate is not None:
             target.rate.took(what.total["tokens"])
@@ -139,7 +143,7 @@ class Books:
         order = self._order
         facts = order.facts
         if not (order.counted.unseen or facts.input_unknown or facts.server_tools):
-            self._tools.counter.learn(order.counted, provider, usage.tokens.input)
+            self._tools.reader.learn(order.counted, provider, usage.tokens.input)
             self._tools.metrics.counted(provider, order.counted, usage.tokens.input)
         if not ended.was_cut and ended.outcome == "success" and facts.choices == 1:
             self._tools.lengths.learn(order.payer.account, order.model, usage.tokens.output)

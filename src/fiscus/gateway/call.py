@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from fiscus.dialects import Problem
-from fiscus.gateway.asgi import Presence, Receive, Send, send_refusal
+from fiscus.gateway.asgi import Presence, Send, send_refusal
 from fiscus.gateway.attempts import Attempts
 from fiscus.gateway.books import Books
 from fiscus.gateway.connection import Answer, UpstreamFailed
@@ -24,11 +24,12 @@ class Call:
         self._attempts = Attempts(tools, order)
         self._books = Books(tools, order, self._attempts)
 
-    async def run(self, receive: Receive, send: Send) -> None:
+    async def run(self) -> None:
         """Do it. Nothing is held afterwards, and what was billed is on the books; the caller has its answer before."""
-        presence = Presence(receive)
+        incoming = self._order.incoming
+        presence = Presence(incoming.receive)
         try:
-            await self._ask(presence, send)
+            await self._ask(presence, incoming.send)
             presence.stop()
             await self._books.finish()
         finally:
@@ -66,7 +67,7 @@ class Call:
     def _is_stream(self, answer: Answer) -> bool:
         """Whether an answer comes in events; Gemini also streams an array."""
         kind = answer.header(b"content-type").lower()
-        return "event-stream" in kind or ("json" in kind and self._order.route.family == "gemini")
+        return "event-stream" in kind or ("json" in kind and self._order.incoming.route.family == "gemini")
 
     def _leave(self, answer: Answer) -> None:
         """The caller has left: the provider is left, too, at once or when it has had time to tell its usage."""
@@ -84,8 +85,8 @@ class Call:
             message=f"the provider gave no answer: {failure}",
             retry_after_s=None if failure.was_sent else 1,
         )
-        await send_refusal(send, self._order.dialect.refusal(problem))
+        await send_refusal(send, self._order.incoming.dialect.refusal(problem))
 
     def _book(self, ended: Ended) -> None:
         """Nothing has come of it; what was sent may have been billed all the same."""
-        self._books.settle(ended, self._order.dialect.meter(), None)
+        self._books.settle(ended, self._order.incoming.dialect.meter(), None)

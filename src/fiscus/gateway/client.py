@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from fiscus.gateway.connection import Answer, Connection, UpstreamFailed
+from fiscus.gateway.connection import Answer, Connection, Part, UpstreamFailed
 
 CONNECTIONS_MAX = 4_096
 IDLE_MAX = 512
@@ -56,7 +57,7 @@ class Client:
         self._open: set[Connection] = set()
         self._is_closed = False
 
-    async def ask(self, head: bytes, body: bytes = b"", *, is_repeatable: bool = False) -> Answer:
+    async def ask(self, head: bytes, body: Sequence[Part] = (), *, is_repeatable: bool = False) -> Answer:
         """Send a request; returns when the head of its answer has come. Cancelled, it closes the connection.
 
         A provider may close a connection that was idle at the very moment it is used. Whether it has read the request

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import httptools
@@ -21,6 +21,7 @@ IDLE_S_MAX = 60.0
 """How long a connection is kept that nobody uses."""
 
 Headers = list[tuple[bytes, bytes]]
+Part = bytes | memoryview
 
 
 class UpstreamFailed(Exception):
@@ -181,12 +182,12 @@ class Connection(asyncio.Protocol):
         """Whether it was used before, and was closed before a byte of the last answer came."""
         return self.uses > 1 and not self.is_open and not self._head_bytes
 
-    async def ask(self, head: bytes, body: bytes, *, answer_s: float, silence_s: float) -> Answer:
+    async def ask(self, head: bytes, body: Sequence[Part], *, answer_s: float, silence_s: float) -> Answer:
         """Send a request; returns when the head of its answer has come.
 
         Args:
             head: with its empty line.
-            body: as its head says.
+            body: as its head says, in parts.
             answer_s: how long the answer may take to begin, in seconds, from the last byte that was sent.
             silence_s: how long the answer may pause, in seconds.
 
@@ -202,8 +203,8 @@ class Connection(asyncio.Protocol):
         self._silence_s, self._is_over, self._head_bytes = silence_s, False, 0
         self._wait_for(answer_s)
         try:
-            if len(body) <= PIECE_BYTES:
-                transport.write(head + body)
+            if sum(map(len, body)) <= PIECE_BYTES:
+                transport.write(b"".join((head, *body)))
             else:
                 await self._send_pieces(transport, answer, head, body, answer_s)
             await answer.begun()
@@ -213,18 +214,19 @@ class Connection(asyncio.Protocol):
         return answer
 
     async def _send_pieces(
-        self, transport: asyncio.Transport, answer: Answer, head: bytes, body: bytes, answer_s: float
+        self, transport: asyncio.Transport, answer: Answer, head: bytes, body: Sequence[Part], answer_s: float
     ) -> None:
         """Send a long request; not the rest of it when the provider answers before, which ends the connection."""
         self._is_sending = True
         transport.write(head)
-        view = memoryview(body)
-        for begin in range(0, len(body), PIECE_BYTES):
-            await self._until_room()
-            if answer.status or not self.is_open:
-                return
-            transport.write(view[begin : begin + PIECE_BYTES])
-            self._wait_for(answer_s)
+        for part in body:
+            view = memoryview(part)
+            for begin in range(0, len(part), PIECE_BYTES):
+                await self._until_room()
+                if answer.status or not self.is_open:
+                    return
+                transport.write(view[begin : begin + PIECE_BYTES])
+                self._wait_for(answer_s)
         await self._until_room()
         self._is_sending = False
 

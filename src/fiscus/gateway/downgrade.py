@@ -13,18 +13,26 @@ from fnmatch import fnmatchcase
 
 import msgspec
 
-from fiscus.dialects import Dialect, Malformed, Problem, RequestFacts
+from fiscus.dialects import Change, Dialect, Malformed, Problem, RequestFacts
+from fiscus.gateway.bodies import Body
 from fiscus.gateway.options import GatewayOptions
+from fiscus.gateway.reading import Reader
 from fiscus.gateway.routes import Route
 
 SHORT = frozenset(("budget_exceeded", "budget_busy"))
 
-Attempt = Callable[[bytes, RequestFacts, str, int], Awaitable[Problem | None]]
+Attempt = Callable[[Body, RequestFacts, str, int], Awaitable[Problem | None]]
 """Make a call of (body, facts, model), whose output is not clamped below so many tokens; None: it was made."""
 
 
 async def first_affordable(
-    attempt: Attempt, options: GatewayOptions, route: Route, dialect: Dialect, facts: RequestFacts, body: bytes
+    attempt: Attempt,
+    options: GatewayOptions,
+    reader: Reader,
+    route: Route,
+    dialect: Dialect,
+    facts: RequestFacts,
+    body: Body,
 ) -> Problem | None:
     """Make a call with the model that was asked for, or with the first cheaper one that there is money for.
 
@@ -41,7 +49,7 @@ async def first_affordable(
         return problem
     if may_help(problem):
         for model in cheaper:
-            other_body, other_facts = asking_for(model, route, dialect, facts, body)
+            other_body, other_facts = await asking_for(model, reader, route, dialect, facts, body)
             is_last = model == cheaper[-1]
             if await attempt(other_body, other_facts, model, least if is_last else useful) is None:
                 return None
@@ -67,13 +75,13 @@ def may_help(problem: Problem) -> bool:
     return problem.detail.get("unit") in (None, "cost") or "model" in str(problem.detail.get("match") or "")
 
 
-def asking_for(
-    model: str, route: Route, dialect: Dialect, facts: RequestFacts, body: bytes
-) -> tuple[bytes, RequestFacts]:
+async def asking_for(
+    model: str, reader: Reader, route: Route, dialect: Dialect, facts: RequestFacts, body: Body
+) -> tuple[Body, RequestFacts]:
     """The same request for another model; its facts still name the one that was asked for, for the record."""
-    changed = dialect.patch_request(body, facts, model=model)
+    changed = await reader.changed(body, dialect, facts, Change(model=model))
     if changed is body:  # the path names it
         return body, facts
-    read = dialect.read_request(changed, route.model, stream=route.stream)
+    read = await reader.facts(changed, dialect, route)
     assert not isinstance(read, Malformed), "it could be read with the other name"
     return changed, msgspec.structs.replace(read, model=facts.model)

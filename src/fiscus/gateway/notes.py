@@ -16,7 +16,6 @@ from fiscus.contract.chains import charged
 from fiscus.core.commands import Severity
 from fiscus.core.outcomes import AccountAnswer, Balance
 from fiscus.core.units import Unit, dollars
-from fiscus.dialects import Dialect, RequestFacts
 from fiscus.gateway.remaining import limits
 
 TEXTS: Mapping[Severity, str] = {
@@ -70,30 +69,6 @@ class Notes:
 
     def __init__(self) -> None:
         self._told: OrderedDict[Window, Told] = OrderedDict()
-
-    def add(
-        self,
-        body: bytes,
-        facts: RequestFacts,
-        dialect: Dialect,
-        chain: Sequence[AccountAnswer],
-        attributes: Mapping[str, str],
-    ) -> tuple[bytes, Note | None]:
-        """A request with what its payer has to be told, else the same object.
-
-        Args:
-            body, facts, dialect: the request.
-            chain: the payer and all above it that it may see, leaf first.
-            attributes: of the call, for budgets with ``match``.
-        """
-        note = self.due(chain, attributes)
-        if note is None:
-            return body, None
-        noted = dialect.patch_request(body, facts, append_note=note.text)
-        if noted is body:  # it does not end with a turn of the caller
-            self.give_back(note)
-            return body, None
-        return noted, note
 
     def due(self, chain: Sequence[AccountAnswer], attributes: Mapping[str, str]) -> Note | None:
         """What the payer has not been told yet, which counts as told from now on; None: nothing."""

@@ -1,4 +1,4 @@
-"""A call that was admitted, with all that is needed to make it."""
+"""What a call is on its way: a request that may be made, then a call that was admitted, with all that it needs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import msgspec
 from fiscus.contract.treasury import Treasury
 from fiscus.dialects import Dialect, RequestFacts
 from fiscus.gateway.admission import Admitted
-from fiscus.gateway.asgi import Headers
-from fiscus.gateway.counting import Counter
+from fiscus.gateway.asgi import Headers, Receive, Send
+from fiscus.gateway.bodies import Body
 from fiscus.gateway.live import Live
 from fiscus.gateway.metrics import GatewayMetrics
 from fiscus.gateway.options import GatewayOptions
-from fiscus.gateway.payers import Payer
+from fiscus.gateway.payers import Caller, Payer
 from fiscus.gateway.produced import Lengths
+from fiscus.gateway.reading import Reader
 from fiscus.gateway.routes import Route
 from fiscus.gateway.upstreams import Target, Upstreams
 from fiscus.pricing import Count, Price, PriceBook
@@ -28,17 +29,35 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     options: GatewayOptions
     prices: PriceBook
     upstreams: Upstreams
-    counter: Counter
+    reader: Reader
     lengths: Lengths
     live: Live
     metrics: GatewayMetrics
+
+
+class Incoming(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """A request that somebody may make.
+
+    Attributes:
+        route, dialect, headers: what it asks for; ``query``: without the caller's secret.
+        receive, send: its server's.
+        caller: who makes it.
+    """
+
+    route: Route
+    dialect: Dialect
+    headers: Headers
+    query: str
+    receive: Receive
+    send: Send
+    caller: Caller
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What is asked, of whom, for whom, under which hold.
 
     Attributes:
-        route, dialect, facts, body, headers, query: the request, as its caller sent it.
+        incoming, facts, body: the request, as its caller sent it.
         model: that is asked for.
         payer: who pays. ``counted``: the input. ``admitted``: the hold.
         targets: who may be asked, the best one first.
@@ -46,12 +65,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         more_headers: what an answer says of the payer's budgets.
     """
 
-    route: Route
-    dialect: Dialect
+    incoming: Incoming
     facts: RequestFacts
-    body: bytes
-    headers: Headers
-    query: str
+    body: Body
     model: str
     payer: Payer
     counted: Count

@@ -38,9 +38,9 @@ class Streaming:
         self._presence = presence
         self._answer = answer
         content_type = answer.header(b"content-type")
-        self._dialect = order.dialect
-        self._events = order.dialect.events(content_type)
-        self._meter = order.dialect.meter(content_type)
+        self._dialect = order.incoming.dialect
+        self._events = order.incoming.dialect.events(content_type)
+        self._meter = order.incoming.dialect.meter(content_type)
         self._counted = Counted()
         self._running = Running(
             hold=order.admitted.id,

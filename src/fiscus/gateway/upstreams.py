@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from fiscus.contract.logs import get_logger
 from fiscus.gateway.asgi import Headers
+from fiscus.gateway.bodies import Body
 from fiscus.gateway.client import Client
 from fiscus.gateway.connection import Answer, UpstreamFailed
 from fiscus.gateway.options import KEY_HEADERS, Family, GatewayOptions, Upstream
@@ -128,7 +129,7 @@ class Target:
         return self.upstream.renames.get(asked, asked)
 
     async def ask(
-        self, method: str, path: str, query: str, headers: Headers, body: bytes | None, *, model: str
+        self, method: str, path: str, query: str, headers: Headers, body: Body | None, *, model: str
     ) -> Answer:
         """Send a request; returns when the answer has begun.
 
@@ -137,12 +138,12 @@ class Target:
         """
         head = self._head(method, path, query, headers, body, model)
         try:
-            return await self.client.ask(head, body or b"", is_repeatable=body is None)
+            return await self.client.ask(head, () if body is None else body.parts, is_repeatable=body is None)
         except UpstreamFailed as error:
             detail = f"{self.upstream.name} {error}"
             raise UpstreamFailed(detail, was_sent=error.was_sent, is_timeout=error.is_timeout) from error
 
-    def _head(self, method: str, path: str, query: str, headers: Headers, body: bytes | None, model: str) -> bytes:
+    def _head(self, method: str, path: str, query: str, headers: Headers, body: Body | None, model: str) -> bytes:
         """The head of a request: the caller's headers, less its own affairs, and ours."""
         target = self._path + path
         if "{model}" in target:
@@ -154,7 +155,7 @@ class Target:
             if name not in self._kept_back and not name.startswith(OWN_PREFIX)
         ]
         first = f"{method} {target}?{asked}" if asked else f"{method} {target}"
-        length = b"content-length: %d\r\n" % len(body) if body is not None else b""
+        length = b"content-length: %d\r\n" % body.length if body is not None else b""
         head = b"%b HTTP/1.1\r\nhost: %b\r\n%b%b%b\r\n" % (
             first.encode("ascii", "replace"),
             self.client.host,

@@ -30,11 +30,11 @@ class Whole:
         self._books = books
         self._presence = presence
         self._answer = answer
-        self._meter: Meter = order.dialect.meter(answer.header(b"content-type"))
+        self._meter: Meter = order.incoming.dialect.meter(answer.header(b"content-type"))
 
     async def run(self, send: Send) -> None:
         """Read it, say what is to be booked, pass it on."""
-        answer, dialect, meter = self._answer, self._order.dialect, self._meter
+        answer, dialect, meter = self._answer, self._order.incoming.dialect, self._meter
         try:
             body = await answer.read(ANSWER_BYTES_MAX)
         except UpstreamFailed:
@@ -61,7 +61,7 @@ class Whole:
         ended = self._books.ended("cancelled", "client_left") if is_gone else self._books.ended("error", BROKE_OFF_CODE)
         self._books.settle(ended, self._meter, None)
         if not is_gone:
-            await send_refusal(send, self._order.dialect.refusal(BROKE_OFF))
+            await send_refusal(send, self._order.incoming.dialect.refusal(BROKE_OFF))
 
     def _not_an_answer(self, body: bytes, usage: Usage | None) -> Problem | None:
         """Why an answer cannot be passed on: it leads elsewhere, or is a page for people, not the API's."""
