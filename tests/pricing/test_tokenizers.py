@@ -12,7 +12,15 @@ from types import SimpleNamespace
 import pytest
 
 from fiscus.pricing import tokenizers
-from fiscus.pricing.tokenizers import PIECE_LENGTH_MAX, Family, family_of, pieces, tokenizer_for, vocabulary
+from fiscus.pricing.tokenizers import (
+    PIECE_LENGTH_MAX,
+    Family,
+    Remembering,
+    family_of,
+    pieces,
+    tokenizer_for,
+    vocabulary,
+)
 
 TEXTS = [
     "hello world",
@@ -191,3 +199,31 @@ def test_a_bound_without_the_vocabulary_is_no_less_than_the_count_with_it(librar
     tokenizer_for.cache_clear()
     assert all(bound.upper >= exact for bound, exact in zip(bounds, true, strict=True))
     assert bounds[0].upper < 2 * true[0], "English is not held twice over"
+
+
+def test_a_piece_is_counted_once_and_its_text_is_not_kept():
+    counted = []
+
+    def count(piece):
+        counted.append(piece)
+        return len(piece)
+
+    remembering = Remembering(count)
+    texts = ["the same text again", "half a pair \ud800", "", "another one"]
+    assert [remembering(text) for text in texts * 3] == [len(text) for text in texts] * 3
+    assert counted == texts
+    assert not any("same" in str(known) for known in (remembering._recent, remembering._before))
+
+
+def test_what_is_remembered_is_bounded_and_what_is_used_stays(monkeypatch):
+    monkeypatch.setattr(tokenizers, "REMEMBERED_MAX", 10)
+    counted = []
+    remembering = Remembering(lambda piece: counted.append(piece) or len(piece))
+    for number in range(200):
+        assert remembering(f"piece {number}") == len(f"piece {number}")
+        assert remembering("used") == 4
+        assert len(remembering._recent) + len(remembering._before) <= 20
+    assert counted.count("used") == 1
+    before = len(counted)
+    remembering("piece 3")
+    assert len(counted) == before + 1

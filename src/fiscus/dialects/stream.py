@@ -64,6 +64,8 @@ class EventStream:
         first, self._first = self._first, False
         if self._oversized:
             return Event(raw=raw, oversized=True)
+        if raw.startswith(b"data: ") and raw.endswith(b"\n\n") and raw.count(b"\n") == 2 and b"\r" not in raw:
+            return Event(raw=raw, data=raw[6:-2])  # nearly all of them
         name: str | None = None
         data: list[bytes] = []
         for line in _LINE.split(raw.removeprefix(_BOM) if first else raw):

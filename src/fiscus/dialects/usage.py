@@ -334,11 +334,19 @@ def _rounded_up(nanousd: Decimal) -> int | None:
 
 
 def _field(usage: object, name: str) -> Any:
+    if type(usage) is dict:  # as most are; the general question costs ten times as much
+        return usage.get(name)
+    if usage is None:
+        return None
     return usage.get(name) if isinstance(usage, Mapping) else getattr(usage, name, None)
 
 
 def _first(usage: object, *names: str) -> Any:
-    return next((value for name in names if (value := _field(usage, name)) is not None), None)
+    for name in names:
+        value = _field(usage, name)
+        if value is not None:
+            return value
+    return None
 
 
 def _first_of(*places: tuple[object, str]) -> int | None:
@@ -352,6 +360,8 @@ def _text(value: object) -> str | None:
 
 def _count(usage: object, *names: str) -> int:
     """A count under the first of the names that is there; 0 when there is none."""
+    if usage is None:
+        return 0
     value = _first(usage, *names)
     return 0 if value is None else _checked(names[0], value)
 

@@ -17,6 +17,7 @@ ACCOUNTS = ("thread", "agent", "user", "feature", "project", "team")
 its parent where it is opened from a template, and those that there are of the others are charged as well."""
 
 PLAIN = ("workflow", "task", "parent-request")
+OWN_HEADERS = tuple((kind, b"x-fiscus-" + kind.encode()) for kind in ("charge-to", *ACCOUNTS, *PLAIN))
 VALUE_LENGTH_MAX = 100
 METADATA_MAX = 32
 
@@ -141,13 +142,14 @@ def wraps_up(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 def _labels(headers: Mapping[bytes, bytes]) -> dict[str, str] | Unnamed:
     """Values by kind, from our own headers, then from ``baggage``; our own win."""
     found: dict[str, str] = {}
-    for pair in headers.get(b"baggage", b"").decode("latin-1").split(","):
+    baggage = headers.get(b"baggage")
+    for pair in baggage.decode("latin-1").split(",") if baggage else ():
         name, _, value = pair.partition(";")[0].partition("=")
         name = name.strip().lower()
         if name.startswith(BAGGAGE_PREFIX) and name[len(BAGGAGE_PREFIX) :] in (*ACCOUNTS, *PLAIN):
             found[name[len(BAGGAGE_PREFIX) :]] = unquote(value.strip())
-    for kind in ("charge-to", *ACCOUNTS, *PLAIN):
-        raw = headers.get(b"x-fiscus-" + kind.encode())
+    for kind, name_ in OWN_HEADERS:
+        raw = headers.get(name_)
         if raw is None:
             continue
         value = raw.decode("utf-8", "replace").strip()

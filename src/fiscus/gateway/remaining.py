@@ -17,6 +17,16 @@ KEPT_MAX = 10_000
 Header = tuple[bytes, bytes]
 
 
+class _Kept:
+    """A chain as it was read, and what follows from it, made once; ``headers`` by what a key may see."""
+
+    def __init__(self, until_s: float, chain: tuple[AccountAnswer, ...]) -> None:
+        self.until_s = until_s
+        self.chain = chain
+        self.charged = charged(chain)
+        self.headers: dict[str | None, tuple[Header, ...]] = {}
+
+
 class Remaining:
     """Reads balances of a payer and of all above it, at most twice a second for each."""
 
@@ -25,7 +35,7 @@ class Remaining:
         self._treasury = treasury
         self._amounts_kept = kept
         self._tenant = tenant
-        self._kept: dict[str, tuple[float, tuple[AccountAnswer, ...]]] = {}
+        self._kept: dict[str, _Kept] = {}
 
     async def headers(self, account: str, scope: str | None = None) -> tuple[Header, ...]:
         """``x-fiscus-remaining-<unit>`` of the budget that has the least left, by whom, and when it is renewed.
@@ -34,13 +44,18 @@ class Remaining:
             account: the payer.
             scope: the account that the key is bound to, which sees nothing above it.
         """
-        budgets = charged(within(await self.chain(account), scope))
-        return headers_of([one.balance for one in budgets if one.balance is not None], self._amounts_kept)
+        kept = await self._read(account)
+        headers = kept.headers.get(scope)
+        if headers is None:
+            budgets = charged(within(kept.chain, scope))
+            balances = [one.balance for one in budgets if one.balance is not None]
+            headers = kept.headers[scope] = headers_of(balances, self._amounts_kept)
+        return headers
 
     async def is_limited(self, account: str, attributes: Mapping[str, str]) -> bool:
         """Whether a budget of the chain limits a call with these attributes; True while nobody can say."""
-        chain = await self.chain(account)
-        return not chain or any(limits(one, attributes) for one in charged(chain))
+        kept = await self._read(account)
+        return not kept.chain or any(limits(one, attributes) for one in kept.charged)
 
     async def chain(self, account: str, *, is_fresh: bool = False) -> tuple[AccountAnswer, ...]:
         """The payer and all above it, leaf first; empty while the ledger cannot be asked.
@@ -49,19 +64,22 @@ class Remaining:
             account: the payer.
             is_fresh: as of now, not of half a second ago.
         """
+        return (await self._read(account, is_fresh=is_fresh)).chain
+
+    async def _read(self, account: str, *, is_fresh: bool = False) -> _Kept:
         now_s = time.monotonic()
         kept = self._kept.get(account)
-        if kept is not None and kept[0] > now_s and not is_fresh:
-            return kept[1]
+        if kept is not None and kept.until_s > now_s and not is_fresh:
+            return kept
         try:
             views = await read_chain(self._treasury, account, tenant=self._tenant)
         except TreasuryError:
-            return ()
-        chain = () if isinstance(views, Refused) else tuple(view.account for view in views)
+            return _Kept(now_s, ())
         if len(self._kept) >= KEPT_MAX:
             self._kept.clear()
-        self._kept[account] = (now_s + KEPT_S, chain)
-        return chain
+        chain = () if isinstance(views, Refused) else tuple(view.account for view in views)
+        self._kept[account] = kept = _Kept(now_s + KEPT_S, chain)
+        return kept
 
 
 def limits(budget: BudgetView, attributes: Mapping[str, str]) -> bool:

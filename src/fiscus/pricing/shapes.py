@@ -27,7 +27,7 @@ def items_of(value: Any) -> list[Any]:
 
 def mapping_of(value: Any) -> Mapping[str, Any]:
     """An object as it is, anything else as an empty one."""
-    return value if isinstance(value, Mapping) else {}
+    return value if type(value) is dict or isinstance(value, Mapping) else {}
 
 
 def text_of(value: Any) -> str:

@@ -10,6 +10,7 @@ import base64
 import gzip
 import hashlib
 import importlib
+import os
 import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -27,6 +28,9 @@ PIECE_LENGTH_MAX = 65_536
 
 LIKELY_PERMILLE = 750
 """What is likely is at least so much of the bound: a factor that is right for English is too small elsewhere."""
+
+REMEMBERED_MAX = 16_384
+"""So many pieces are remembered, and as many of before these."""
 
 _HASHES = {
     "o200k_base": "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
@@ -123,6 +127,35 @@ class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
         return Counted(max(likely, upper * LIKELY_PERMILLE // 1_000), max(upper, likely))
 
 
+class Remembering:
+    """Counts pieces, and remembers the counts: an agent sends its whole conversation again with each turn.
+
+    What is remembered of a piece is a keyed hash, not its text. Any thread may count.
+
+    >>> counting = Remembering(lambda piece: len(piece.split()))
+    >>> [counting("one two three " * 5) for _ in range(2)]
+    [15, 15]
+    """
+
+    def __init__(self, count: Callable[[str], int]) -> None:
+        self._count = count
+        self._key = os.urandom(16)
+        self._recent: dict[bytes, int] = {}
+        self._before: dict[bytes, int] = {}
+
+    def __call__(self, piece: str) -> int:
+        """Tokens of a piece."""
+        content = piece.encode("utf-8", "surrogatepass")
+        name = hashlib.blake2b(content, digest_size=16, key=self._key).digest()
+        known = self._recent.get(name)
+        if known is None:
+            known = self._before.get(name)
+            self._recent[name] = known = self._count(piece) if known is None else known
+            if len(self._recent) >= REMEMBERED_MAX:
+                self._before, self._recent = self._recent, {}
+        return known
+
+
 _CLAUDE_3 = Bound(1_081, 121, 710, 711)
 _CLAUDE_4_7 = Bound(1_940, 96, 0, 288)
 _GEMMA = Bound(787, 101, 910, 184)
@@ -207,13 +240,13 @@ def tokenizer_for(family: Family) -> Tokenizer:
         counting = _own(*family.own)
         if counting is not None:
             label: Label = "reconstructed" if family.name.startswith(("claude", "gemini")) else "estimated"
-            return Tokenizer(family=family, label=label, stands_in=False, count_piece=counting)
+            return Tokenizer(family=family, label=label, stands_in=False, count_piece=Remembering(counting))
     encode = vocabulary(family.vocabulary).encode_ordinary
     return Tokenizer(
         family=family,
         label=family.label,
         stands_in=family.bound is not None,
-        count_piece=lambda piece: len(encode(_without_surrogates(piece))),
+        count_piece=Remembering(lambda piece: len(encode(_without_surrogates(piece)))),
     )
 
 
