@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import math
 import os
@@ -257,6 +258,8 @@ async def _serve(service: ServiceOptions, on_started: Callable[[Started], None])
                 started = Started(url=url, store=service.ledger.store_url, keys_required=keys_required)
                 app = Application(treasury, options, ROUTES_OF_SERVICE)
                 treasury.start()
+                gc.collect()
+                gc.freeze()  # what is there by now stays: to look through it again would stop every call for 60 ms
                 await _run(app, service, listener, lambda: on_started(started), stop)
         log.info("service_stopped", url=url)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Protocol
 
 import msgspec
 
-from fiscus.contract.queries import AccountView, ReadAccount
-from fiscus.contract.treasury import Treasury
+from fiscus.contract.queries import AccountView, AnyQuery, ReadAccount, View
 from fiscus.core.commands import CHAIN_LENGTH_MAX, Status
 from fiscus.core.outcomes import AccountAnswer, Balance, BudgetView, Refused
 from fiscus.core.units import Amounts, Unit
@@ -36,8 +36,16 @@ class OwnBudget(msgspec.Struct, frozen=True, kw_only=True):
     budgets: tuple[Balance, ...]
 
 
+class Reading(Protocol):
+    """What answers queries, such as a treasury."""
+
+    async def read(self, query: AnyQuery, /) -> View | Refused:
+        """See ``Treasury``."""
+        ...
+
+
 async def read_chain(
-    treasury: Treasury, account: str, *, tenant: str = "default", scope: str | None = None, min_seq: int = 0
+    treasury: Reading, account: str, *, tenant: str = "default", scope: str | None = None, min_seq: int = 0
 ) -> tuple[AccountView, ...] | Refused:
     """An account and all above it that ``scope`` may see, leaf first; refused where the account itself cannot be seen.
 

@@ -102,6 +102,7 @@ class Gateway:
         """Let go of connections and processes."""
         self._tools.reader.close()
         await self.live.close()
+        await self._remaining.close()
         await self._tools.upstreams.close()
 
     async def _names_above(self, account: str) -> list[str]:

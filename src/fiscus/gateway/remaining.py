@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 
-from fiscus.contract.chains import charged, least_left, read_chain, tightest
+from fiscus.contract.chains import Reading, charged, least_left, read_chain, tightest
 from fiscus.contract.errors import TreasuryError
+from fiscus.contract.queries import AnyQuery, ReadAccount, View
 from fiscus.contract.treasury import Treasury
 from fiscus.core.outcomes import AccountAnswer, Balance, BudgetView, Refused
 from fiscus.core.units import Amounts
 
 KEPT_S = 0.5
+STALE_S_MAX = 2.0
+"""What is not older is shown while it is read anew: only who has not called for longer waits for that."""
+
 KEPT_MAX = 10_000
 
 Header = tuple[bytes, bytes]
@@ -20,19 +25,43 @@ Header = tuple[bytes, bytes]
 class _Kept:
     """A chain as it was read, and what follows from it, made once; ``headers`` by what a key may see."""
 
-    def __init__(self, until_s: float, chain: tuple[AccountAnswer, ...]) -> None:
-        self.until_s = until_s
+    def __init__(self, at_s: float, chain: tuple[AccountAnswer, ...]) -> None:
+        self.at_s = at_s
         self.chain = chain
         self.charged = charged(chain)
         self.headers: dict[str | None, tuple[Header, ...]] = {}
 
 
+class _Shared:
+    """Reads accounts, each at most twice a second: most chains end in the same ones."""
+
+    def __init__(self, treasury: Treasury) -> None:
+        self._treasury = treasury
+        self._kept: dict[str, tuple[float, View]] = {}
+
+    async def read(self, query: AnyQuery, /) -> View | Refused:
+        """See ``Treasury``."""
+        assert isinstance(query, ReadAccount)
+        now_s = time.monotonic()
+        kept = self._kept.get(query.account)
+        if kept is not None and now_s - kept[0] < KEPT_S:
+            return kept[1]
+        view = await self._treasury.read(query)
+        if len(self._kept) >= KEPT_MAX:
+            self._kept.clear()
+        if not isinstance(view, Refused):
+            self._kept[query.account] = (now_s, view)
+        return view
+
+
 class Remaining:
-    """Reads balances of a payer and of all above it, at most twice a second for each."""
+    """Reads balances of a payer and of all above it, at most twice a second for each; ``close`` it."""
 
     def __init__(self, treasury: Treasury, tenant: str, *, kept: Amounts) -> None:
         """``kept``: what most calls may not use of each budget."""
         self._treasury = treasury
+        self._shared = _Shared(treasury)
+        self._refreshing: dict[str, asyncio.Task[_Kept]] = {}
         self._amounts_kept = kept
         self._tenant = tenant
         self._kept: dict[str, _Kept] = {}
@@ -64,21 +93,37 @@ class Remaining:
             account: the payer.
             is_fresh: as of now, not of half a second ago.
         """
-        return (await self._read(account, is_fresh=is_fresh)).chain
+        if is_fresh:
+            return (await self._read_anew(self._treasury, account)).chain
+        return (await self._read(account)).chain
 
-    async def _read(self, account: str, *, is_fresh: bool = False) -> _Kept:
-        now_s = time.monotonic()
+    async def close(self) -> None:
+        """Read nothing more."""
+        for task in self._refreshing.values():
+            task.cancel()
+        await asyncio.gather(*self._refreshing.values(), return_exceptions=True)
+
+    async def _read(self, account: str) -> _Kept:
         kept = self._kept.get(account)
-        if kept is not None and kept.until_s > now_s and not is_fresh:
-            return kept
+        age_s = time.monotonic() - kept.at_s if kept is not None else STALE_S_MAX
+        if kept is None or age_s >= STALE_S_MAX:
+            return await self._read_anew(self._shared, account)
+        if age_s >= KEPT_S and account not in self._refreshing:
+            task = asyncio.get_running_loop().create_task(self._read_anew(self._shared, account))
+            self._refreshing[account] = task
+            task.add_done_callback(lambda _: self._refreshing.pop(account, None))
+        return kept
+
+    async def _read_anew(self, reading: Reading, account: str) -> _Kept:
+        now_s = time.monotonic()
         try:
-            views = await read_chain(self._treasury, account, tenant=self._tenant)
+            views = await read_chain(reading, account, tenant=self._tenant)
         except TreasuryError:
             return _Kept(now_s, ())
         if len(self._kept) >= KEPT_MAX:
             self._kept.clear()
         chain = () if isinstance(views, Refused) else tuple(view.account for view in views)
-        self._kept[account] = kept = _Kept(now_s + KEPT_S, chain)
+        self._kept[account] = kept = _Kept(now_s, chain)
         return kept
 
 
