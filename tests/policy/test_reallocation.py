@@ -1,4 +1,4 @@
-"""Who gives to whom, and how much (src/fiscus/policy/reallocation.py). covers T7, T8, T9, T10, T11"""
+"""Who gives to whom, and how much: ``fiscus.policy.reallocation``."""
 
 import pytest
 from hypothesis import given
