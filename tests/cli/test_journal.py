@@ -252,7 +252,7 @@ BROKEN = {
     ),
     "an entry that is left out": (lambda line: "" if '"seq":5,' in line else line, "entry 5 is missing; 6 follows"),
     "half a file": (lambda line: "" if '"seq":9,' in line else line, "entry 9 is missing"),
-    "a newer format": (lambda line: line.replace('"format":1', '"format":2'), "has format 2, this version reads 1"),
+    "a newer format": (lambda line: line.replace('"format":2', '"format":3'), "has format 3, this version reads 2"),
     "something else": (lambda line: "{}\n", "journal.jsonl:1: is not the header of a journal"),
 }
 

@@ -22,8 +22,9 @@ from fiscus.core.commands import (
 from fiscus.core.records import CallRecord, Provenance, Tokens
 from fiscus.core.units import Amounts, Unit
 
-FORMAT = 1
-"""Format of the events written by this version; a higher one in a journal stops a node."""
+FORMAT = 2
+"""Format of the events written by this version; a higher one in a journal stops a node. 2: loans and what else has
+``since = 2``."""
 
 CellsByUnit = dict[Unit, tuple[int, ...]]
 
@@ -330,7 +331,7 @@ class Checkpoint(Event, tag="checkpoint"):
     state_seq: int
     chain_hash: str
     state_digest: str
-    format: int = FORMAT
+    format: int = 1
 
 
 AnyEvent = (

@@ -472,7 +472,12 @@ class Engine:
                     self.errand(partial(journal.put_checkpoint, number, watermark.seq, chunk))
                     chunk = []
             self.errand(partial(journal.put_checkpoint, number, watermark.seq, chunk))
-        event = Checkpoint(state_seq=watermark.seq, chain_hash=watermark.hash.hex(), state_digest=digest.hexdigest())
+        event = Checkpoint(
+            state_seq=watermark.seq,
+            chain_hash=watermark.hash.hex(),
+            state_digest=digest.hexdigest(),
+            format=self._format,
+        )
         self.errand(partial(self._append_event, tenant, event))
         sealed = sealing_entry(journal, number, watermark.seq)
         assert sealed is not None, "it was just committed"

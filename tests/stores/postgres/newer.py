@@ -1,4 +1,4 @@
-"""A newer version of Fiscus, as far as its journal goes: format 2, with a kind of event that this one does not know.
+"""A newer version of Fiscus, as far as its journal goes: it writes a kind of event that this one does not know.
 
 ``python -m tests.stores.postgres.newer URL write|raise``; prints what became of it.
 """
@@ -17,19 +17,21 @@ import fiscus.treasury.codec as codec_module
 import fiscus.treasury.engine as engine_module
 import fiscus.treasury.ledger as ledger_module
 from fiscus.core import fold as fold_module
-from fiscus.core.events import AnyEvent, Event
+from fiscus.core.events import FORMAT, AnyEvent, Event
+
+NEWER = FORMAT + 1
 
 
 class Synthetic(Event, tag="synthetic"):
     """What only the newer version writes."""
 
-    since = 2
+    since = NEWER
 
     account: int
 
 
 def become_newer() -> None:
-    """Read and write format 2 in this process."""
+    """Read and write the next format in this process."""
     for module in (
         events_module,
         state_module,
@@ -38,7 +40,7 @@ def become_newer() -> None:
         engine_module,
         ledger_module,
     ):
-        module.FORMAT = 2
+        module.FORMAT = NEWER
     codec_module._events = msgspec.json.Decoder(AnyEvent | Synthetic)
     fold_module.FOLDS[Synthetic] = lambda draft, event, at: None
 

@@ -10,6 +10,7 @@ import pytest
 
 from fiscus.contract.errors import UnknownFormat
 from fiscus.core.commands import PutAccount, PutBudget, Request, Reserve
+from fiscus.core.events import FORMAT
 from fiscus.core.outcomes import AccountAnswer, HoldAnswer
 from fiscus.treasury.clock import HostClock
 from fiscus.treasury.store import Store
@@ -41,10 +42,10 @@ def desk_of(store: Store) -> Desk:
 
 def test_a_newer_node_writes_nothing_that_an_older_one_cannot_read_until_the_format_is_raised(url, open_node):
     older = desk_of(open_node())
-    assert newer(url, "write").startswith("not written: Synthetic is not written before format 2")
+    assert newer(url, "write").startswith(f"not written: Synthetic is not written before format {FORMAT + 1}")
     assert isinstance(older.do(Reserve(id="a", account="global", amounts={"tokens": 10})), HoldAnswer)
     assert older.engine.readiness().ready
-    assert newer(url, "raise") == "1 2"
+    assert newer(url, "raise") == f"{FORMAT} {FORMAT + 1}"
     assert newer(url, "write").startswith("written at")
 
 
@@ -62,5 +63,5 @@ def test_an_event_of_an_unknown_format_stops_an_older_node_and_nothing_is_admitt
 
 def test_an_older_node_is_not_started_where_newer_events_may_be_written(url, open_node):
     newer(url, "raise")
-    with pytest.raises(UnknownFormat, match="format 2, this version reads 1"):
+    with pytest.raises(UnknownFormat, match=f"format {FORMAT + 1}, this version reads {FORMAT}"):
         open_node()

@@ -20,6 +20,7 @@ from fiscus.stores.queries import queries
 
 SCHEMA = "fiscus"
 CREATE_SCHEMA = "CREATE SCHEMA IF NOT EXISTS fiscus"
+SET_FORMAT = "UPDATE fiscus.formats SET min_format = %s"
 MIGRATION_LOCK = 0x46495300
 """Key of the advisory lock that serialises nodes which migrate at once; bigger than any lock of two numbers."""
 
@@ -76,6 +77,8 @@ def _migrate(url: str) -> tuple[str | None, str]:
         config.attributes["connection"] = connection
         alembic.command.upgrade(config, "head")
         connection.exec_driver_sql(f"SELECT fiscus.make_months({MONTHS_AHEAD})")
+        if before is None:  # no older node can be running on it
+            connection.exec_driver_sql(SET_FORMAT, (FORMAT,))
         connection.commit()
     return before, newest_revision()
 
@@ -94,7 +97,7 @@ def raise_format(url: str) -> tuple[int, int]:
             row = connection.execute("SELECT min_format FROM fiscus.formats FOR UPDATE").fetchone()
             assert row is not None
             after = max(int(row[0]), FORMAT)
-            connection.execute("UPDATE fiscus.formats SET min_format = %s", (after,))
+            connection.execute(SET_FORMAT, (after,))
     except psycopg.Error as error:
         raise StoreUnavailable(f"postgresql: {str(error).strip()}") from error
     return int(row[0]), after
