@@ -10,6 +10,7 @@ _HOMES = {
     "agent_budget_tool": "fiscus.sdk",
     "connect": "fiscus.sdk",
     "connect_sync": "fiscus.sdk",
+    "govern": "fiscus.sdk",
     "open": "fiscus.sdk",
     "open_sync": "fiscus.sdk",
 }

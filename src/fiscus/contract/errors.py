@@ -196,6 +196,26 @@ class ProviderFailed(FiscusError):
         self.retryable = status == 429 or status >= 500
 
 
+class BudgetOverrun(FiscusError):
+    """A call is over that used more than its account had left. All of it is booked: make no more calls.
+
+    Attributes:
+        account: whose call it was.
+        used: how many tokens it used.
+        available: how many of them there was budget for.
+        result: what the function returned.
+    """
+
+    code = "budget_overrun"
+
+    def __init__(self, account: str, used: int, available: int, result: object = None) -> None:
+        super().__init__(f"{account}: the call used {used} tokens, and {available} were left; all of them are booked")
+        self.account = account
+        self.used = used
+        self.available = available
+        self.result = result
+
+
 class ConfigurationInvalid(FiscusError):
     """A setting or a declared file is wrong, and nothing was done. The message names file, line and field."""
 

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from collections.abc import Sequence
 from types import TracebackType
 
 import msgspec
 
-from fiscus.contract import Amounts, CallRecord, Extend, HoldAnswer, Release, Reserve, Settle, Unit
+from fiscus.contract import (
+    Amounts,
+    CallRecord,
+    Compound,
+    CompoundAnswer,
+    Extend,
+    HoldAnswer,
+    Release,
+    Reserve,
+    Settle,
+    SingleCommand,
+    Unit,
+)
 from fiscus.contract.errors import BudgetUnavailable, FiscusError, Refusal
 from fiscus.contract.logs import get_logger
 from fiscus.core.records import Outcome
@@ -75,10 +88,18 @@ class Hold:
     """
 
     def __init__(
-        self, teller: Teller, reserve: Reserve, *, record: CallRecord, id_is_ours: bool, is_kept_alive: bool
+        self,
+        teller: Teller,
+        reserve: Reserve,
+        *,
+        record: CallRecord,
+        id_is_ours: bool,
+        is_kept_alive: bool,
+        first: Sequence[SingleCommand] = (),
     ) -> None:
         self._teller = teller
         self._reserve = reserve
+        self._first = tuple(first)
         self._record = record
         self._id_is_ours = id_is_ours
         self._is_kept_alive = is_kept_alive
@@ -173,15 +194,19 @@ class Hold:
         except BudgetUnavailable as error:
             log.info("reading_not_booked", hold=self.id, error=str(error))
 
-    async def extend(self, **to: int) -> None:
+    async def extend(self, *, first: Sequence[SingleCommand] = (), **to: int) -> None:
         """Raise the hold to new totals, named as in ``Treasury.hold``, and renew its lease.
+
+        Args:
+            first: commands that are done with it, all or none, such as transfers that make room.
+            to: the totals.
 
         Raises:
             Refusal: there is no room; the hold stays as it was.
         """
         reserve = self._reserve
         command = Extend(id=self.id, to=amounts_of(**to), lease_s=reserve.lease_s, leave=reserve.leave)
-        self._answer = await self._teller.ask(HoldAnswer, command)
+        self._answer = await self._ask(first, command)
 
     async def __aenter__(self) -> Hold:
         """Reserve.
@@ -191,7 +216,7 @@ class Hold:
             TreasuryError: nobody could be asked. Do not make the call either.
         """
         try:
-            self._answer = await self._teller.ask(HoldAnswer, self._reserve)
+            self._answer = await self._ask(self._first, self._reserve)
         except (BudgetUnavailable, asyncio.CancelledError):
             if self._id_is_ours:  # it may be held, and nobody else can know by which id
                 self._teller.book_in_background(self._release())
@@ -229,6 +254,15 @@ class Hold:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+    async def _ask(self, first: Sequence[SingleCommand], command: Reserve | Extend) -> HoldAnswer:
+        """Have a command decided, and with it, all or none, what has to be done before."""
+        if not first:
+            return await self._teller.ask(HoldAnswer, command)
+        whole = await self._teller.ask(CompoundAnswer, Compound(commands=(*first, command)))
+        answer = whole.answers[-1]
+        assert isinstance(answer, HoldAnswer), "the last command was a hold's"
+        return answer
 
     def _read(self, usage: object, cost_nanousd: int | None, record: CallRecord | None) -> Reading:
         read = reading(usage, cost_nanousd=cost_nanousd, record=record)

@@ -6,10 +6,10 @@ import asyncio
 import inspect
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from fiscus.contract.errors import TreasuryError
 from fiscus.sdk.decorator import Function, held
@@ -17,6 +17,7 @@ from fiscus.sdk.hold import Hold
 from fiscus.sdk.treasury import Treasury
 
 _END = object()
+T = TypeVar("T")
 
 
 class SyncForward:
@@ -90,6 +91,16 @@ class SyncTreasury(SyncForward):
         # When the interpreter ends it is too late to close: no thread can be started any more. Nothing is lost by that.
         self._finalizer.atexit = False
 
+    @property
+    def thread(self) -> LoopThread:
+        """The thread on which the async treasury lives."""
+        return self._thread
+
+    @property
+    def asynchronous(self) -> Treasury:
+        """The async treasury; use it on its thread only."""
+        return self._thread.treasury
+
     def close(self) -> None:
         """Close the treasury and end the thread. A second time does nothing."""
         self._finalizer()
@@ -125,16 +136,25 @@ class LoopThread:
         if threading.current_thread() is self._thread:
             _forget(work)
             raise RuntimeError("the loop's own thread cannot wait for itself: use the async treasury there")
-        with self._mutex:  # close() ends the loop: nothing may be handed to it after that, or it would wait for ever
-            if not self.is_open:
-                _forget(work)
-                raise TreasuryError("this treasury is closed")
-            future = asyncio.run_coroutine_threadsafe(_awaited(work), self._loop)
+        future = self._submit(work)
         try:
             return future.result()
         except BaseException:
             future.cancel()
             raise
+
+    async def reach(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await something on the loop's thread, from a coroutine of another loop.
+
+        A cancellation of the waiting cancels the work.
+        """
+        if threading.current_thread() is self._thread:
+            return await work
+        return await asyncio.wrap_future(self._submit(work))
+
+    def post(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Have something done on the loop's thread, from another one, without anybody waiting for it."""
+        self._submit(work)
 
     def close(self) -> None:
         """Close the treasury, end the loop and the thread; what closing raises is raised here."""
@@ -146,6 +166,13 @@ class LoopThread:
         if threading.current_thread() is not self._thread:  # the garbage collector may run anywhere
             self._ended.result()
             self._thread.join()
+
+    def _submit(self, work: Awaitable[T]) -> Future[T]:
+        with self._mutex:  # close() ends the loop: nothing may be handed to it after that, or it would wait for ever
+            if not self.is_open:
+                _forget(work)
+                raise TreasuryError("this treasury is closed")
+            return asyncio.run_coroutine_threadsafe(_awaited(work), self._loop)
 
     def _run(self, make: Callable[[], Treasury]) -> None:
         try:
@@ -169,5 +196,5 @@ def _forget(work: Awaitable[Any]) -> None:
         work.close()
 
 
-async def _awaited(work: Awaitable[Any]) -> Any:
+async def _awaited(work: Awaitable[T]) -> T:
     return await work

@@ -229,6 +229,7 @@ class Treasury:
         leave: Amounts | None = None,
         id: str | None = None,
         keep_alive: bool = True,
+        first: Sequence[SingleCommand] = (),
     ) -> Hold:
         """Budget for one call, as a context manager: reserved on entry, settled or given back on exit.
 
@@ -243,6 +244,7 @@ class Treasury:
             leave: what has to stay free besides, per unit: a reserve for calls that do not ask for it.
             id: of the hold; repeating a call with the same id holds nothing twice.
             keep_alive: renew the lease while the body runs.
+            first: commands that are done with the reserve, all or none, such as transfers that make room for it.
         """
         reserve = Reserve(
             id=_id(id),
@@ -261,7 +263,9 @@ class Treasury:
             leave=leave or {},
         )
         record = CallRecord(model=model, feature=feature)
-        return Hold(self._teller, reserve, record=record, id_is_ours=id is None, is_kept_alive=keep_alive)
+        return Hold(
+            self._teller, reserve, record=record, id_is_ours=id is None, is_kept_alive=keep_alive, first=first
+        )
 
     def held(self, account: str, **bounds: Any) -> Callable[[Function], Function]:
         """Decorate a coroutine function so that every call of it runs in a hold; arguments as of ``hold``, without id.
