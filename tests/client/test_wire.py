@@ -72,6 +72,7 @@ def test_every_command_but_the_making_of_keys_can_be_said(kind):
         "status": "active",
         "key": "k",
         "commands": (),
+        "parts": (),
     }
     if kind is Extend:
         del fields["to"]

@@ -12,6 +12,9 @@ from fiscus.core.commands import (
     Deallocate,
     EndAdjustment,
     Extend,
+    GiveBack,
+    Lend,
+    LoanPart,
     PutAccount,
     PutBudget,
     PutTemplate,
@@ -35,7 +38,7 @@ START = datetime(2025, 10, 9, 10, tzinfo=UTC)
 """A Thursday, on the full hour."""
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 START_MS = 1_760_004_000_000
-TABLES = ("accounts", "budgets", "cells", "holds", "adjustments", "templates", "keys")
+TABLES = ("accounts", "budgets", "cells", "holds", "adjustments", "templates", "keys", "loans")
 DUE = {
     "Expired",
     "QuarantineClosed",
@@ -43,6 +46,8 @@ DUE = {
     "AllocationEnded",
     "WindowOpened",
     "ThresholdCrossed",
+    "Transferred",
+    "LoanEnded",
 }
 USE = ("covered", "held", "quarantined", "uncovered")
 BY_POLICY = {"StatusChanged", "AllocationParked", "AllocationEnded", "WindowOpened"}
@@ -137,7 +142,7 @@ class Ledger:
 
     def _raised(self, command: Any) -> list[int]:
         """The cells whose use an admission has raised (E2)."""
-        if not isinstance(command, Reserve | Extend | Allocate | Transfer):
+        if not isinstance(command, Reserve | Extend | Allocate | Transfer | Lend):
             return []
         before = self.before["cells"]
         return [
@@ -205,6 +210,14 @@ class Ledger:
     def transfer(self, source: str, target: str, amount: int, *, refused=None, **fields: Any) -> Any:
         command = Transfer(source=source, target=target, unit=fields.pop("unit", "tokens"), amount=amount, **fields)
         return self.do(command, refused)
+
+    def lend(self, id: str, account: str, *parts: tuple[str, int], refused=None, **fields: Any) -> Any:
+        shares = tuple(LoanPart(source=source, amount=amount) for source, amount in parts)
+        unit = fields.pop("unit", "tokens")
+        return self.do(Lend(id=id, account=account, unit=unit, parts=shares, **fields), refused)
+
+    def give_back(self, id: str, *, refused=None) -> Any:
+        return self.do(GiveBack(id=id), refused)
 
     def adjust(self, id: str, account: str, amount: int, *, refused=None, **fields: Any) -> Any:
         fields = {"budget": "tokens-lifetime", "reason": "because", **fields}

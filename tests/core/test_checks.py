@@ -12,12 +12,16 @@ from fiscus.core.checks import CHECKS, check, check_id, check_name, to_datetime,
 from fiscus.core.commands import (
     Adjust,
     Allocate,
+    Alternative,
     AnyCommand,
     Compound,
     Deallocate,
     EndAdjustment,
     EraseName,
     Extend,
+    GiveBack,
+    Lend,
+    LoanPart,
     PutAccount,
     PutBudget,
     PutKey,
@@ -52,6 +56,11 @@ def settle(**fields):
 
 def budget(**fields):
     return PutBudget(**{"account": "a", "unit": "tokens", "limit": 1, **fields})
+
+
+def lend(*parts, **fields):
+    shares = tuple(LoanPart(source=source, amount=amount) for source, amount in parts or [("b", 1)])
+    return Lend(**{"id": "l", "account": "a", "unit": "tokens", "parts": shares, **fields})
 
 
 def allocate(**fields):
@@ -203,6 +212,30 @@ WRONG = [
     (template(budgets=(TemplateBudget(unit="tokens", limit=1),) * 2), "budgets"),
     (template(budgets=tuple(TemplateBudget(unit="tokens", limit=1, budget=f"b{n}") for n in range(33))), "budgets"),
     (template(budgets=(TemplateBudget(unit="tokens", limit=-1),)), "budgets[0].limit"),
+    (template(shortage=("clamp", "clamp")), "shortage"),
+    (PutAccount(account="a", shortage=("deny", "clamp")), "shortage"),
+    (reserve(least={"cost": 1}), "least.cost"),
+    (reserve(least={"tokens": 0}), "least.tokens"),
+    (reserve(least={"tokens": 2}), "least.tokens"),
+    (reserve(least={"tokens": True}), "least.tokens"),
+    (reserve(alternatives=(Alternative(model="m", amounts={"tokens": 1}),) * 9), "alternatives"),
+    (reserve(alternatives=(Alternative(model="", amounts={"tokens": 1}),)), "alternatives[0].model"),
+    (reserve(alternatives=(Alternative(model="m", amounts={"tokens": -1}),)), "alternatives[0].amounts.tokens"),
+    (reserve(alternatives=(Alternative(model="m", amounts={}),)), "alternatives[0].amounts"),
+    (reserve(loans=tuple("abcdefghi")), "loans"),
+    (reserve(loans=("a", "a")), "loans"),
+    (reserve(loans=("",)), "loans[0]"),
+    (lend(id=""), "id"),
+    (lend(unit="words"), "unit"),
+    (lend(account=""), "account"),
+    (lend(parts=()), "parts"),
+    (lend(("b", 1), ("b", 1)), "parts"),
+    (lend(("b", 0)), "parts[0].amount"),
+    (lend(("", 1)), "parts[0].source"),
+    (lend(("a", 1)), "parts[0].source"),
+    (lend(valid_until=NAIVE), "valid_until"),
+    (lend(reason="x" * 2_001), "reason"),
+    (GiveBack(id=""), "id"),
     (RemoveTemplate(pattern="t"), "pattern"),
     (key(key=""), "key"),
     (key(digest=""), "digest"),
@@ -236,6 +269,10 @@ RIGHT = [
     reserve(id="x" * 128, lease_s=1, also=tuple("bcdefghi")),
     reserve(amounts={"tokens": AMOUNT_MAX, "cost": 0}, lease_s=86_400),
     reserve(amounts={}),
+    reserve(amounts={"input_tokens": 1, "output_tokens": 2}, least={"tokens": 3, "calls": 1}, loans=tuple("abcdefgh")),
+    lend(*((f"b{n}", 1) for n in range(1_000)), reason="x" * 2_000),
+    PutAccount(account="a", shortage=()),
+    PutAccount(account="a", shortage=("reallocate", "clamp", "downgrade", "deny")),
     reserve(attributes={f"k{n}": "x" * 512 for n in range(32)}),
     reserve(account="user:b o b ✓"),
     settle(total={}, account=None),

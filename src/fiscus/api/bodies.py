@@ -19,7 +19,7 @@ from fiscus.api.problems import Problem, problem
 from fiscus.contract.queries import PAGE_LENGTH_DEFAULT, PAGE_LENGTH_MAX
 from fiscus.core import commands
 from fiscus.core.commands import COMPOUND_LENGTH_MAX, Command, SingleCommand, Status
-from fiscus.core.units import AMOUNT_MAX
+from fiscus.core.units import AMOUNT_MAX, Unit
 
 LOCATED_BYTES_MAX = 65_536
 """A body that is longer is not searched for the key of a mapping whose value is wrong."""
@@ -70,6 +70,7 @@ StatusBody = body_of(commands.SetStatus, "StatusBody", without=["account", "stat
 BudgetBody = body_of(commands.PutBudget, "BudgetBody", without=["account", "budget", "if_version"])
 AllocationBody = body_of(commands.Allocate, "AllocationBody", without=["account", "unit"])
 TransferBody = body_of(commands.Transfer, "TransferBody")
+LoanBody = body_of(commands.Lend, "LoanBody")
 AdjustmentBody = body_of(commands.Adjust, "AdjustmentBody", without=["account"])
 TemplateBody = body_of(commands.PutTemplate, "TemplateBody", without=["pattern"])
 KeyBody = body_of(commands.PutKey, "KeyBody", without=["key", "digest"])
@@ -102,6 +103,13 @@ class PageParameters(ReadParameters):
 
     cursor: str | None = None
     limit: PageLength = PAGE_LENGTH_DEFAULT
+
+
+class ReallocationParameters(ReadParameters):
+    """``amount`` of a ``unit`` that is to be free for a call."""
+
+    unit: Unit = "tokens"
+    amount: Annotated[int, Meta(ge=1, le=AMOUNT_MAX)] = 1
 
 
 class AccountsParameters(PageParameters):
@@ -138,7 +146,7 @@ class EventsParameters(Parameters):
     progress: bool = False
 
 
-_INTEGERS = frozenset(("min_seq", "limit", "after"))
+_INTEGERS = frozenset(("min_seq", "limit", "after", "amount"))
 _BOOLEANS = frozenset(("progress",))
 _STEP = re.compile(r"\[\d+\]|[^.\[\]]+")
 _PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")

@@ -41,6 +41,8 @@ from fiscus.contract.queries import (
     ListUsage,
     ReadAccount,
     ReadHold,
+    ReadLoan,
+    ReadReallocation,
     TemplatesView,
     UsagePage,
     View,
@@ -56,6 +58,8 @@ from fiscus.core.commands import (
     EndAdjustment,
     EraseName,
     Extend,
+    GiveBack,
+    Lend,
     PutAccount,
     PutBudget,
     PutKey,
@@ -79,7 +83,7 @@ NO_STORE = ((b"cache-control", b"no-store"),)
 
 UNHEALTHY_REASONS = frozenset(("internal_error",))
 """Reasons not to admit calls that speak against the process; the others no new process cures."""
-CREATING = (Reserve, Adjust)
+CREATING = (Reserve, Adjust, Lend)
 SPOOLED_STATUS = 202
 
 
@@ -187,6 +191,16 @@ def transfer(call: Call) -> Transfer:
     return command_from(Transfer, call.body)  # type: ignore[no-any-return]  # see command_from
 
 
+def lend(call: Call) -> Lend:
+    """Body: a loan."""
+    return command_from(Lend, call.body)  # type: ignore[no-any-return]  # see command_from
+
+
+def give_back(call: Call) -> GiveBack:
+    """Address: the loan."""
+    return GiveBack(id=call.path[0])
+
+
 def adjust(call: Call) -> Adjust:
     """Address: the account."""
     return command_from(Adjust, call.body, account=call.path[0])  # type: ignore[no-any-return]  # see command_from
@@ -283,6 +297,10 @@ def reading(query_of: Callable[[Call], AnyQuery]) -> Handler:
 
 
 read_hold = reading(lambda call: ReadHold(id=call.path[0]))
+read_loan = reading(lambda call: ReadLoan(id=call.path[0]))
+read_reallocation = reading(
+    lambda call: ReadReallocation(account=call.path[0], unit=call.parameters.unit, amount=call.parameters.amount)
+)
 read_account = reading(lambda call: ReadAccount(account=call.path[0]))
 list_templates = reading(lambda _: ListTemplates())
 list_keys = reading(lambda _: ListKeys())

@@ -15,7 +15,15 @@ from fiscus.api.answers import KeyIssued
 from fiscus.api.calls import Route
 from fiscus.api.problems import CONTENT_TYPE, STATUSES, Problem
 from fiscus.api.schemas import ETAGS, HEADER_ID, ID, NAME, PATTERN, REFERENCE, SHARED, bounded, unbounded
-from fiscus.core.outcomes import AccountAnswer, AdjustmentAnswer, BudgetAnswer, HoldAnswer, Spooled, TemplateAnswer
+from fiscus.core.outcomes import (
+    AccountAnswer,
+    AdjustmentAnswer,
+    BudgetAnswer,
+    HoldAnswer,
+    LoanAnswer,
+    Spooled,
+    TemplateAnswer,
+)
 from fiscus.core.units import UNITS
 
 PATH_SCHEMAS: dict[str, dict[str, Any]] = {
@@ -48,6 +56,7 @@ LINKS: dict[Any, tuple[str, dict[str, str]]] = {
         "/v1/accounts/{account}/adjustments/{id}",
         {"account": "$response.body#/account", "id": "$response.body#/id"},
     ),
+    LoanAnswer: ("/v1/loans/{id}", {"id": "$response.body#/id"}),
     TemplateAnswer: ("/v1/templates/{pattern}", {"pattern": "$response.body#/pattern"}),
     KeyIssued: ("/v1/keys/{key}", {"key": "$response.body#/key/key"}),
 }

@@ -7,6 +7,7 @@ from datetime import datetime
 import msgspec
 
 from fiscus.contract.errors import BudgetUnavailable, EntriesArchived, TreasuryError
+from fiscus.core.commands import ShortageStep
 from fiscus.core.outcomes import Balance, Refused
 
 CONTENT_TYPE = "application/problem+json"
@@ -32,6 +33,7 @@ STATUSES: dict[str, int] = {
     "unknown_budget": 404,
     "unknown_allocation": 404,
     "unknown_adjustment": 404,
+    "unknown_loan": 404,
     "unknown_template": 404,
     "unknown_key": 404,
     "gone": 410,
@@ -77,6 +79,7 @@ TITLES: dict[str, str] = {
     "unknown_budget": "There is no such budget",
     "unknown_allocation": "There is no such allocation",
     "unknown_adjustment": "There is no such adjustment",
+    "unknown_loan": "There is no such loan",
     "unknown_template": "There is no such template",
     "unknown_key": "There is no such key",
     "gone": "What was there was archived",
@@ -112,6 +115,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         retry_after_s: seconds after which the same request may succeed; also in ``Retry-After``.
         resets_at: when the binding window ends; absent: never.
         index: position of the command that was refused in an atomic batch.
+        steps: what the account's list had tried for it in vain.
         first_seq: the oldest entry of the journal that is still there.
     """
 
@@ -126,6 +130,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry_after_s: int | None = None
     resets_at: datetime | None = None
     index: int | None = None
+    steps: tuple[ShortageStep, ...] = ()
     first_seq: int | None = None
 
 
@@ -161,6 +166,7 @@ def refusal_problem(refused: Refused) -> Problem:
         retry_after_s=refused.retry_after_s if refused.retry_after_s is not None or STATUSES[code] != 429 else 1,
         resets_at=refused.resets_at,
         index=refused.index,
+        steps=refused.steps,
     )
 
 

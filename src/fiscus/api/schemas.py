@@ -124,6 +124,10 @@ _WHY = {**REASON, "minLength": 1}
 FIELDS_OF: dict[tuple[str, str], dict[str, Any]] = {
     ("Transfer", "amount"): POSITIVE,
     ("TransferBody", "amount"): POSITIVE,
+    ("LoanPart", "amount"): POSITIVE,
+    ("LoanPart", "source"): NAME,
+    ("Alternative", "amounts"): _SOME,
+    ("Alternative", "model"): ID,
     ("Adjust", "amount"): _SIGNED,
     ("AdjustmentBody", "amount"): _SIGNED,
     ("Adjust", "reason"): _WHY,

@@ -11,6 +11,7 @@ from fiscus.cli.accounts import accounts
 from fiscus.cli.budgets import budgets
 from fiscus.cli.invocation import ApiKey, Invocation, Json, Store, Tenant, Url, command, remember
 from fiscus.cli.keys import keys
+from fiscus.cli.loans import loans
 
 SERVICE, DECLARED, JOURNAL, TRAFFIC = "The service", "Accounts and budgets", "The journal", "Traffic"
 
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(accounts, name="accounts", rich_help_panel=DECLARED)
 app.add_typer(budgets, name="budgets", rich_help_panel=DECLARED)
+app.add_typer(loans, name="loans", rich_help_panel=DECLARED)
 app.add_typer(keys, name="keys", rich_help_panel=SERVICE)
 
 

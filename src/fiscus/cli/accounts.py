@@ -21,7 +21,7 @@ from fiscus.cli.output import (
 )
 from fiscus.contract.errors import ConfigurationInvalid
 from fiscus.contract.queries import PAGE_LENGTH_MAX, AccountsPage, AccountView, ListAccounts, ReadAccount
-from fiscus.core.commands import EraseName, PutAccount, SetStatus, Status
+from fiscus.core.commands import EraseName, PutAccount, SetStatus, ShortageStep, Status
 from fiscus.core.outcomes import AccountAnswer, BudgetView, ErasedAnswer
 
 accounts = typer.Typer(help="Who can hold and spend: a tree of accounts.", no_args_is_help=True)
@@ -79,6 +79,12 @@ async def put_account(
     min_reserve: Annotated[
         list[str] | None, typer.Option(help="UNIT=AMOUNT that it keeps when others ask it to donate. Repeatable.")
     ] = None,
+    shortage: Annotated[
+        list[ShortageStep] | None,
+        typer.Option(
+            help="What is tried for reserves that lack room, in this order; only 'deny': nothing. Repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Open an account, or change what is given of one."""
     wanted = PutAccount(
@@ -87,6 +93,7 @@ async def put_account(
         priority=priority,
         labels=read_pairs(label) if label is not None else None,
         min_reserve=read_amounts(min_reserve) if min_reserve is not None else None,
+        shortage=tuple(shortage) if shortage else None,
     )
     async with connected(invocation, creates=True) as connection:
         answer = await connection.ask(AccountAnswer, wanted)

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from fiscus.contract import Balance, Refused
+from fiscus.contract import Balance, Refused, ShortageStep
 from fiscus.contract.errors import (
     REFUSALS,
     BudgetUnavailable,
@@ -36,6 +36,7 @@ class _Problem(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_s: int | None = None
     resets_at: datetime | None = None
     index: int | None = None
+    steps: tuple[ShortageStep, ...] = ()
     first_seq: int | None = None
 
 
@@ -74,6 +75,7 @@ def decode_problem(status: int, body: bytes, retry_after: str | None = None) -> 
             retry_after_s=problem.retry_after_s,
             resets_at=problem.resets_at,
             index=problem.index,
+            steps=problem.steps,
         )
     detail = f"{problem.detail} ({problem.field})" if problem.field else problem.detail
     if problem.code == EntriesArchived.code:

@@ -24,6 +24,7 @@ from fiscus.contract import (
     Extend,
     HoldAnswer,
     KeyAnswer,
+    LoanAnswer,
     PutKey,
     Refused,
     Release,
@@ -48,8 +49,12 @@ from fiscus.contract.queries import (
     ListKeys,
     ListTemplates,
     ListUsage,
+    LoanView,
     ReadAccount,
     ReadHold,
+    ReadLoan,
+    ReadReallocation,
+    ReallocationView,
     TemplatesView,
     Usage,
     UsagePage,
@@ -62,6 +67,7 @@ _BatchOutcome = (
     | BudgetAnswer
     | AllocationAnswer
     | TransferAnswer
+    | LoanAnswer
     | AdjustmentAnswer
     | TemplateAnswer
     | Spooled
@@ -159,6 +165,12 @@ def exchange_for_query(query: AnyQuery) -> Exchange:
             return _get(f"/v1/accounts/{_segment(query.account)}", shared, _decoder(AccountView))
         case ReadHold():
             return _get(f"/v1/holds/{_segment(query.id)}", shared, _decoder(HoldView))
+        case ReadLoan():
+            return _get(f"/v1/loans/{_segment(query.id)}", shared, _decoder(LoanView))
+        case ReadReallocation():
+            wanted = {"unit": query.unit, "amount": query.amount}
+            path = f"/v1/accounts/{_segment(query.account)}/reallocation"
+            return _get(path, shared | wanted, _decoder(ReallocationView))
         case ListAccounts():
             asked: dict[str, Any] = {
                 "cursor": cursor_of(query.after),

@@ -60,7 +60,7 @@ class Conflict(Refusal):
 
 
 class Unknown(Refusal):
-    """There is no such account, hold, budget, allocation, adjustment, template or key."""
+    """There is no such account, hold, budget, allocation, adjustment, loan, template or key."""
 
 
 class Invalid(Refusal):
@@ -87,6 +87,7 @@ REFUSALS: dict[str, type[Refusal]] = {
     "unknown_budget": Unknown,
     "unknown_allocation": Unknown,
     "unknown_adjustment": Unknown,
+    "unknown_loan": Unknown,
     "unknown_template": Unknown,
     "unknown_key": Unknown,
     "unit_not_bounded": Invalid,

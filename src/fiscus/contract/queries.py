@@ -7,10 +7,10 @@ from typing import Any, dataclass_transform
 
 import msgspec
 
-from fiscus.core.commands import Status, TemplateBudget
-from fiscus.core.outcomes import AccountAnswer, HoldAnswer, KeyAnswer
+from fiscus.core.commands import ShortageStep, Status, TemplateBudget
+from fiscus.core.outcomes import AccountAnswer, HoldAnswer, KeyAnswer, LoanAnswer
 from fiscus.core.records import CallRecord
-from fiscus.core.units import Amounts
+from fiscus.core.units import Amounts, Unit
 
 PAGE_LENGTH_MAX = 1_000
 PAGE_LENGTH_DEFAULT = 100
@@ -35,6 +35,20 @@ class ReadHold(Query, tag="hold"):
     """One hold."""
 
     id: str
+
+
+class ReadLoan(Query, tag="loan"):
+    """One loan, ended or not."""
+
+    id: str
+
+
+class ReadReallocation(Query, tag="reallocation"):
+    """What would move so that ``amount`` of a unit is free for a call of an account, and why; nothing moves. Exact."""
+
+    account: str
+    unit: Unit
+    amount: int
 
 
 class ListAccounts(Query, tag="accounts"):
@@ -103,6 +117,51 @@ class HoldView(msgspec.Struct, frozen=True, kw_only=True):
     hold: HoldAnswer
 
 
+class LoanView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ReadLoan."""
+
+    as_of_seq: int
+    loan: LoanAnswer
+
+
+class MoveView(msgspec.Struct, frozen=True, kw_only=True):
+    """``amount`` that ``source`` would lend; it would have ``left``, of which it keeps ``min_reserve`` at least."""
+
+    source: str
+    amount: int
+    priority: int
+    left: int
+    min_reserve: int
+
+
+class PassedOverView(msgspec.Struct, frozen=True, kw_only=True):
+    """An account that would lend nothing; ``reason`` as in ``policy.reallocation``."""
+
+    account: str
+    reason: str
+
+
+class ReallocationView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ReadReallocation.
+
+    Attributes:
+        target: whose allocation the account draws on in this unit: it would borrow.
+        available: what is free of that now; ``shortfall``: by how much it is too little.
+        recovered: what would move; less than the shortfall: it would not be enough.
+        moves: the least important and most idle first.
+    """
+
+    as_of_seq: int
+    account: str
+    unit: Unit
+    target: str
+    available: int
+    shortfall: int
+    recovered: int
+    moves: tuple[MoveView, ...]
+    passed_over: tuple[PassedOverView, ...]
+
+
 class AccountsPage(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to ListAccounts; ``next`` is the ``after`` of the next page, None at the end."""
 
@@ -122,6 +181,7 @@ class TemplateView(msgspec.Struct, frozen=True, kw_only=True):
     max_children: int
     max_new_per_minute: int
     idle_close_s: int | None
+    shortage: tuple[ShortageStep, ...] = ()
 
 
 class TemplatesView(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,5 +249,26 @@ class UsagePage(msgspec.Struct, frozen=True, kw_only=True):
     next: int | None
 
 
-AnyQuery = ReadAccount | ReadHold | ListAccounts | ListTemplates | ListKeys | FindKey | ListEntries | ListUsage
-View = AccountView | HoldView | AccountsPage | TemplatesView | KeysView | EntriesPage | UsagePage
+AnyQuery = (
+    ReadAccount
+    | ReadHold
+    | ReadLoan
+    | ReadReallocation
+    | ListAccounts
+    | ListTemplates
+    | ListKeys
+    | FindKey
+    | ListEntries
+    | ListUsage
+)
+View = (
+    AccountView
+    | HoldView
+    | LoanView
+    | ReallocationView
+    | AccountsPage
+    | TemplatesView
+    | KeysView
+    | EntriesPage
+    | UsagePage
+)

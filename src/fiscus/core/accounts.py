@@ -22,10 +22,13 @@ from fiscus.core.events import (
     KeyRevoked,
     NameErased,
     Private,
+    ShortageSet,
     StatusChanged,
     TemplatePut,
     TemplateRemoved,
 )
+from fiscus.core.formats import not_yet
+from fiscus.core.lending import end_loans, overdue
 from fiscus.core.outcomes import AccountAnswer, ErasedAnswer, KeyAnswer, Refused, TemplateAnswer
 from fiscus.core.routes import allocation_cell, chain, close_ended_windows, inactive
 from fiscus.core.scopes import find_account, forbidden, in_scope, open_account
@@ -36,6 +39,8 @@ def put_account(draft: Draft, request: Request, command: PutAccount, now: int) -
     """Open an account or change what is given. Registering again never mints and never moves it."""
     wrong = check(command)
     if wrong is not None:
+        return wrong
+    if command.shortage and (wrong := not_yet(draft, ShortageSet)) is not None:
         return wrong
     number = draft.names.find(command.account)
     if number is None:
@@ -63,6 +68,13 @@ def put_account(draft: Draft, request: Request, command: PutAccount, now: int) -
                 private=Private(labels=command.labels) if changed_labels else None,
             )
         )
+    return _set_shortage(draft, request, command, number)
+
+
+def _set_shortage(draft: Draft, request: Request, command: PutAccount, number: int) -> AccountAnswer:
+    """The list of what is tried for reserves that lack room, where one is given."""
+    if command.shortage is not None and command.shortage != draft.accounts[number].shortage:
+        draft.emit(ShortageSet(account=number, steps=command.shortage, actor=request.actor))
     return account_answer(draft, draft.accounts[number])
 
 
@@ -85,7 +97,7 @@ def _open(draft: Draft, request: Request, command: PutAccount) -> AccountAnswer 
         min_reserve=command.min_reserve or {},
         labels=command.labels or {},
     )
-    return account if isinstance(account, Refused) else account_answer(draft, account)
+    return account if isinstance(account, Refused) else _set_shortage(draft, request, command, account.number)
 
 
 def set_status(draft: Draft, request: Request, command: SetStatus, now: int) -> AccountAnswer | Refused:
@@ -102,6 +114,8 @@ def set_status(draft: Draft, request: Request, command: SetStatus, now: int) -> 
         return Refused(
             code="conflict", detail=f"status: {account.display_name} is {account.status} for good", field="status"
         )
+    if command.status in ("terminated", "closed"):
+        end_loans(draft, (id for id in account.loans if draft.loans[id].account == account.number), now)
     draft.emit(
         StatusChanged(
             account=account.number,
@@ -112,6 +126,7 @@ def set_status(draft: Draft, request: Request, command: SetStatus, now: int) -> 
     )
     if command.status == "active":
         _resume_allocations(draft, account, now)
+        end_loans(draft, overdue(draft, account, now), now)
     elif command.status == "suspended":
         for cell in carved_within(draft, account):
             if cell.phase == LIVE:
@@ -156,6 +171,8 @@ def put_template(draft: Draft, request: Request, command: PutTemplate, now: int)
         return wrong
     if request.scope is not None:
         return forbidden(command.pattern)
+    if command.shortage and (wrong := not_yet(draft, ShortageSet)) is not None:
+        return wrong
     parent: int | None = None
     if command.parent is not None:
         parent = draft.names.find(command.parent)
@@ -178,6 +195,8 @@ def put_template(draft: Draft, request: Request, command: PutTemplate, now: int)
     same = known is not None and not known.removed
     if known is None or not same or any(getattr(known, field) != getattr(event, field) for field in TEMPLATE_FIELDS):
         draft.emit(event)
+    if command.shortage != draft.templates[command.pattern].shortage:
+        draft.emit(ShortageSet(pattern=command.pattern, steps=command.shortage, actor=request.actor))
     return TemplateAnswer(pattern=command.pattern, active=True)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from fiscus.core.answers import allocation_answer, balance, no_room
 from fiscus.core.checks import check, invalid, to_ms
 from fiscus.core.commands import Allocate, Deallocate, Request, Transfer
@@ -196,6 +198,14 @@ def _unknown_allocation(account: Account, unit: Unit) -> Refused:
     )
 
 
+class Paths(NamedTuple):
+    """The live allocations of two accounts and what they are carved from, leaf first, below their common ancestor."""
+
+    source_cells: list[Cell]
+    target_cells: list[Cell]
+    below_common: set[int]
+
+
 def transfer(draft: Draft, request: Request, command: Transfer, now: int) -> TransferAnswer | Refused:
     """Move unused allocation between two accounts below a common ancestor; nothing at or above it changes.
 
@@ -212,6 +222,22 @@ def transfer(draft: Draft, request: Request, command: Transfer, now: int) -> Tra
     target = find_account(draft, command.target, request.scope, "target")
     if isinstance(target, Refused):
         return target
+    paths = find_paths(draft, source, target, unit, now)
+    if isinstance(paths, Refused):
+        return paths
+    refused = uphill(source, target) or lacking_to_move(draft, paths, command.amount, source.min_reserve.get(unit, 0))
+    if refused is not None:
+        return refused
+    move(draft, paths, source, target, command.amount, actor=request.actor, reason=command.reason)
+    return TransferAnswer(
+        source=allocation_answer(draft, source, unit, draft.cells[paths.source_cells[0].number]),
+        target=allocation_answer(draft, target, unit, draft.cells[paths.target_cells[0].number]),
+        amount=command.amount,
+    )
+
+
+def find_paths(draft: Draft, source: Account, target: Account, unit: Unit, now: int) -> Paths | Refused:
+    """Between which cells something moves from one account to the other, brought up to date; or why nothing can."""
     source_chain, target_chain = chain(draft, source), chain(draft, target)
     refused = inactive(draft, (*source_chain, *target_chain))
     if refused is not None:
@@ -223,13 +249,6 @@ def transfer(draft: Draft, request: Request, command: Transfer, now: int) -> Tra
     common = next((account for account in source_chain if account.number in target_numbers), None)
     if common is None:
         return invalid("target", "has no account in common with the source")
-    if source.priority > target.priority:
-        return Refused(
-            code="lower_priority",
-            detail=f"{source.display_name} has priority {source.priority}, more than {target.display_name}'s "
-            f"{target.priority}",
-            field="target",
-        )
     below_common = {account.number for account in (*source_chain, *target_chain)} - {
         account.number for account in chain(draft, common)
     }
@@ -239,19 +258,35 @@ def transfer(draft: Draft, request: Request, command: Transfer, now: int) -> Tra
     target_cells = _path_cells(draft, target, below_common, unit, now)
     if isinstance(target_cells, Refused):
         return target_cells
-    donor = source_cells[0]
     if _pins_above(draft, source_cells[-1], below_common) != _pins_above(draft, target_cells[-1], below_common):
         return Refused(
             code="other_windows",
             detail=f"{source.display_name} and {target.display_name} are held on different windows",
             field="target",
         )
-    kept = source.min_reserve.get(unit, 0)
-    lacking = [(cell, command.amount) for cell in source_cells[1:] if cell.free < 0]
-    if command.amount + kept > donor.free or lacking:
-        return no_room(draft, lacking or [(donor, command.amount + kept)])
+    return Paths(source_cells, target_cells, below_common)
+
+
+def uphill(source: Account, target: Account) -> Refused | None:
+    """Nothing moves from a higher to a lower priority."""
+    if source.priority <= target.priority:
+        return None
+    return Refused(
+        code="lower_priority",
+        detail=f"{source.display_name} has priority {source.priority}, more than {target.display_name}'s "
+        f"{target.priority}",
+        field="target",
+    )
+
+
+def lacking_to_move(draft: Draft, paths: Paths, amount: int, kept: int) -> Refused | None:
+    """Why ``amount`` cannot move while the source keeps ``kept`` of what it has left."""
+    source_cells, target_cells, below_common = paths
+    lacking = [(cell, amount) for cell in source_cells[1:] if cell.free < 0]
+    if amount + kept > source_cells[0].free or lacking:
+        return no_room(draft, lacking or [(source_cells[0], amount + kept)])
     changed = {cell.number for cell in target_cells}
-    overdrawn = [(cell, command.amount) for cell in target_cells[1:] if cell.free < 0]
+    overdrawn = [(cell, amount) for cell in target_cells[1:] if cell.free < 0]
     if overdrawn:
         return no_room(draft, overdrawn)
     needs_room = [
@@ -260,27 +295,27 @@ def transfer(draft: Draft, request: Request, command: Transfer, now: int) -> Tra
         for pin in cell.pins
         if pin not in changed and draft.cells[pin].account in below_common
     ]
-    lacking = lacking_room(draft, needs_room, command.amount)
-    if lacking:
-        return no_room(draft, lacking)
+    lacking = lacking_room(draft, needs_room, amount)
+    return no_room(draft, lacking) if lacking else None
+
+
+def move(
+    draft: Draft, paths: Paths, source: Account, target: Account, amount: int, *, actor: str = "", reason: str = ""
+) -> None:
+    """Record the move of an amount that there is room for."""
     draft.emit(
         Transferred(
             source=source.number,
             target=target.number,
-            unit=unit,
-            amount=command.amount,
+            unit=paths.source_cells[0].unit,
+            amount=amount,
             sizes=(
-                *((cell.number, cell.base + command.amount) for cell in reversed(target_cells)),
-                *((cell.number, cell.base - command.amount) for cell in source_cells),
+                *((cell.number, cell.base + amount) for cell in reversed(paths.target_cells)),
+                *((cell.number, cell.base - amount) for cell in paths.source_cells),
             ),
-            actor=request.actor,
-            private=Private(reason=command.reason) if command.reason else None,
+            actor=actor,
+            private=Private(reason=reason) if reason else None,
         )
-    )
-    return TransferAnswer(
-        source=allocation_answer(draft, source, unit, draft.cells[donor.number]),
-        target=allocation_answer(draft, target, unit, draft.cells[target_cells[0].number]),
-        amount=command.amount,
     )
 
 

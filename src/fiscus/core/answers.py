@@ -12,9 +12,11 @@ from fiscus.core.outcomes import (
     BudgetView,
     HoldAnswer,
     KeyAnswer,
+    LoanAnswer,
+    LoanShare,
     Refused,
 )
-from fiscus.core.state import LIVE, Account, Adjustment, Budget, Cell, Draft, Hold, Key
+from fiscus.core.state import LIVE, Account, Adjustment, Budget, Cell, Draft, Hold, Key, Loan
 from fiscus.core.units import Amounts, Unit
 from fiscus.core.windows import LIFETIME_END_MS
 
@@ -101,6 +103,32 @@ def hold_answer(draft: Draft, hold: Hold) -> HoldAnswer:
         uncovered=uncovered,
         expires_at=to_datetime(hold.expires_at) if hold.state == "held" else None,
         warnings=warnings(draft, hold.warned) if hold.warned else (),
+        steps=hold.steps,
+        loans=tuple(loan_answer(draft, draft.loans[id]) for id in hold.loans) if hold.loans else (),
+        model=hold.model,
+    )
+
+
+def loan_answer(draft: Draft, loan: Loan, *, as_lent: bool = False) -> LoanAnswer:
+    """A loan as it is now, or (``as_lent``) as it was when it was made."""
+    returned = {} if as_lent else dict(loan.returned)
+    active = loan.active or as_lent
+    amount = sum(lent for _, lent in loan.parts)
+    back = sum(returned.values())
+    return LoanAnswer(
+        id=loan.id,
+        account=draft.accounts[loan.account].display_name,
+        unit=loan.unit,
+        amount=amount,
+        returned=back,
+        used=0 if active else amount - back,
+        active=active,
+        parts=tuple(
+            LoanShare(account=draft.accounts[number].display_name, amount=lent, returned=returned.get(number, 0))
+            for number, lent in loan.parts
+        ),
+        hold=loan.hold,
+        valid_until=to_datetime(loan.ends_at) if loan.ends_at is not None else None,
     )
 
 
@@ -157,6 +185,8 @@ def account_answer(draft: Draft, account: Account) -> AccountAnswer:
         priority=account.priority,
         min_reserve=account.min_reserve,
         budgets=tuple(budget_view(draft, draft.budgets[number]) for number in account.budgets),
+        shortage=account.shortage,
+        loans=tuple(loan_answer(draft, draft.loans[id]) for id in account.loans),
     )
 
 

@@ -12,9 +12,12 @@ import msgspec
 
 from fiscus.core.commands import (
     ALSO_LENGTH_MAX,
+    ALTERNATIVES_MAX,
     COMPOUND_LENGTH_MAX,
     ID_LENGTH_MAX,
     LEASE_S_MAX,
+    LOAN_PARTS_MAX,
+    LOANS_MAX,
     Adjust,
     Allocate,
     Compound,
@@ -22,6 +25,8 @@ from fiscus.core.commands import (
     EndAdjustment,
     EraseName,
     Extend,
+    GiveBack,
+    Lend,
     PutAccount,
     PutBudget,
     PutKey,
@@ -38,7 +43,7 @@ from fiscus.core.commands import (
 )
 from fiscus.core.outcomes import Refused
 from fiscus.core.records import LIST_LENGTH_MAX, TEXT_LENGTH_MAX, CallRecord
-from fiscus.core.units import AMOUNT_MAX, UNITS
+from fiscus.core.units import AMOUNT_MAX, UNITS, completed
 from fiscus.core.windows import parse_period, zone
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -237,7 +242,47 @@ def check_reserve(command: Reserve) -> Refused | None:
         return wrong
     if command.leave and (wrong := check_amounts("leave", command.leave)) is not None:
         return wrong
+    if (command.least or command.alternatives or command.loans) and (wrong := _check_help(command)) is not None:
+        return wrong
     return check_name("parent", command.parent) if command.parent is not None else None
+
+
+def _check_help(command: Reserve) -> Refused | None:
+    """What a reserve says for the case that there is no room."""
+    amounts = completed(command.amounts)
+    for unit, least in command.least.items():
+        if unit not in amounts:
+            return invalid(f"least.{unit}", "is not among amounts")
+        if type(least) is not int or not 1 <= least <= amounts[unit]:
+            return invalid(f"least.{unit}", f"must be an integer in 1 … {amounts[unit]}, which is asked")
+    if len(command.alternatives) > ALTERNATIVES_MAX:
+        return invalid("alternatives", f"has more than {ALTERNATIVES_MAX} entries")
+    for index, other in enumerate(command.alternatives):
+        field = f"alternatives[{index}]"
+        wrong = check_id(f"{field}.model", other.model) or check_amounts(f"{field}.amounts", other.amounts)
+        if wrong is not None:
+            return wrong
+        if not any(other.amounts.values()):
+            return invalid(f"{field}.amounts", "must be positive: a hold of nothing holds nothing")
+    return _check_different("loans", command.loans, LOANS_MAX)
+
+
+def _check_different(field: str, ids: tuple[str, ...], length_max: int) -> Refused | None:
+    """A bounded list of ids, none twice."""
+    if len(ids) > length_max:
+        return invalid(field, f"has more than {length_max} entries")
+    if len(set(ids)) != len(ids):
+        return invalid(field, "names one twice")
+    return next((wrong for i, id in enumerate(ids) if (wrong := check_id(f"{field}[{i}]", id)) is not None), None)
+
+
+def check_shortage(steps: tuple[str, ...]) -> Refused | None:
+    """Each step at most once, nothing behind ``deny``."""
+    if len(set(steps)) != len(steps):
+        return invalid("shortage", "names a step twice")
+    if "deny" in steps[:-1]:
+        return invalid("shortage", "names a step behind deny, which ends the list")
+    return None
 
 
 def check_settle(command: Settle) -> Refused | None:
@@ -287,6 +332,8 @@ def check_put_account(command: PutAccount) -> Refused | None:
         wrong = _check_priority(command.priority)
     if wrong is None and command.min_reserve is not None:
         wrong = check_amounts("min_reserve", command.min_reserve)
+    if wrong is None and command.shortage is not None:
+        wrong = check_shortage(command.shortage)
     return wrong or check_texts("labels", command.labels, LABELS_MAX)
 
 
@@ -378,6 +425,37 @@ def check_transfer(command: Transfer) -> Refused | None:
     return wrong
 
 
+def check_lend(command: Lend) -> Refused | None:
+    """See ``Lend``."""
+    if command.unit not in UNIT_NAMES:
+        return invalid("unit", f"unknown unit; units are {', '.join(UNITS)}")
+    wrong = (
+        check_id("id", command.id)
+        or check_name("account", command.account)
+        or check_instant("valid_until", command.valid_until)
+        or check_text("reason", command.reason, REASON_LENGTH_MAX)
+    )
+    if wrong is not None:
+        return wrong
+    if not 1 <= len(command.parts) <= LOAN_PARTS_MAX:
+        return invalid("parts", f"must be 1 to {LOAN_PARTS_MAX} parts")
+    for index, part in enumerate(command.parts):
+        field = f"parts[{index}]"
+        wrong = check_name(f"{field}.source", part.source) or check_amount(f"{field}.amount", part.amount, least=1)
+        if wrong is not None:
+            return wrong
+        if part.source == command.account:
+            return invalid(f"{field}.source", "is the one that borrows")
+    if len({part.source for part in command.parts}) != len(command.parts):
+        return invalid("parts", "names an account twice")
+    return None
+
+
+def check_give_back(command: GiveBack) -> Refused | None:
+    """See ``GiveBack``."""
+    return check_id("id", command.id)
+
+
 def check_adjust(command: Adjust) -> Refused | None:
     """See ``Adjust``."""
     if type(command.amount) is not int or command.amount == 0 or abs(command.amount) > AMOUNT_MAX:
@@ -416,6 +494,7 @@ def check_put_template(command: PutTemplate) -> Refused | None:
         or check_amount("max_children", command.max_children, least=1)
         or check_amount("max_new_per_minute", command.max_new_per_minute, least=1)
         or (check_amount("idle_close_s", command.idle_close_s, least=1) if command.idle_close_s is not None else None)
+        or check_shortage(command.shortage)
     )
     if wrong is not None:
         return wrong
@@ -488,6 +567,8 @@ CHECKS: dict[type[Any], Callable[[Any], Refused | None]] = {
     Allocate: check_allocate,
     Deallocate: check_deallocate,
     Transfer: check_transfer,
+    Lend: check_lend,
+    GiveBack: check_give_back,
     Adjust: check_adjust,
     EndAdjustment: check_end_adjustment,
     PutTemplate: check_put_template,

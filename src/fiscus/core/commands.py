@@ -14,6 +14,9 @@ ID_LENGTH_MAX = 128
 CHAIN_LENGTH_MAX = 16
 ALSO_LENGTH_MAX = 8
 COMPOUND_LENGTH_MAX = 1_000
+ALTERNATIVES_MAX = 8
+LOANS_MAX = 8
+LOAN_PARTS_MAX = 1_000
 LEASE_S_DEFAULT = 600
 LEASE_S_MAX = 86_400
 
@@ -24,6 +27,9 @@ CarryOver = Literal["none", "unused"]
 QuarantinePolicy = Literal["charge", "release"]
 Role = Literal["admin", "operator", "viewer", "account"]
 Severity = Literal["info", "warning", "critical", "final", "exhausted"]
+ShortageStep = Literal["reallocate", "clamp", "downgrade", "deny"]
+"""What is done for a reserve that lacks room: borrow from others (``policy/reallocation.py``), hold less (``least``),
+ask a cheaper model (``alternatives``), refuse."""
 
 THRESHOLDS_DEFAULT: dict[int, Severity] = {50: "info", 75: "warning", 90: "critical", 95: "final", 100: "exhausted"}
 
@@ -33,6 +39,13 @@ class Command(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, tag_field="op", gc=False
 ):
     """One wish. ``op`` names it on the wire. Like all values of the core it forms no cycles (``gc=False``)."""
+
+
+class Alternative(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
+    """What a caller would do with instead: another ``model`` (also as the attribute), for other ``amounts``."""
+
+    model: str
+    amounts: Amounts
 
 
 class Reserve(Command, tag="reserve"):
@@ -48,6 +61,10 @@ class Reserve(Command, tag="reserve"):
         parent: the parent for an account that is opened from a template.
         leave: what must be free besides, per unit, in every budget that limits the call, for calls that do not ask for
             it: a reserve that these alone may use. A condition of the moment, not a part of the hold.
+        least: the smallest amounts that are of use, per unit. Where ``amounts`` do not fit, what fits is held if it is
+            no less; units that are left out are not lowered. The answer says what is held.
+        alternatives: up to 8 others, tried in this order where ``amounts`` do not fit; the answer says which was taken.
+        loans: ids of loans that were made for this hold: what is not used of them goes back when it ends.
     """
 
     id: str
@@ -58,6 +75,9 @@ class Reserve(Command, tag="reserve"):
     attributes: dict[str, str] = {}
     parent: str | None = None
     leave: Amounts = {}
+    least: Amounts = {}
+    alternatives: tuple[Alternative, ...] = ()
+    loans: tuple[str, ...] = ()
 
 
 class Extend(Command, tag="extend"):
@@ -108,6 +128,8 @@ class PutAccount(Command, tag="put_account"):
         labels: free text for people; replaces all labels when given.
         priority: ≥ 1; budget never moves from a higher to a lower priority.
         min_reserve: what the account keeps when others ask it to donate, per unit.
+        shortage: what is tried in this order for reserves of this account and those below that lack room, where they
+            have no list of their own; empty: nothing, they are refused.
     """
 
     account: str
@@ -115,6 +137,7 @@ class PutAccount(Command, tag="put_account"):
     labels: dict[str, str] | None = None
     priority: int | None = None
     min_reserve: Amounts | None = None
+    shortage: tuple[ShortageStep, ...] | None = None
 
 
 class SetStatus(Command, tag="set_status"):
@@ -204,6 +227,40 @@ class Transfer(Command, tag="transfer"):
     reason: str = ""
 
 
+class LoanPart(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
+    """What one account lends: ``amount`` ≥ 1."""
+
+    source: str
+    amount: int
+
+
+class Lend(Command, tag="lend"):
+    """Move unused allocation to an account for a time, from each of ``parts``, or from none.
+
+    What is not used of it goes back when the hold that it was made for ends (``Reserve.loans``), at ``valid_until``,
+    or by ``GiveBack``; what was used stays where it is. An account lends nothing to an equal that it owes, nor what
+    it has borrowed itself; else as a transfer.
+
+    Attributes:
+        id: made by the caller; the idempotency key.
+        account: who borrows.
+        parts: 1 … 1,000 lenders, each once.
+    """
+
+    id: str
+    account: str
+    unit: Unit
+    parts: tuple[LoanPart, ...]
+    valid_until: datetime | None = None
+    reason: str = ""
+
+
+class GiveBack(Command, tag="give_back"):
+    """End a loan now: what is free of it goes back, to the most important lender first."""
+
+    id: str
+
+
 class Adjust(Command, tag="adjust"):
     """Raise (or lower, if negative) a budget's running window by ``amount`` ≠ 0 until ``valid_until`` or its end."""
 
@@ -250,6 +307,7 @@ class PutTemplate(Command, tag="put_template"):
         max_children: how many may be open under one parent at once.
         max_new_per_minute: how many the template may open in a minute.
         idle_close_s: seconds without use after which they are closed; None: never.
+        shortage: as in PutAccount, for the accounts that it has opened and opens.
     """
 
     pattern: str
@@ -260,6 +318,7 @@ class PutTemplate(Command, tag="put_template"):
     max_children: int = 100_000
     max_new_per_minute: int = 10_000
     idle_close_s: int | None = None
+    shortage: tuple[ShortageStep, ...] = ()
 
 
 class RemoveTemplate(Command, tag="remove_template"):
@@ -313,6 +372,8 @@ SingleCommand = (
     | Allocate
     | Deallocate
     | Transfer
+    | Lend
+    | GiveBack
     | Adjust
     | EndAdjustment
     | PutTemplate
@@ -338,6 +399,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
         actor: public id of the key, for the audit trail; never a secret.
         scope: an account; commands may only concern it and what is below. None: all.
         may_open: whether accounts may be opened from templates.
+        steps: of a reserve that lacked room: what has been tried for it, the step that is taken now last; ``deny`` ends
+            the list: it is decided for the last time.
     """
 
     command: AnyCommand
@@ -346,3 +409,4 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     actor: str = ""
     scope: str | None = None
     may_open: bool = True
+    steps: tuple[ShortageStep, ...] = ()

@@ -30,6 +30,8 @@ from fiscus.core.commands import (
     EndAdjustment,
     EraseName,
     Extend,
+    GiveBack,
+    Lend,
     PutAccount,
     PutBudget,
     PutKey,
@@ -45,8 +47,9 @@ from fiscus.core.commands import (
     Transfer,
 )
 from fiscus.core.events import AdjustmentEnded, AllocationEnded, Expired, QuarantineClosed, ThresholdCrossed
-from fiscus.core.fold import RANK_ADJUSTMENT, RANK_ALLOCATION, RANK_EXPIRY, RANK_QUARANTINE, fold
+from fiscus.core.fold import RANK_ADJUSTMENT, RANK_ALLOCATION, RANK_EXPIRY, RANK_LOAN, RANK_QUARANTINE, fold
 from fiscus.core.holds import extend, release, reserve, settle
+from fiscus.core.lending import end_loan, end_loans, give_back, lend
 from fiscus.core.outcomes import AnyOutcome, CompoundAnswer, Refused
 from fiscus.core.routes import close_ended_windows, has_lapsed
 from fiscus.core.scopes import in_scope
@@ -104,8 +107,8 @@ def _after_refusal(draft: Draft, request: Request, refused: Refused, mark: Any, 
     if not isinstance(request.command, Compound):
         draft.rollback(mark)
     binding = refused.binding
-    if refused.code != "budget_exceeded" or binding is None or not refused.requested:
-        return
+    if refused.code != "budget_exceeded" or binding is None or not refused.requested or refused.shortage:
+        return  # what the account's list is to try comes first
     if binding.covered + binding.quarantined + binding.uncovered < binding.limit or binding.mode != "enforce":
         return
     number = draft.names.find(binding.account)
@@ -216,6 +219,9 @@ def is_valid(draft: Draft, deadline: Deadline) -> bool:
     if rank == RANK_ADJUSTMENT:
         adjustment = draft.adjustments.find(str(key))
         return adjustment is not None and adjustment.active and adjustment.ends_at == at
+    if rank == RANK_LOAN:
+        loan = draft.loans.find(str(key))
+        return loan is not None and loan.active and loan.ends_at == at
     cell = draft.cells.find(int(key))
     return (
         cell is not None
@@ -236,6 +242,7 @@ def _do_due(draft: Draft, deadline: Deadline, now: int) -> None:
             draft.emit(Expired(id=hold.id, closes_at=at + draft.rules.quarantine_ms))
         else:
             draft.emit(QuarantineClosed(id=hold.id, charge=draft.rules.quarantine == "charge"))
+            end_loans(draft, hold.loans, now)
     elif rank == RANK_ADJUSTMENT:
         adjustment = draft.adjustments[str(key)]
         close_ended_windows(draft, (adjustment.cell,), now, ended_by=at - 1)
@@ -246,6 +253,8 @@ def _do_due(draft: Draft, deadline: Deadline, now: int) -> None:
         budget = draft.budgets[cell.budget]
         for_good = budget.valid_until is not None and budget.valid_until <= at
         draft.emit(AllocationEnded(cell=cell.number, for_good=for_good))
+    elif rank == RANK_LOAN:
+        end_loan(draft, draft.loans[str(key)], now)
 
 
 ISOLATES_ITSELF = frozenset({Reserve, Settle, Extend, Release})
@@ -263,6 +272,8 @@ DECISIONS: dict[type[Any], Callable[[Draft, Request, Any, int], AnyOutcome]] = {
     Allocate: allocate,
     Deallocate: deallocate,
     Transfer: transfer,
+    Lend: lend,
+    GiveBack: give_back,
     Adjust: adjust,
     EndAdjustment: end_adjustment,
     PutTemplate: put_template,

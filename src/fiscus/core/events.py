@@ -16,6 +16,7 @@ from fiscus.core.commands import (
     Mode,
     Role,
     Severity,
+    ShortageStep,
     Status,
     TemplateBudget,
 )
@@ -273,6 +274,58 @@ class Transferred(Event, tag="transferred"):
     private: Private | None = None
 
 
+class Lent(Event, tag="lent"):
+    """What was transferred just before, by lender (``parts``: account, amount), is to go back if it is not used."""
+
+    since = 2
+
+    id: str
+    account: int
+    unit: Unit
+    parts: tuple[tuple[int, int], ...]
+    ends_at: int | None = None
+    actor: str = ""
+    private: Private | None = None
+
+
+class LoanEnded(Event, tag="loan_ended"):
+    """``returned``: what was transferred back just before, by lender; the rest stays where it is."""
+
+    since = 2
+
+    id: str
+    account: int
+    returned: tuple[tuple[int, int], ...] = ()
+    actor: str = ""
+
+
+class ShortageMet(Event, tag="shortage_met"):
+    """What was done so that a hold which lacked room was made all the same; ``steps``: tried, the last with success.
+
+    ``granted``: what is held instead of what was asked. ``model``: the alternative that was taken.
+    """
+
+    since = 2
+
+    id: str
+    account: int
+    steps: tuple[ShortageStep, ...] = ()
+    loans: tuple[str, ...] = ()
+    granted: Amounts = {}
+    model: str | None = None
+
+
+class ShortageSet(Event, tag="shortage_set"):
+    """What is tried for reserves that lack room, of an account or of the accounts of a template (``pattern``)."""
+
+    since = 2
+
+    steps: tuple[ShortageStep, ...]
+    account: int | None = None
+    pattern: str | None = None
+    actor: str = ""
+
+
 class ThresholdCrossed(Event, tag="threshold_crossed"):
     cell: int
     account: int
@@ -356,6 +409,10 @@ AnyEvent = (
     | AllocationEnded
     | AllocationsPinned
     | Transferred
+    | Lent
+    | LoanEnded
+    | ShortageMet
+    | ShortageSet
     | ThresholdCrossed
     | TemplatePut
     | TemplateRemoved

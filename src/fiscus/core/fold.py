@@ -38,10 +38,14 @@ from fiscus.core.events import (
     Held,
     KeyPut,
     KeyRevoked,
+    Lent,
+    LoanEnded,
     NameErased,
     QuarantineClosed,
     Released,
     Settled,
+    ShortageMet,
+    ShortageSet,
     StatusChanged,
     TemplatePut,
     TemplateRemoved,
@@ -62,6 +66,7 @@ from fiscus.core.state import (
     Draft,
     Hold,
     Key,
+    Loan,
     Template,
 )
 from fiscus.core.units import Amounts
@@ -69,7 +74,7 @@ from fiscus.core.windows import LIFETIME_END_MS
 
 MINUTE_MS = 60_000
 
-RANK_EXPIRY, RANK_QUARANTINE, RANK_ADJUSTMENT, RANK_ALLOCATION = 0, 1, 2, 3
+RANK_EXPIRY, RANK_QUARANTINE, RANK_ADJUSTMENT, RANK_ALLOCATION, RANK_LOAN = 0, 1, 2, 3, 4
 
 
 def fold(draft: Draft, event: AnyEvent, at: int) -> None:
@@ -614,6 +619,47 @@ def _transferred(draft: Draft, event: Transferred, at: int) -> None:
         resize(draft, cell, size)
 
 
+# -- loans and shortage --------------------------------------------------------------------------------------------
+
+
+def _lent(draft: Draft, event: Lent, at: int) -> None:
+    loan = Loan(id=event.id, account=event.account, unit=event.unit, parts=event.parts, ends_at=event.ends_at)
+    draft.add(draft.loans, event.id, loan)
+    for number in _of_loan(loan):
+        account = draft.edit(draft.accounts, number)
+        account.loans = (*account.loans, event.id)
+    if event.ends_at is not None:
+        draft.due(event.ends_at, RANK_LOAN, 0, "loan", event.id)
+
+
+def _loan_ended(draft: Draft, event: LoanEnded, at: int) -> None:
+    loan = draft.edit(draft.loans, event.id)
+    loan.active = False
+    loan.returned = event.returned
+    for number in _of_loan(loan):
+        account = draft.edit(draft.accounts, number)
+        account.loans = tuple(id for id in account.loans if id != event.id)
+
+
+def _of_loan(loan: Loan) -> tuple[int, ...]:
+    """The borrower and the lenders."""
+    return (loan.account, *(number for number, _ in loan.parts))
+
+
+def _shortage_met(draft: Draft, event: ShortageMet, at: int) -> None:
+    hold = draft.edit(draft.holds, event.id)
+    hold.steps, hold.loans, hold.granted, hold.model = event.steps, event.loans, event.granted, event.model
+    for id in event.loans:
+        draft.edit(draft.loans, id).hold = event.id
+
+
+def _shortage_set(draft: Draft, event: ShortageSet, at: int) -> None:
+    if event.account is not None:
+        draft.edit(draft.accounts, event.account).shortage = event.steps
+    if event.pattern is not None:
+        draft.edit(draft.templates, event.pattern).shortage = event.steps
+
+
 # -- templates and keys --------------------------------------------------------------------------------------------
 
 
@@ -630,6 +676,7 @@ def _template_put(draft: Draft, event: TemplatePut, at: int) -> None:
         idle_close_s=event.idle_close_s,
         minute=before.minute if before is not None else 0,
         opened_in_minute=before.opened_in_minute if before is not None else 0,
+        shortage=before.shortage if before is not None else (),
     )
     draft.add(draft.templates, event.pattern, template)
 
@@ -684,6 +731,10 @@ FOLDS: dict[type[Any], Callable[[Draft, Any, int], None]] = {
     AllocationEnded: _allocation_ended,
     AllocationsPinned: _allocations_pinned,
     Transferred: _transferred,
+    Lent: _lent,
+    LoanEnded: _loan_ended,
+    ShortageMet: _shortage_met,
+    ShortageSet: _shortage_set,
     TemplatePut: _template_put,
     TemplateRemoved: _template_removed,
     KeyPut: _key_put,

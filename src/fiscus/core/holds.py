@@ -7,10 +7,11 @@ from zlib import crc32
 
 import msgspec
 
-from fiscus.core.answers import hold_answer, no_room, warnings
+from fiscus.core.answers import hold_answer, loan_answer, no_room, warnings
 from fiscus.core.checks import check_extend, check_release, check_reserve, check_settle, invalid, to_datetime
-from fiscus.core.commands import Extend, Release, Request, Reserve, Settle
-from fiscus.core.events import Extended, Held, Private, Released, Settled
+from fiscus.core.commands import Extend, Release, Request, Reserve, Settle, ShortageStep
+from fiscus.core.events import Extended, Held, Private, Released, Settled, ShortageMet
+from fiscus.core.lending import end_loans
 from fiscus.core.outcomes import HoldAnswer, Refused
 from fiscus.core.records import CallRecord
 from fiscus.core.routes import (
@@ -23,6 +24,7 @@ from fiscus.core.routes import (
     running_cell,
 )
 from fiscus.core.scopes import find_account, find_or_open, in_scope
+from fiscus.core.shortage import LACKING_ROOM, Eased, ease
 from fiscus.core.state import Account, Cell, Draft, Hold, Route
 from fiscus.core.units import Amounts, completed
 
@@ -44,6 +46,36 @@ def reserve(draft: Draft, request: Request, command: Reserve, now: int) -> HoldA
     known = draft.holds.find(command.id)
     if known is not None:
         return _repeated(draft, request, command, known)
+    outcome = admission(draft, request, command, now)
+    eased: Eased | None = None
+    if type(outcome) is Refused:
+        if outcome.code not in LACKING_ROOM:
+            return outcome
+        found = ease(draft, request, command, outcome, now, lambda other: admission(draft, request, other, now))
+        if isinstance(found, Refused):
+            return found
+        eased = found
+        check = attributes_check(command.attributes) if command.attributes else 0
+        private = Private(attributes=command.attributes) if command.attributes else None
+        outcome = msgspec.structs.replace(eased.held, asked=command.amounts, attributes_check=check, private=private)
+    assert type(outcome) is Held, "it is admitted or refused"
+    if command.loans and (wrong := _foreign_loan(draft, command, outcome.account)) is not None:
+        return wrong
+    draft.emit(outcome)
+    if eased is not None or command.loans or request.steps:
+        return _helped(draft, request, command, outcome.account, eased)
+    return HoldAnswer(
+        id=command.id,
+        account=command.account,
+        state="held",
+        reserved=outcome.amounts,
+        expires_at=to_datetime(outcome.expires_at),
+        warnings=warnings(draft, outcome.warned) if outcome.warned else (),
+    )
+
+
+def admission(draft: Draft, request: Request, command: Reserve, now: int) -> Held | Refused:
+    """The fact that would hold what a reserve asks for; nothing is held yet."""
     number = draft.names.get(command.account)
     route: Route | None = None
     if number is not None and (request.scope is None or in_scope(draft, draft.accounts[number], request.scope)):
@@ -89,30 +121,52 @@ def reserve(draft: Draft, request: Request, command: Reserve, now: int) -> HoldA
         if any(cells[cell_number].free < -TOTAL_MAX for cell_number in route.order):
             return _beyond("amounts")
         warned = _warned(draft, route, needed)
-    expires_at = now + command.lease_s * 1000
+    return Held(
+        id=command.id,
+        account=number,
+        cells=route.cells,
+        amounts=amounts,
+        asked=command.amounts,
+        expires_at=now + command.lease_s * 1000,
+        lease_s=command.lease_s,
+        attributes_check=attributes_check(command.attributes) if command.attributes else 0,
+        also=tuple(account.number for account in also),
+        warned=warned,
+        private=Private(attributes=command.attributes) if command.attributes else None,
+    )
+
+
+def _foreign_loan(draft: Draft, command: Reserve, payer: int) -> Refused | None:
+    """The refusal of a loan that is not there, is another hold's, or was not made for anybody on the payer's chain."""
+    numbers = {account.number for account in chain(draft, draft.accounts[payer])}
+    for index, id in enumerate(command.loans):
+        loan = draft.loans.find(id)
+        if loan is None or not loan.active or loan.hold is not None or loan.account not in numbers:
+            detail = f"loans[{index}]: {command.account} has no loan {id!r} that is free"
+            return Refused(code="unknown_loan", detail=detail, field=f"loans[{index}]")
+    return None
+
+
+def _helped(draft: Draft, request: Request, command: Reserve, payer: int, eased: Eased | None) -> HoldAnswer:
+    """Record what was done so that the hold could be made."""
     draft.emit(
-        Held(
+        ShortageMet(
             id=command.id,
-            account=number,
-            cells=route.cells,
-            amounts=amounts,
-            asked=command.amounts,
-            expires_at=expires_at,
-            lease_s=command.lease_s,
-            attributes_check=attributes_check(command.attributes) if command.attributes else 0,
-            also=tuple(account.number for account in also),
-            warned=warned,
-            private=Private(attributes=command.attributes) if command.attributes else None,
+            account=payer,
+            steps=tried_for(request, eased),
+            loans=command.loans,
+            granted=eased.held.amounts if eased is not None else {},
+            model=eased.model if eased is not None else None,
         )
     )
-    return HoldAnswer(
-        id=command.id,
-        account=command.account,
-        state="held",
-        reserved=amounts,
-        expires_at=to_datetime(expires_at),
-        warnings=warnings(draft, warned) if warned else (),
-    )
+    return hold_answer(draft, draft.holds[command.id])
+
+
+def tried_for(request: Request, eased: Eased | None) -> tuple[ShortageStep, ...]:
+    """The steps that were taken for a hold, the one that made it last."""
+    if request.steps:
+        return request.steps if request.steps[-1] != "deny" else request.steps[:-1]
+    return (eased.step,) if eased is not None else ()
 
 
 def leaving(amounts: Amounts, leave: Amounts) -> Amounts:
@@ -193,9 +247,12 @@ def _repeated(draft: Draft, request: Request, command: Reserve, hold: Hold) -> H
         id=hold.id,
         account=command.account,
         state="held",
-        reserved=completed(hold.asked),
+        reserved=hold.granted or completed(hold.asked),
         expires_at=to_datetime(hold.first_expires_at),
         warnings=warnings(draft, hold.warned),
+        steps=hold.steps,
+        loans=tuple(loan_answer(draft, draft.loans[id], as_lent=True) for id in hold.loans),
+        model=hold.model,
     )
 
 
@@ -321,7 +378,9 @@ def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAns
             private=_private(record),
         )
     )
-    return hold_answer(draft, hold)
+    if hold.loans and not draft.holds[hold.id].open:
+        end_loans(draft, hold.loans, now)
+    return hold_answer(draft, draft.holds[hold.id])
 
 
 def _is_news(hold: Hold, total: Amounts, record: CallRecord | None) -> bool:
@@ -429,4 +488,6 @@ def release(draft: Draft, request: Request, command: Release, now: int) -> HoldA
     for numbers in found.cells.values():
         close_ended_windows(draft, numbers, now)
     draft.emit(Released(id=found.id))
+    if found.loans:
+        end_loans(draft, found.loans, now)
     return hold_answer(draft, draft.holds[found.id])

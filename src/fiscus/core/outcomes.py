@@ -7,7 +7,7 @@ from typing import Literal, dataclass_transform
 
 import msgspec
 
-from fiscus.core.commands import ExhaustionPolicy, Mode, Role, Severity, Status
+from fiscus.core.commands import ExhaustionPolicy, Mode, Role, Severity, ShortageStep, Status
 from fiscus.core.units import Amounts, Unit
 
 HoldState = Literal["held", "settled", "released", "expired"]
@@ -27,6 +27,7 @@ RefusalCode = Literal[
     "unknown_budget",
     "unknown_allocation",
     "unknown_adjustment",
+    "unknown_loan",
     "unknown_template",
     "unknown_key",
     "unit_not_bounded",
@@ -82,6 +83,8 @@ class Refused(Outcome, tag="refused"):
         retry_after_s: for ``budget_busy``.
         resets_at: for ``budget_exceeded``, when its window ends; None: never.
         index: position of the refusing command in a compound.
+        steps: what was tried for it in vain.
+        shortage: what the account's list says is to be tried for it; nothing has been yet.
     """
 
     code: RefusalCode
@@ -92,6 +95,38 @@ class Refused(Outcome, tag="refused"):
     retry_after_s: int | None = None
     resets_at: datetime | None = None
     index: int | None = None
+    steps: tuple[ShortageStep, ...] = ()
+    shortage: tuple[ShortageStep, ...] = ()
+
+
+class LoanShare(msgspec.Struct, frozen=True, kw_only=True):
+    """What one account has lent, and what of it came back; the rest was used, or is still lent."""
+
+    account: str
+    amount: int
+    returned: int
+
+
+class LoanAnswer(Outcome, tag="loan"):
+    """A loan after a command.
+
+    Attributes:
+        account: who borrows.
+        hold: the hold that it was made for, if any.
+        used: what stays where it is because it was used, once it has ended.
+        valid_until: when it ends at the latest.
+    """
+
+    id: str
+    account: str
+    unit: Unit
+    amount: int
+    returned: int
+    used: int
+    active: bool
+    parts: tuple[LoanShare, ...]
+    hold: str | None = None
+    valid_until: datetime | None = None
 
 
 class HoldAnswer(Outcome, tag="hold"):
@@ -102,6 +137,9 @@ class HoldAnswer(Outcome, tag="hold"):
         booked: the last reading; ``covered`` of it was held, ``uncovered`` was not.
         expires_at: end of the lease while ``held``.
         warnings: budgets in mode ``warn`` that would have refused.
+        steps: what was tried because there was no room, the last one with success.
+        loans: what was lent for it.
+        model: the alternative that was taken.
     """
 
     id: str
@@ -112,6 +150,9 @@ class HoldAnswer(Outcome, tag="hold"):
     uncovered: Amounts = {}
     expires_at: datetime | None = None
     warnings: tuple[str, ...] = ()
+    steps: tuple[ShortageStep, ...] = ()
+    loans: tuple[LoanAnswer, ...] = ()
+    model: str | None = None
 
 
 class Spooled(Outcome, tag="spooled"):
@@ -148,7 +189,12 @@ class BudgetView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AccountAnswer(Outcome, tag="account"):
-    """An account with its budgets. ``status_effective`` counts the ancestors' status in."""
+    """An account with its budgets. ``status_effective`` counts the ancestors' status in.
+
+    Attributes:
+        shortage: its own list of what is tried for reserves that lack room.
+        loans: what it has borrowed or lent and is not given back yet.
+    """
 
     account: str
     number: int
@@ -159,6 +205,8 @@ class AccountAnswer(Outcome, tag="account"):
     priority: int
     min_reserve: Amounts
     budgets: tuple[BudgetView, ...]
+    shortage: tuple[ShortageStep, ...] = ()
+    loans: tuple[LoanAnswer, ...] = ()
 
 
 class BudgetAnswer(Outcome, tag="budget"):
@@ -231,6 +279,7 @@ class CompoundAnswer(Outcome, tag="compound"):
         | BudgetAnswer
         | AllocationAnswer
         | TransferAnswer
+        | LoanAnswer
         | AdjustmentAnswer
         | TemplateAnswer
         | Spooled
@@ -245,6 +294,7 @@ Answer = (
     | BudgetAnswer
     | AllocationAnswer
     | TransferAnswer
+    | LoanAnswer
     | AdjustmentAnswer
     | TemplateAnswer
     | KeyAnswer

@@ -20,6 +20,7 @@ from fiscus.core.commands import (
     QuarantinePolicy,
     Role,
     Severity,
+    ShortageStep,
     Status,
     TemplateBudget,
 )
@@ -33,8 +34,9 @@ NEVER = 2**62
 HEAP_SLACK = 10_000
 """Stale deadlines that are tolerated before they are swept."""
 
-Kind = Literal["account", "budget", "cell", "hold", "adjustment", "template", "key"]
-KINDS: tuple[Kind, ...] = ("account", "budget", "cell", "hold", "adjustment", "template", "key")
+Kind = Literal["account", "budget", "cell", "hold", "adjustment", "template", "key", "loan"]
+KINDS: tuple[Kind, ...] = ("account", "budget", "cell", "hold", "adjustment", "template", "key", "loan")
+"""Stores know kinds by their position here: a new one stands at the end."""
 
 LIVE, PARKED, ENDED = 0, 1, 2
 
@@ -50,7 +52,10 @@ class Entity(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
 
 
 class Account(Entity, kw_only=True, omit_defaults=True):
-    """An account. ``budgets`` in the order of their creation; ``allocations``: unit → the budget that is carved out."""
+    """An account. ``budgets`` in the order of their creation; ``allocations``: unit → the budget that is carved out.
+
+    ``loans``: those in which it borrows or lends and that have not ended.
+    """
 
     number: int
     name: str | None
@@ -65,6 +70,8 @@ class Account(Entity, kw_only=True, omit_defaults=True):
     template: str | None = None
     open_children: int = 0
     opened_at: int = 0
+    shortage: tuple[ShortageStep, ...] = ()
+    loans: tuple[str, ...] = ()
 
     @property
     def display_name(self) -> str:
@@ -180,6 +187,7 @@ class Hold(Entity, kw_only=True, omit_defaults=True):
     ``reserved``, ``booked`` and ``covered`` per unit; remaining = reserved − covered while open (held, or expired and
     not closed). ``estimated``: its quarantine was closed as a charge, so a late reading replaces it. ``kept``: an
     estimate that was too high and stays on windows that are gone; a later rise counts from there for them.
+    ``steps``, ``loans``, ``granted``, ``model``: what was done because there was no room (see ``ShortageMet``).
     """
 
     id: str
@@ -203,6 +211,10 @@ class Hold(Entity, kw_only=True, omit_defaults=True):
     covered: Amounts = {}
     kept: Amounts = {}
     warned: tuple[int, ...] = ()
+    steps: tuple[ShortageStep, ...] = ()
+    loans: tuple[str, ...] = ()
+    granted: Amounts = {}
+    model: str | None = None
 
 
 class Adjustment(Entity, kw_only=True, omit_defaults=True):
@@ -216,6 +228,19 @@ class Adjustment(Entity, kw_only=True, omit_defaults=True):
     valid_until: int | None = None
     ends_at: int | None = None
     active: bool = True
+
+
+class Loan(Entity, kw_only=True, omit_defaults=True):
+    """Allocation that was moved for a time. ``parts``: (lender, amount) as it was lent; ``returned`` likewise."""
+
+    id: str
+    account: int
+    unit: Unit
+    parts: tuple[tuple[int, int], ...]
+    hold: str | None = None
+    ends_at: int | None = None
+    active: bool = True
+    returned: tuple[tuple[int, int], ...] = ()
 
 
 class Template(Entity, kw_only=True, omit_defaults=True):
@@ -232,6 +257,7 @@ class Template(Entity, kw_only=True, omit_defaults=True):
     minute: int = 0
     opened_in_minute: int = 0
     removed: bool = False
+    shortage: tuple[ShortageStep, ...] = ()
 
 
 class Key(Entity, kw_only=True, omit_defaults=True):
@@ -248,7 +274,7 @@ class Key(Entity, kw_only=True, omit_defaults=True):
     revoked: bool = False
 
 
-AnyEntity = Account | Budget | Cell | Hold | Adjustment | Template | Key
+AnyEntity = Account | Budget | Cell | Hold | Adjustment | Template | Key | Loan
 ENTITY_TYPES: dict[Kind, type[AnyEntity]] = {
     "account": Account,
     "budget": Budget,
@@ -257,11 +283,12 @@ ENTITY_TYPES: dict[Kind, type[AnyEntity]] = {
     "adjustment": Adjustment,
     "template": Template,
     "key": Key,
+    "loan": Loan,
 }
 ACCOUNTS_KIND: Kind = "account"
 
 K = TypeVar("K", int, str)
-V = TypeVar("V", Account, Budget, Cell, Hold, Adjustment, Template, Key)
+V = TypeVar("V", Account, Budget, Cell, Hold, Adjustment, Template, Key, Loan)
 
 
 class Table(dict[K, V], Generic[K, V]):
@@ -368,6 +395,7 @@ class Draft:
         self.adjustments: Table[str, Adjustment] = Table("adjustment")
         self.templates: Table[str, Template] = Table("template")
         self.keys: Table[str, Key] = Table("key")
+        self.loans: Table[str, Loan] = Table("loan")
         self.names = Names()
         self.accounts_opened = 0
         self.budgets_made = 0

@@ -18,6 +18,7 @@ from fiscus.contract import (
     AdjustmentAnswer,
     Allocate,
     AllocationAnswer,
+    Alternative,
     Amounts,
     AnyCommand,
     AnyOutcome,
@@ -29,7 +30,11 @@ from fiscus.contract import (
     Deallocate,
     EndAdjustment,
     Extend,
+    GiveBack,
     HoldAnswer,
+    Lend,
+    LoanAnswer,
+    LoanPart,
     PutAccount,
     PutBudget,
     PutTemplate,
@@ -40,6 +45,7 @@ from fiscus.contract import (
     Reserve,
     SetStatus,
     Settle,
+    ShortageStep,
     SingleCommand,
     TemplateAnswer,
     TemplateBudget,
@@ -57,8 +63,12 @@ from fiscus.contract.queries import (
     Entry,
     HoldView,
     ListAccounts,
+    LoanView,
     ReadAccount,
     ReadHold,
+    ReadLoan,
+    ReadReallocation,
+    ReallocationView,
     View,
 )
 from fiscus.contract.treasury import Readiness
@@ -227,6 +237,8 @@ class Treasury:
         lease_s: int = LEASE_S_DEFAULT,
         parent: str | None = None,
         leave: Amounts | None = None,
+        least: Amounts | None = None,
+        alternatives: Sequence[Alternative] = (),
         id: str | None = None,
         keep_alive: bool = True,
         first: Sequence[SingleCommand] = (),
@@ -242,6 +254,10 @@ class Treasury:
             lease_s: seconds after which the hold expires, 1 … 86,400, unless it is renewed.
             parent: the parent for an account that is opened from a template.
             leave: what has to stay free besides, per unit: a reserve for calls that do not ask for it.
+            least: the smallest bounds that are of use, per unit: where there is no room, what fits is held
+                (``hold.amounts``) if it is no less.
+            alternatives: cheaper models with their bounds, tried in this order where there is no room;
+                ``hold.answer.model`` says which one was taken.
             id: of the hold; repeating a call with the same id holds nothing twice.
             keep_alive: renew the lease while the body runs.
             first: commands that are done with the reserve, all or none, such as transfers that make room for it.
@@ -261,11 +277,11 @@ class Treasury:
             attributes=_attributes(attributes, model, feature),
             parent=parent,
             leave=leave or {},
+            least=least or {},
+            alternatives=tuple(alternatives),
         )
         record = CallRecord(model=model, feature=feature)
-        return Hold(
-            self._teller, reserve, record=record, id_is_ours=id is None, is_kept_alive=keep_alive, first=first
-        )
+        return Hold(self._teller, reserve, record=record, id_is_ours=id is None, is_kept_alive=keep_alive, first=first)
 
     def held(self, account: str, **bounds: Any) -> Callable[[Function], Function]:
         """Decorate a coroutine function so that every call of it runs in a hold; arguments as of ``hold``, without id.
@@ -291,6 +307,8 @@ class Treasury:
         lease_s: int = LEASE_S_DEFAULT,
         parent: str | None = None,
         leave: Amounts | None = None,
+        least: Amounts | None = None,
+        alternatives: Sequence[Alternative] = (),
         id: str | None = None,
     ) -> HoldAnswer:
         """Hold budget for a call; arguments as of ``hold``. Settle or release it; nothing renews its lease.
@@ -312,6 +330,8 @@ class Treasury:
             lease_s=lease_s,
             parent=parent,
             leave=leave,
+            least=least,
+            alternatives=alternatives,
             id=id,
         )
         return await self._teller.ask(HoldAnswer, hold.command)
@@ -430,6 +450,7 @@ class Treasury:
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
         min_reserve: Amounts | None = None,
+        shortage: Sequence[ShortageStep] | None = None,
         idempotency_key: str | None = None,
     ) -> AccountAnswer:
         """Open an account, or change what is given of one. See ``PutAccount``."""
@@ -439,6 +460,7 @@ class Treasury:
             labels=None if labels is None else dict(labels),
             priority=priority,
             min_reserve=min_reserve,
+            shortage=None if shortage is None else tuple(shortage),
         )
         return await self._teller.ask(AccountAnswer, command, idempotency_key)
 
@@ -546,6 +568,33 @@ class Treasury:
         """Move unused allocation from one account to another."""
         command = Transfer(source=source, target=target, unit=unit, amount=amount, reason=reason)
         return await self._teller.ask(TransferAnswer, command, idempotency_key)
+
+    async def reallocation(self, account: str, unit: Unit, amount: int) -> ReallocationView:
+        """What would move so that an amount is free for a call of an account, and why. Nothing moves."""
+        return await self._read(ReallocationView, ReadReallocation(account=account, unit=unit, amount=amount))
+
+    async def lend(
+        self,
+        account: str,
+        unit: Unit,
+        parts: Mapping[str, int],
+        *,
+        valid_until: datetime | None = None,
+        reason: str = "",
+        id: str | None = None,
+    ) -> LoanAnswer:
+        """Move unused allocation from others (lender → amount) to an account for a time. See ``Lend``."""
+        shares = tuple(LoanPart(source=source, amount=amount) for source, amount in parts.items())
+        command = Lend(id=_id(id), account=account, unit=unit, parts=shares, valid_until=valid_until, reason=reason)
+        return await self._teller.ask(LoanAnswer, command)
+
+    async def give_back(self, id: str) -> LoanAnswer:
+        """End a loan now: what is free of it goes back. A reallocation is undone in this way."""
+        return await self._teller.ask(LoanAnswer, GiveBack(id=id))
+
+    async def loan(self, id: str) -> LoanAnswer:
+        """A loan: what was lent by whom, what came back, what was used."""
+        return (await self._read(LoanView, ReadLoan(id=id))).loan
 
     async def adjust(
         self,

@@ -40,6 +40,7 @@ from fiscus.core.commands import (
     AnyCommand,
     Compound,
     Extend,
+    Lend,
     PutBudget,
     Release,
     Request,
@@ -88,7 +89,7 @@ HAVE_IDS = frozenset({Reserve, Extend, Settle, Release})
 BOOK_OR_HOLD = frozenset({Reserve, Settle, Compound})
 """Commands that look for accounts and holds, which are loaded for a batch at once."""
 
-ADMITTING = frozenset({Reserve, Extend, Allocate, Transfer, PutBudget, Adjust})
+ADMITTING = frozenset({Reserve, Extend, Allocate, Transfer, Lend, PutBudget, Adjust})
 """Commands that may let more be spent: not decided for a tenant whose figures are in doubt."""
 
 log = get_logger(__name__)

@@ -68,6 +68,7 @@ class Ledger:
             draft.adjustments,
             draft.templates,
             draft.keys,
+            draft.loans,
         )
         self.head = Head(0, genesis(name))
         self.head_at = 0
@@ -427,7 +428,7 @@ class Ledger:
         return sum(len(table) for table in self._tables)
 
     def _evict_ended(self) -> None:
-        """Drop holds and windows that are over, adjustments, and accounts that are closed, once the views have them.
+        """Drop holds and windows that are over, adjustments, loans, closed accounts, once the views have them.
 
         Few ask for them again.
         Memory follows what goes on, not what has been, and what is in use is loaded anew less often.
@@ -437,9 +438,10 @@ class Ledger:
         self._sweep()
         for id in [id for id, hold in holds.items() if not hold.open and id not in holds.changed]:
             del holds[id]
-        adjustments = draft.adjustments
-        for id in [id for id in adjustments if id not in adjustments.changed]:
-            del adjustments[id]
+        changes: tuple[Table[str, Any], ...] = (draft.adjustments, draft.loans)
+        for table in changes:
+            for id in [id for id in table if id not in table.changed]:
+                del table[id]
         for number in [number for number, cell in cells.items() if number not in cells.changed and not cell.open]:
             budget = budgets.get(cells[number].budget)
             if budget is not None and budget.cell != number:

@@ -10,10 +10,11 @@ from typing import Any
 from fiscus.contract.errors import BudgetUnavailable, TreasuryError
 from fiscus.contract.queries import AnyQuery, Entry, ListAccounts, ListEntries, ListUsage, View
 from fiscus.contract.treasury import Readiness
-from fiscus.core.commands import Request
+from fiscus.core.commands import Request, Reserve
 from fiscus.core.outcomes import AnyOutcome, Refused
 from fiscus.treasury.engine import AnyResult, Committed, Engine
 from fiscus.treasury.reading import AccountNames, entries_after, list_view, sealed_allocations
+from fiscus.treasury.shortage import run_list
 
 FOLLOW_PAGE = 500
 FOLLOW_WAIT_S = 1.0
@@ -75,7 +76,10 @@ class LocalTreasury:
         loop = self._loop or self._start()
         future: asyncio.Future[AnyOutcome] = loop.create_future()
         self.engine.submit(self, future, request)
-        return await future
+        outcome = await future
+        if type(outcome) is Refused and outcome.shortage and type(request.command) is Reserve:
+            return await run_list(self, request, outcome)
+        return outcome
 
     async def execute_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:
         """See ``Treasury``."""
@@ -85,7 +89,11 @@ class LocalTreasury:
             future: asyncio.Future[AnyOutcome] = loop.create_future()
             self.engine.submit(self, future, request)
             futures.append(future)
-        return list(await asyncio.gather(*futures))
+        outcomes = list(await asyncio.gather(*futures))
+        for index, outcome in enumerate(outcomes):
+            if type(outcome) is Refused and outcome.shortage and type(requests[index].command) is Reserve:
+                outcomes[index] = await run_list(self, requests[index], outcome)
+        return outcomes
 
     async def read(self, query: AnyQuery) -> View | Refused:
         """See ``Treasury``."""

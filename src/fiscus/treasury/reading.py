@@ -25,6 +25,8 @@ from fiscus.contract.queries import (
     ListUsage,
     ReadAccount,
     ReadHold,
+    ReadLoan,
+    ReadReallocation,
     TemplatesView,
     TemplateView,
     Usage,
@@ -41,6 +43,7 @@ from fiscus.core.routes import allocation_cell, running_cell
 from fiscus.core.scopes import find_account
 from fiscus.core.state import ENDED, ENTITY_TYPES, PARKED, Account, Draft, Hold, Kind
 from fiscus.core.units import Amounts
+from fiscus.treasury.reallocations import loan_view, reallocation_view
 from fiscus.treasury.sealing import base_seal, joined, sealed_rows, table_of
 from fiscus.treasury.store import Store, StoredEntry, UsageRow
 
@@ -76,6 +79,10 @@ def read_view(draft: Draft, as_of_seq: int, query: AnyQuery, now: int) -> View |
         if isinstance(hold, Refused):
             return hold
         return HoldView(as_of_seq=as_of_seq, hold=hold_answer(draft, hold))
+    if isinstance(query, ReadLoan):
+        return loan_view(draft, as_of_seq, query)
+    if isinstance(query, ReadReallocation):
+        return reallocation_view(draft, as_of_seq, query, now)
     if isinstance(query, ListTemplates):
         return TemplatesView(as_of_seq=as_of_seq, templates=_templates(draft))
     if isinstance(query, ListKeys):
@@ -113,6 +120,7 @@ def _templates(draft: Draft) -> tuple[TemplateView, ...]:
             max_children=template.max_children,
             max_new_per_minute=template.max_new_per_minute,
             idle_close_s=template.idle_close_s,
+            shortage=template.shortage,
         )
         for template in sorted(draft.templates.values(), key=lambda template: template.pattern)
         if not template.removed
@@ -149,7 +157,7 @@ def view_draft(store: Store, tenant: int) -> Draft:
     """A state that reads everything from the views, for answers only."""
     draft = new_draft()
     views = store.views
-    for table in (draft.accounts, draft.budgets, draft.cells):
+    for table in (draft.accounts, draft.budgets, draft.cells, draft.loans):
         kind = table.kind
 
         def load(key: Any, kind: Kind = kind) -> Any:

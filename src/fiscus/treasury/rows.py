@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from fiscus.core.fold import RANK_ADJUSTMENT, RANK_ALLOCATION, RANK_EXPIRY, RANK_QUARANTINE
-from fiscus.core.state import ENDED, Account, Adjustment, AnyEntity, Cell, Draft, Hold, Kind
+from fiscus.core.fold import RANK_ADJUSTMENT, RANK_ALLOCATION, RANK_EXPIRY, RANK_LOAN, RANK_QUARANTINE
+from fiscus.core.state import ENDED, Account, Adjustment, AnyEntity, Cell, Draft, Hold, Kind, Loan
 from fiscus.treasury.store import EntityRow
 
 _encode = msgspec.json.Encoder().encode
@@ -40,4 +40,6 @@ def entity_row(draft: Draft, kind: Kind, key: int | str, entity: AnyEntity) -> E
         )
     if isinstance(entity, Adjustment) and entity.active and entity.ends_at is not None:
         return EntityRow(kind, key, body, due_at=entity.ends_at, due_rank=RANK_ADJUSTMENT)
+    if isinstance(entity, Loan) and entity.active and entity.ends_at is not None:
+        return EntityRow(kind, key, body, due_at=entity.ends_at, due_rank=RANK_LOAN)
     return EntityRow(kind, key, body)

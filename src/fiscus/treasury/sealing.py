@@ -203,6 +203,7 @@ def table_of(draft: Draft, kind: Kind) -> dict[Any, Any]:
         "adjustment": draft.adjustments,
         "template": draft.templates,
         "key": draft.keys,
+        "loan": draft.loans,
     }
     return tables[kind]
 
