@@ -60,8 +60,13 @@ def post(
     quarantined: int,
     uncovered: int,
     moves: Mapping[int, int] = NOTHING_MOVED,
+    *,
+    leaving: bool = False,
 ) -> None:
-    """Add to P, H, Q and O of cells, and to every cell above one as an allocation is seen from there."""
+    """Add to P, H, Q and O of cells, and to every cell above one as an allocation is seen from there.
+
+    ``leaving``: what pinned the cells pins them no longer.
+    """
     cells, stamp = draft.cells, draft.stamp
     counted_rise = covered + quarantined + uncovered
     taken = counted_rise + held
@@ -85,6 +90,11 @@ def post(
             draft.alerts.append(number)
         if cell.allocated:
             show(draft, cell, moves)
+        if leaving:
+            if cell.phase == ENDED:
+                unpin(draft, number)
+            else:
+                cell.open -= 1
 
 
 def _take_back_debt(draft: Draft, cell: Cell) -> None:

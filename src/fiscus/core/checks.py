@@ -59,6 +59,7 @@ UNIT_NAMES = frozenset(UNITS)
 
 
 @lru_cache(maxsize=1_024)
+@lru_cache(maxsize=1_024)  # one batch tells many the same
 def to_datetime(at_ms: int) -> datetime:
     """An instant as people write it (UTC).
 

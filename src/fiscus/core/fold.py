@@ -148,34 +148,38 @@ def _settled(draft: Draft, event: Settled, at: int) -> None:
     exact = was_open or hold.estimated
     final = event.final
     total, moves = event.total, event.moves
-    booked = dict(hold.booked)
-    covered = dict(hold.covered)
+    cells, all_reserved, kept = hold.cells, hold.reserved, hold.kept
+    booked, covered = hold.booked.copy(), hold.covered.copy()
+    closes = final and was_open
+    leaving = closes and not moves
     added: Amounts = {}
     added_uncovered: Amounts = {}
-    for unit in total if hold.cells.keys() <= total.keys() else {**total, **hold.cells}:
-        reserved = hold.reserved.get(unit, 0)
+    for unit in total if cells.keys() <= total.keys() else {**total, **cells}:
+        reserved = all_reserved.get(unit, 0)
         booked_before, covered_before = booked.get(unit, 0), covered.get(unit, 0)
         reading = total.get(unit, booked_before)
-        booked_now = reading if exact and final else max(booked_before, reading)
-        covered_now = min(reserved, booked_now) if exact else covered_before
-        numbers = hold.cells.get(unit)
+        booked_now = reading if reading > booked_before or (exact and final) else booked_before
+        covered_now = covered_before
+        if exact:
+            covered_now = booked_now if booked_now < reserved else reserved
         booked[unit] = booked_now
         covered[unit] = covered_now
         covered_rise = covered_now - covered_before
-        uncovered_rise = booked_now - booked_before - covered_rise
         added[unit] = booked_now - booked_before
+        uncovered_rise = booked_now - booked_before - covered_rise
         if uncovered_rise:
             added_uncovered[unit] = uncovered_rise
+        numbers = cells.get(unit)
         if not numbers:
             continue
         remaining = (0 if final else reserved - covered_now) - (reserved - covered_before) if was_open else 0
         held, quarantined = (remaining, 0) if was_held else (0, remaining)
-        rise = max(0, booked_now - max(booked_before, hold.kept.get(unit, 0)))
-        if booked_now < booked_before and any(number in moves for number in numbers):
-            hold.kept = {**hold.kept, unit: max(booked_before, hold.kept.get(unit, 0))}
         if not moves:
-            post(draft, numbers, covered_rise, held, quarantined, uncovered_rise)
+            post(draft, numbers, covered_rise, held, quarantined, uncovered_rise, leaving=leaving)
             continue
+        rise = max(0, booked_now - max(booked_before, kept.get(unit, 0)))
+        if booked_now < booked_before and any(number in moves for number in numbers):
+            hold.kept = {**hold.kept, unit: max(booked_before, kept.get(unit, 0))}
         for number in numbers:
             if number not in moves:
                 post(draft, (number,), covered_rise, held, quarantined, uncovered_rise, moves)
@@ -188,7 +192,9 @@ def _settled(draft: Draft, event: Settled, at: int) -> None:
     if final and exact:
         hold.state = "settled"
         hold.estimated = False
-    if final and was_open:
+    if leaving:
+        hold.open = False
+    elif closes:
         _close(draft, hold)
 
 

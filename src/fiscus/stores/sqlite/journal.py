@@ -6,7 +6,6 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from threading import Lock
 
@@ -16,27 +15,22 @@ from fiscus.contract.errors import StoreUnavailable, UnknownFormat
 from fiscus.core.events import FORMAT
 from fiscus.stores.queries import queries
 from fiscus.stores.sqlite.archiving import drop_entries, put_archived_ids
+from fiscus.stores.sqlite.many import statement_of_rows
 from fiscus.treasury.store import AnswerRow, Erasure, Head, KeyTaken, Row, SealRow, StoredAnswer, StoredEntry, Turn
 
 SQL = queries(__package__, "journal.sql")
 ROWS_PER_STATEMENT_MAX = 256
-"""Rows of one statement: each statement hands over the interpreter lock, and getting it back can take long."""
+"""Of an append: a batch is one statement, for each count of rows its own."""
 
 CACHED_STATEMENTS = 512
 ALONE = Turn()
-
-
-@cache
-def append_statement(count: int) -> str:
-    """The statement that appends ``count`` rows."""
-    return SQL["append"].rstrip() + ", (?, ?, ?, ?, ?, ?)" * (count - 1)
 
 
 def _append_rows(execute: Callable[[str, Sequence[object]], object], rows: Sequence[Row]) -> None:
     values: list[object] = []
     for row in rows:
         values += (row.tenant, row.seq, row.at, row.key, row.body, row.hash)
-    execute(append_statement(len(rows)), values)
+    execute(statement_of_rows(SQL["append"], len(rows)), values)
 
 
 def connect(path: str, *, writable: bool) -> sqlite3.Connection:

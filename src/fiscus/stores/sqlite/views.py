@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -12,11 +12,12 @@ from threading import Lock
 import msgspec
 
 from fiscus.contract.errors import StoreUnavailable
-from fiscus.core.state import KINDS, Kind
+from fiscus.core.state import ACCOUNTS_KIND, KINDS, Kind
 from fiscus.stores.queries import queries
 from fiscus.stores.sqlite.archiving import drop_usage
 from fiscus.stores.sqlite.journal import connect
-from fiscus.treasury.store import ANY_HEAD, Opening, Snapshot, UsageRow, Watermark
+from fiscus.stores.sqlite.many import execute_rows
+from fiscus.treasury.store import ANY_HEAD, EntityRow, Opening, Snapshot, UsageRow, Watermark
 
 SQL = queries(__package__, "views.sql")
 NUMBER = {kind: number for number, kind in enumerate(KINDS)}
@@ -171,8 +172,11 @@ class SqliteViews:
             writer.execute("BEGIN IMMEDIATE")
             for snapshot in snapshots:
                 tenant = snapshot.tenant
-                writer.executemany(SQL["put_entity"], _entity_values(snapshot, now))
-                writer.executemany(SQL["put_usage"], _usage_values(snapshot))
+                plain = [row for row in snapshot.entities if _is_plain(row)]
+                special = [row for row in snapshot.entities if not _is_plain(row)]
+                execute_rows(writer, SQL["put_plain"], map(_plain_values, plain), shared=(tenant, now))
+                execute_rows(writer, SQL["put_entity"], map(_entity_values, special), shared=(tenant, now))
+                execute_rows(writer, SQL["put_usage"], map(_usage_values, snapshot.usage), shared=(tenant,))
                 writer.executemany(SQL["erase_usage"], ((tenant, *erasure) for erasure in snapshot.erased))
                 mark = snapshot.watermark
                 values = (tenant, mark.seq, mark.hash, mark.at, mark.accounts, mark.budgets, mark.cells)
@@ -207,10 +211,17 @@ class SqliteViews:
 
     def prune_holds(self, before: int, limit: int) -> int:
         """See ``Views``."""
+        writer = self._writer
         try:
             with self._writing:
-                return self._writer.execute(SQL["prune_holds"], (before, limit)).rowcount
+                writer.execute("BEGIN IMMEDIATE")
+                ended = writer.execute(SQL["ended_holds"], (before, limit)).fetchall()
+                writer.executemany(SQL["drop_hold"], ended)
+                writer.execute("COMMIT")
+                return len(ended)
         except sqlite3.Error as error:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
             raise self._unavailable(error) from error
 
     def _load(self, statement: str, values: tuple[object, ...]) -> list[tuple]:  # type: ignore[type-arg]
@@ -228,37 +239,41 @@ class SqliteViews:
             raise self._unavailable(error) from error
 
 
-def _entity_values(snapshot: Snapshot, now: int) -> Iterable[tuple[object, ...]]:
-    for row in snapshot.entities:
-        yield (
-            snapshot.tenant,
-            NUMBER[row.kind],
-            row.key,
-            row.body,
-            row.name,
-            row.owner,
-            1 if row.carved else None,
-            1 if row.live else None,
-            row.due_at,
-            row.due_rank,
-            row.due_depth,
-            now,
-        )
+def _is_plain(row: EntityRow) -> bool:
+    """Whether an entity is found by its key and its owner alone."""
+    return row.due_at is None and row.name is None and row.kind != ACCOUNTS_KIND
 
 
-def _usage_values(snapshot: Snapshot) -> Iterable[tuple[object, ...]]:
-    for row in snapshot.usage:
-        yield (
-            snapshot.tenant,
-            row.seq,
-            row.at,
-            row.hold,
-            row.account,
-            row.also,
-            row.amounts,
-            row.uncovered,
-            int(row.estimated),
-            row.model,
-            row.provider,
-            row.record,
-        )
+def _plain_values(row: EntityRow) -> tuple[object, ...]:
+    return (NUMBER[row.kind], row.key, row.body, row.owner)
+
+
+def _entity_values(row: EntityRow) -> tuple[object, ...]:
+    return (
+        NUMBER[row.kind],
+        row.key,
+        row.body,
+        row.owner,
+        row.name,
+        1 if row.carved else None,
+        1 if row.live else None,
+        row.due_at,
+        row.due_rank,
+        row.due_depth,
+    )
+
+
+def _usage_values(row: UsageRow) -> tuple[object, ...]:
+    return (
+        row.seq,
+        row.at,
+        row.hold,
+        row.account,
+        row.also,
+        row.amounts,
+        row.uncovered,
+        int(row.estimated),
+        row.model,
+        row.provider,
+        row.record,
+    )

@@ -29,6 +29,10 @@ CREATE UNIQUE INDEX IF NOT EXISTS entities_name ON entities (tenant, name) WHERE
 CREATE INDEX IF NOT EXISTS entities_owner ON entities (tenant, kind, owner) WHERE owner IS NOT NULL;
 CREATE INDEX IF NOT EXISTS entities_carved ON entities (tenant, key) WHERE carved IS NOT NULL;
 CREATE INDEX IF NOT EXISTS entities_due ON entities (tenant, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX IF NOT EXISTS entities_template
+ON entities (tenant, CAST(body AS TEXT) ->> '$.template', touched_at) WHERE live = 1;
+-- Holds that nothing is due for any more, to be pruned.
+CREATE INDEX IF NOT EXISTS entities_ended ON entities (touched_at) WHERE kind = 3 AND due_at IS NULL;
 CREATE TABLE IF NOT EXISTS usage (
     tenant INTEGER NOT NULL,
     seq INTEGER NOT NULL,
@@ -61,37 +65,42 @@ SELECT key, body FROM entities WHERE tenant = ? AND kind = ? AND key IN (SELECT 
 SELECT key FROM entities WHERE tenant = ? AND name = ?;
 
 -- name: load_chains
--- Kinds are positions in core.state.KINDS: 0 account, 1 budget, 2 cell.
+-- Kinds are positions in core.state.KINDS: 0 account, 1 budget, 2 cell. Said step by step, since SQLite knows nothing of
+-- how many rows there are; and without the affinity of a column (+), or the key, which is of any type, is not searched.
 WITH RECURSIVE chain (number, body, owner) AS (
-    SELECT key, body, owner FROM entities WHERE tenant = ?1 AND name IN (SELECT value FROM json_each(?2))
+    SELECT entities.key, entities.body, entities.owner FROM json_each(?2) AS wanted
+    CROSS JOIN entities INDEXED BY entities_name ON entities.tenant = ?1 AND entities.name = wanted.value
     UNION
-    SELECT entities.key, entities.body, entities.owner FROM chain JOIN entities
-    ON entities.tenant = ?1 AND entities.kind = 0 AND entities.key = chain.owner
+    SELECT entities.key, entities.body, entities.owner FROM chain
+    CROSS JOIN entities ON entities.tenant = ?1 AND entities.kind = 0 AND entities.key = +chain.owner
 ), budget (number, body) AS (
-    SELECT entities.key, entities.body FROM chain JOIN json_each(CAST(chain.body AS TEXT), '$.budgets') AS one
-    JOIN entities ON entities.tenant = ?1 AND entities.kind = 1 AND entities.key = one.value
+    SELECT entities.key, entities.body FROM chain
+    CROSS JOIN json_each(CAST(chain.body AS TEXT), '$.budgets') AS one
+    CROSS JOIN entities ON entities.tenant = ?1 AND entities.kind = 1 AND entities.key = one.value
 )
 SELECT 0, number, body FROM chain
 UNION ALL
 SELECT 1, number, body FROM budget
 UNION ALL
-SELECT 2, entities.key, entities.body FROM budget JOIN entities
-ON entities.tenant = ?1 AND entities.kind = 2 AND entities.key = CAST(budget.body AS TEXT) ->> '$.cell';
+SELECT 2, entities.key, entities.body FROM budget
+CROSS JOIN entities ON entities.tenant = ?1 AND entities.kind = 2 AND entities.key = CAST(budget.body AS TEXT) ->> '$.cell';
 
 -- name: has_children
 SELECT EXISTS (SELECT 1 FROM entities WHERE tenant = ? AND kind = 0 AND owner = ?);
 
 -- name: carved_at_most
 -- How many accounts have an allocation, counted no further than a bound.
-SELECT count(*) FROM (SELECT 1 FROM entities WHERE tenant = ?1 AND carved IS NOT NULL LIMIT ?2);
+SELECT count(*) FROM (
+    SELECT 1 FROM entities INDEXED BY entities_carved WHERE tenant = ?1 AND carved IS NOT NULL LIMIT ?2
+);
 
 -- name: carved_upward
 -- Up from each account with an allocation: for few of them below an account that may have very many others below it.
 WITH RECURSIVE up (number, above) AS (
-    SELECT key, owner FROM entities WHERE tenant = ?1 AND carved IS NOT NULL
+    SELECT key, owner FROM entities INDEXED BY entities_carved WHERE tenant = ?1 AND carved IS NOT NULL
     UNION ALL
-    SELECT up.number, entities.owner FROM up JOIN entities
-    ON entities.tenant = ?1 AND entities.kind = 0 AND entities.key = up.above
+    SELECT up.number, entities.owner FROM up
+    CROSS JOIN entities ON entities.tenant = ?1 AND entities.kind = 0 AND entities.key = +up.above
     WHERE up.above <> ?2
 )
 SELECT number FROM up WHERE above = ?2;
@@ -108,7 +117,8 @@ ON entities.tenant = ?1 AND entities.kind = 0 AND entities.key = below.number
 WHERE entities.carved = 1 AND entities.key <> ?2;
 
 -- name: deadlines
-SELECT due_at, due_rank, -due_depth, kind, key FROM entities WHERE tenant = ? AND due_at IS NOT NULL;
+SELECT due_at, due_rank, -due_depth, kind, key FROM entities INDEXED BY entities_due
+WHERE tenant = ? AND due_at IS NOT NULL;
 
 -- name: all_of
 SELECT key, body FROM entities WHERE tenant = ? AND kind = ?;
@@ -145,11 +155,11 @@ ORDER BY seq LIMIT ?3;
 
 -- name: idle_accounts
 -- Accounts that a template opened, without calls in flight, whose windows and holds nothing has touched since.
-SELECT account.key FROM entities AS account
-WHERE account.tenant = ?1 AND account.kind = 0 AND account.live = 1 AND account.touched_at < ?3
-AND json_extract(account.body, '$.template') = ?2
+SELECT account.key FROM entities AS account INDEXED BY entities_template
+WHERE account.tenant = ?1 AND account.live = 1 AND account.touched_at < ?3
+AND CAST(account.body AS TEXT) ->> '$.template' = ?2
 AND NOT EXISTS (
-    SELECT 1 FROM entities AS used
+    SELECT 1 FROM entities AS used INDEXED BY entities_owner
     WHERE used.tenant = ?1 AND used.kind IN (2, 3) AND used.owner = account.key
     AND (used.touched_at >= ?3 OR used.kind = 3 AND used.due_at IS NOT NULL)
 )
@@ -157,22 +167,27 @@ LIMIT ?4;
 
 -- name: put_entity
 INSERT OR REPLACE INTO entities
-(tenant, kind, key, body, name, owner, carved, live, due_at, due_rank, due_depth, touched_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+(tenant, touched_at, kind, key, body, owner, name, carved, live, due_at, due_rank, due_depth)
+VALUES (?1, ?2, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: put_plain
+-- An entity that is found by its key and its owner alone, as most are.
+INSERT OR REPLACE INTO entities (tenant, touched_at, kind, key, body, owner) VALUES (?1, ?2, ?, ?, ?, ?);
 
 -- name: put_usage
 INSERT OR REPLACE INTO usage
 (tenant, seq, at, hold, account, also, amounts, uncovered, estimated, model, provider, record)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (?1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: erase_usage
 UPDATE usage SET record = NULL WHERE tenant = ? AND account = ? AND seq <= ?;
 
--- name: prune_holds
+-- name: ended_holds
 -- Holds that have ended and whose answers are not kept any more; their ids stay in the journal.
-DELETE FROM entities WHERE (tenant, kind, key) IN (
-    SELECT tenant, kind, key FROM entities WHERE kind = 3 AND due_at IS NULL AND touched_at < ? LIMIT ?
-);
+SELECT tenant, key FROM entities INDEXED BY entities_ended WHERE kind = 3 AND due_at IS NULL AND touched_at < ? LIMIT ?;
+
+-- name: drop_hold
+DELETE FROM entities WHERE tenant = ? AND kind = 3 AND key = ?;
 
 -- name: clear_entities
 DELETE FROM entities WHERE tenant = ?;
