@@ -285,29 +285,26 @@ async def test_an_ordinary_function_cannot_be_governed_on_a_loop(books):
         fiscus.govern(books, ACCOUNT)(lambda: None)
 
 
-async def test_what_others_give_comes_in_one_step_with_the_hold(books):
-    from fiscus.contract import Transfer
-
+async def test_what_others_lend_comes_in_one_step_with_the_hold_and_goes_back_unused(books):
     await books.put_account("team:t")
     for name in ("agent:needy", "agent:donor"):
         await books.put_account(name, parent="team:t")
     await books.allocate("agent:needy", "tokens", 10)
     await books.allocate("agent:donor", "tokens", 500)
-    asked: list[tuple[str, int]] = []
-
-    async def donors(account: str, lacks: int):
-        asked.append((account, lacks))
-        return [Transfer(source="agent:donor", target=account, unit="tokens", amount=lacks)]
+    told = []
 
     async def ask() -> dict[str, object]:
-        return used(300)
+        (during,) = await books.balance("agent:needy")
+        assert (during.limit, during.held) == (300, 300)
+        return used(120)
 
-    governor = Governor(books, donors)
-    run = governed(ask, governor, Terms(account="agent:needy", note="ask", tokens=300), SameLoop())
-    await run()
-    assert asked == [("agent:needy", 290)]
-    (balance,) = await books.balance("agent:needy")
-    assert (balance.limit, balance.covered, balance.available) == (300, 300, 0)
+    governor = Governor(books, borrows=True, on_moved=lambda *moved: told.append(moved))
+    await governed(ask, governor, Terms(account="agent:needy", note="ask", tokens=300), SameLoop())()
+    ((account, lacked, (move,)),) = told
+    assert (account, lacked, move.source, move.amount) == ("agent:needy", 290, "agent:donor", 290)
+    (needy,), (donor,) = await books.balance("agent:needy"), await books.balance("agent:donor")
+    assert (needy.covered, needy.available) == (120, 0), "what was not used went back"
+    assert (needy.limit, donor.limit) == (120, 390)
 
 
 async def test_a_call_that_is_given_up_while_it_begins_holds_nothing(books):

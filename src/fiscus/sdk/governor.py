@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
@@ -19,8 +19,18 @@ from math import ceil, isfinite
 from typing import Any
 
 import msgspec
+import uuid_utils
 
-from fiscus.contract import AMOUNT_MAX, CallRecord, Provenance, Refused, Transfer
+from fiscus.contract import (
+    AMOUNT_MAX,
+    CallRecord,
+    Lend,
+    LoanPart,
+    Provenance,
+    Refused,
+    SingleCommand,
+    Transfer,
+)
 from fiscus.contract.errors import (
     BudgetOverrun,
     FiscusError,
@@ -30,7 +40,7 @@ from fiscus.contract.errors import (
     refusal,
 )
 from fiscus.contract.logs import get_logger
-from fiscus.contract.queries import PAGE_LENGTH_MAX, ListUsage, UsagePage
+from fiscus.contract.queries import PAGE_LENGTH_MAX, ListUsage, MoveView, ReallocationView, UsagePage
 from fiscus.core.records import TEXT_LENGTH_MAX, Outcome
 from fiscus.sdk.hold import Hold
 from fiscus.sdk.sizing import Lately, Need
@@ -51,10 +61,8 @@ WAIT_S = 10.0
 
 WAIT_S_FIRST, WAIT_S_EACH_MAX = 0.01, 0.25
 
-Donors = Callable[[str, int], Awaitable[Sequence[Transfer]]]
-"""(account, what it lacks in tokens) → what others can give, at most that; asked on the treasury's loop."""
-
-OnMoved = Callable[[str, int, Sequence[Transfer]], None]
+OnMoved = Callable[[str, int, Sequence[MoveView]], None]
+"""(account, how much it lacked in tokens, who gave what)."""
 
 UsageOf = Callable[[Any], Any]
 """What a result says that the call used, in tokens; whatever is not a number ≥ 0 counts as not said."""
@@ -106,21 +114,21 @@ class Governor:
 
     Args:
         treasury: where the accounts are.
-        donors: who may give to an account that is short; None: nobody.
+        borrows: whether what is short is asked of others, by the rules of ``policy.reallocation``.
         wait_s: how long a call waits for calls in flight that hold what it needs, in seconds.
-        on_moved: told (account, what it lacked, transfers) when others have given.
+        on_moved: told when others have given.
     """
 
     def __init__(
         self,
         treasury: Treasury,
-        donors: Donors | None = None,
         *,
+        borrows: bool = False,
         wait_s: float = WAIT_S,
         on_moved: OnMoved | None = None,
     ) -> None:
         self.treasury = treasury
-        self._donors = donors
+        self._borrows = borrows
         self._wait_s = wait_s
         self._on_moved = on_moved
         self._lately: OrderedDict[tuple[str, str], Lately] = OrderedDict()
@@ -148,13 +156,14 @@ class Governor:
             self._lately.popitem(last=False)
         return known
 
-    async def admit(self, account: str, need: Need, *, may_ask: bool = True) -> Purse:
+    async def admit(self, account: str, need: Need, *, may_ask: bool = True, **of_hold: Any) -> Purse:
         """Hold what a call needs, or what is left of it, with what others give.
 
         Args:
             account: who pays.
             need: of the call.
             may_ask: whether others are asked.
+            of_hold: what else the hold is made with.
 
         Raises:
             Refusal: there is less than the least that the call needs.
@@ -163,31 +172,33 @@ class Governor:
         loop = asyncio.get_running_loop()
         until_s, wait_s = loop.time() + self._wait_s, WAIT_S_FIRST
         amount, attempts = need.wanted, 0
-        moves: Sequence[Transfer] = ()
+        first: tuple[SingleCommand, ...] = ()
+        plan: ReallocationView | None = None
         while True:
             attempts += 1
-            hold = self.treasury.hold(account, tokens=min(amount, AMOUNT_MAX), first=moves)
+            hold = self.treasury.hold(account, tokens=min(amount, AMOUNT_MAX), first=first, **of_hold)
             try:
                 await hold.__aenter__()
-                self._tell(account, moves)
+                self._tell(account, plan)
                 return Purse(hold, min(amount, AMOUNT_MAX))
             except Refusal as error:
                 refused = error
-            if is_of_a_gift(refused, moves):  # somebody else was quicker, or the donor may not give any more
+            if is_of_a_gift(refused, first):  # somebody else was quicker, or a lender may not give any more
                 may_ask = may_ask and attempts < ATTEMPTS_MAX
-                amount, moves = need.wanted, ()
+                amount, first, plan = need.wanted, (), None
                 continue
             left = left_of(refused)
             if left is None:
                 raise refused
-            moves = await self.gifts(account, refused, need.needed - left) if may_ask else ()
-            amount = min(need.wanted, left + sum(move.amount for move in moves))
+            plan = await self._plan(account, refused, need.needed) if may_ask and left < need.needed else None
+            first = () if plan is None else (loan_of(plan),)
+            amount = min(need.wanted, left if plan is None else plan.available + plan.recovered)
             if amount >= need.least and attempts < ATTEMPTS_MAX:
                 continue
             if not may_come_back(refused, need.least) or loop.time() >= until_s:
                 raise short(refused, account, need.least, left)
             await asyncio.sleep(wait_s)
-            amount, moves, attempts = need.wanted, (), 0
+            amount, first, plan, attempts = need.wanted, (), None, 0
             wait_s = min(wait_s * 2, WAIT_S_EACH_MAX)
 
     async def raise_to(self, purse: Purse, total: int) -> int:
@@ -200,41 +211,47 @@ class Governor:
             return await self._raise_to(purse, total)
 
     async def _raise_to(self, purse: Purse, total: int) -> int:
-        moves: Sequence[Transfer] = ()
+        account = purse.hold.account
+        plan: ReallocationView | None = None
         for _ in range(ATTEMPTS_MAX):
             rise = total - purse.amount
             if rise <= 0:
                 return 0
+            first = () if plan is None else transfers_of(plan)
             try:
-                await purse.hold.extend(first=moves, tokens=total)
+                await purse.hold.extend(first=first, tokens=total)
             except Refusal as refused:
-                if is_of_a_gift(refused, moves):
-                    moves = ()
+                if is_of_a_gift(refused, first):
+                    plan = None
                     continue
                 left = left_of(refused)
                 if left is None:
                     return rise
-                moves = await self.gifts(purse.hold.account, refused, rise - left)
-                lacking = rise - left - sum(move.amount for move in moves)
+                plan = await self._plan(account, refused, rise)
+                lacking = rise - (left if plan is None else plan.available + plan.recovered)
                 if lacking > 0:
                     return min(lacking, rise)
             except TreasuryError:
                 return 0
             else:
                 purse.amount = total
-                self._tell(purse.hold.account, moves)
+                self._tell(account, plan)
         return max(0, total - purse.amount)
 
-    async def gifts(self, account: str, refused: Refusal, lacks: int) -> Sequence[Transfer]:
-        """What others can give, if it is the account's own budget that binds."""
+    async def _plan(self, account: str, refused: Refusal, amount: int) -> ReallocationView | None:
+        """What others would give so that so much is free, if it is the account's own budget that binds."""
         binding = refused.binding
-        if self._donors is None or lacks <= 0 or binding is None or binding.account != account:
-            return ()
-        return await self._donors(account, lacks)
+        if not self._borrows or binding is None or binding.account != account:
+            return None
+        try:
+            plan = await self.treasury.reallocation(account, "tokens", amount)
+        except Refusal:
+            return None
+        return plan if plan.moves else None
 
-    def _tell(self, account: str, moves: Sequence[Transfer]) -> None:
-        if moves and self._on_moved is not None:
-            self._on_moved(account, sum(move.amount for move in moves), moves)
+    def _tell(self, account: str, plan: ReallocationView | None) -> None:
+        if plan is not None and self._on_moved is not None:
+            self._on_moved(account, plan.shortfall, plan.moves)
 
     async def _history(self, terms: Terms) -> list[int]:
         """What the calls of this function used in the last days, oldest first; nothing where it cannot be read."""
@@ -486,10 +503,26 @@ def left_of(refused: Refusal) -> int | None:
     return None if binding is None or binding.unit != "tokens" else binding.available
 
 
-def is_of_a_gift(refused: Refusal, moves: Sequence[Transfer]) -> bool:
-    """Whether one of the transfers was refused, and not what they were made for."""
+def loan_of(plan: ReallocationView) -> Lend:
+    """What others give to a call before it runs: what it does not use goes back to them."""
+    parts = tuple(LoanPart(source=move.source, amount=move.amount) for move in plan.moves)
+    reason = f"{plan.account} lacked {plan.shortfall} tokens"
+    return Lend(id=str(uuid_utils.uuid7()), account=plan.target, unit=plan.unit, parts=parts, reason=reason)
+
+
+def transfers_of(plan: ReallocationView) -> tuple[Transfer, ...]:
+    """What others give for what has been used."""
+    reason = f"{plan.account} lacked {plan.shortfall} tokens"
+    return tuple(
+        Transfer(source=move.source, target=plan.target, unit=plan.unit, amount=move.amount, reason=reason)
+        for move in plan.moves
+    )
+
+
+def is_of_a_gift(refused: Refusal, first: Sequence[SingleCommand]) -> bool:
+    """Whether what others give was refused, and not what it was to be given for."""
     index = refused.refused.index
-    return index is not None and index < len(moves)
+    return index is not None and index < len(first) and refused.code != "format_not_raised"
 
 
 def may_come_back(refused: Refusal, least: int) -> bool:

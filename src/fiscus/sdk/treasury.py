@@ -260,7 +260,8 @@ class Treasury:
                 ``hold.answer.model`` says which one was taken.
             id: of the hold; repeating a call with the same id holds nothing twice.
             keep_alive: renew the lease while the body runs.
-            first: commands that are done with the reserve, all or none, such as transfers that make room for it.
+            first: commands that are done with the reserve, all or none, such as transfers that make room for it, or
+                loans, which go back as far as they are not used.
         """
         reserve = Reserve(
             id=_id(id),
@@ -279,6 +280,7 @@ class Treasury:
             leave=leave or {},
             least=least or {},
             alternatives=tuple(alternatives),
+            loans=tuple(command.id for command in first if isinstance(command, Lend)),
         )
         record = CallRecord(model=model, feature=feature)
         return Hold(self._teller, reserve, record=record, id_is_ours=id is None, is_kept_alive=keep_alive, first=first)

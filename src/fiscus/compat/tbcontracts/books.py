@@ -30,16 +30,14 @@ from fiscus.contract import (
     Transfer,
 )
 from fiscus.contract.errors import BudgetBusy, BudgetExceeded, BudgetOverrun, Conflict, Refusal, TreasuryError, Unknown
-from fiscus.contract.queries import PAGE_LENGTH_MAX, AccountView, ListUsage, ReadAccount, UsagePage
+from fiscus.contract.queries import PAGE_LENGTH_MAX, AccountView, ListUsage, MoveView, ReadAccount, UsagePage
 from fiscus.core.records import TEXT_LENGTH_MAX
-from fiscus.policy.reallocation import Seat, in_order, reallocate
 from fiscus.sdk import SyncTreasury
-from fiscus.sdk.governor import Governor, left_of
+from fiscus.sdk.governor import Governor, left_of, transfers_of
 from fiscus.sdk.sizing import Need
 
 NAMESPACE_DEFAULT = "default"
 ATTEMPTS_MAX = 8
-REASON = "moved to a more important agent that is short"
 DECLARED = "max_tokens"
 REVISION = "revision"
 """Labels of an account: what was registered, which moves do not change, and how often that was changed."""
@@ -83,7 +81,7 @@ class Books:
         self._parent = parent
         self._names: dict[str, str] = {}
         self._mutex = threading.Lock()
-        self._governor = Governor(treasury.asynchronous, self.donors, wait_s=0)
+        self._governor = Governor(treasury.asynchronous, borrows=True, wait_s=0)
 
     def account_of(self, agent: str) -> str:
         """The account of an agent."""
@@ -156,7 +154,7 @@ class Books:
 
     def move(self, account: str, shortfall: int) -> list[tuple[str, int]]:
         """Move up to ``shortfall`` to an agent; returns who gave how much."""
-        moves: Sequence[Transfer] = self.treasury.thread.wait(self._move(account, shortfall))
+        moves: Sequence[MoveView] = self.treasury.thread.wait(self._move(account, shortfall))
         return [(self.name_of(move.source), move.amount) for move in moves]
 
     def history(self, account: str | None) -> list[tuple[str, int, float, str]]:
@@ -168,14 +166,6 @@ class Books:
         return self._names.get(account, account.removeprefix(self._prefix))
 
     # -- on the treasury's loop ---------------------------------------------------------------------------------------
-
-    async def donors(self, account: str, lacks: int) -> Sequence[Transfer]:
-        """What others can give to an account, at most what it lacks; see ``policy.reallocation``."""
-        plan = reallocate(await self._seats(), needy=account, shortfall=lacks)
-        return [
-            Transfer(source=move.donor, target=account, unit="tokens", amount=move.amount, reason=REASON)
-            for move in plan.moves
-        ]
 
     async def booked(self, account: str, tokens: int, note: str, *, may_ask: bool) -> None:
         """See ``book``."""
@@ -274,25 +264,28 @@ class Books:
             ]
         return []
 
-    async def _move(self, account: str, shortfall: int) -> Sequence[Transfer]:
+    async def _move(self, account: str, shortfall: int) -> Sequence[MoveView]:
+        treasury = self.treasury.asynchronous
         for _ in range(ATTEMPTS_MAX):
-            moves = await self.donors(account, shortfall)
-            if not moves:
+            available = max(0, await self._available(account))
+            plan = await treasury.reallocation(account, "tokens", min(AMOUNT_MAX, available + shortfall))
+            if not plan.moves:
                 break
             try:
-                await self.treasury.asynchronous.compound(moves)
-                return moves
+                await treasury.compound(transfers_of(plan))
+                return plan.moves
             except Refusal:
                 continue  # a donor has used what it had meanwhile
         return ()
 
     async def _donor_names(self, account: str) -> list[str]:
-        seats = await self._seats()
-        gives = {move.donor for move in reallocate(seats, needy=account, shortfall=AMOUNT_MAX).moves}
-        return [self.name_of(seat.account) for seat in in_order(seats) if seat.account in gives]
+        plan = await self.treasury.asynchronous.reallocation(account, "tokens", AMOUNT_MAX)
+        return [self.name_of(move.source) for move in plan.moves]
 
-    async def _seats(self) -> list[Seat]:
-        return [seat_of(read) for read in await self._read_all()]
+    async def _available(self, account: str) -> int:
+        read = await self._read(account)
+        assert read is not None, "an agent that is known has an account for good"
+        return figures_of(read).available
 
     async def _read_all(self) -> list[AccountAnswer]:
         with self._mutex:
@@ -363,15 +356,3 @@ def figures_of(read: AccountAnswer) -> Figures:
         return Figures(allocated=0, consumed=0, available=0)
     balance = budget.balance
     return Figures(allocated=balance.limit, consumed=balance.spent + balance.quarantined, available=balance.available)
-
-
-def seat_of(read: AccountAnswer) -> Seat:
-    """An account as one that may give or get."""
-    figures = figures_of(read)
-    return Seat(
-        account=read.account,
-        priority=read.priority,
-        allocation=figures.allocated,
-        available=figures.available,
-        min_reserve=read.min_reserve.get("tokens", 0),
-    )

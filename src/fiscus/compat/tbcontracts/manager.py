@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import isfinite
 from types import TracebackType
 from typing import Any
@@ -15,9 +15,9 @@ from fiscus.compat.tbcontracts.errors import BudgetExceededError, UnknownAgentEr
 from fiscus.compat.tbcontracts.ledger import Ledger
 from fiscus.compat.tbcontracts.reallocator import Reallocator
 from fiscus.compat.tbcontracts.telemetry import TelemetryRecorder, recorder_of
-from fiscus.contract import Transfer
 from fiscus.contract.errors import BudgetOverrun, Refusal
 from fiscus.contract.logs import get_logger
+from fiscus.contract.queries import MoveView
 from fiscus.sdk import SyncTreasury
 from fiscus.sdk.decorator import Function
 from fiscus.sdk.governed import Watch, governed, name_of
@@ -58,9 +58,7 @@ class BudgetManager:
         self.reallocator = Reallocator(self.ledger, self.contracts, telemetry=self._telemetry)
         treasury = self.ledger.books.treasury
         self._way = treasury.thread
-        self._governor = Governor(
-            treasury.asynchronous, self.ledger.books.donors, wait_s=wait_s, on_moved=self._tell_moved
-        )
+        self._governor = Governor(treasury.asynchronous, borrows=True, wait_s=wait_s, on_moved=self._tell_moved)
         self._mutex = threading.Lock()
 
     @property
@@ -188,9 +186,9 @@ class BudgetManager:
             raise UnknownAgentError(agent)
         return contract
 
-    def _tell_moved(self, account: str, lacked: int, moves: Any) -> None:
+    def _tell_moved(self, account: str, lacked: int, moves: Sequence[MoveView]) -> None:
         books = self.ledger.books
-        pairs = [(books.name_of(move.source), move.amount) for move in moves if isinstance(move, Transfer)]
+        pairs = [(books.name_of(move.source), move.amount) for move in moves]
         self.reallocator.tell(books.name_of(account), lacked, pairs)
 
 

@@ -26,7 +26,8 @@ class Reallocator:
         Raises:
             KeyError: there is no such agent.
         """
-        return [self._contracts[name] for name in self._ledger.books.donor_names(self._account(exclude))]
+        names = self._ledger.books.donor_names(self._account(exclude))
+        return [self._contracts[name] for name in names if name in self._contracts]
 
     def reallocate(self, needy: str, shortfall: int) -> int:
         """Move up to ``shortfall`` tokens to an agent.
