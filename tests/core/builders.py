@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 from fiscus.core.commands import (
     Adjust,
     Allocate,
+    ApproveOverride,
     Compound,
     Deallocate,
+    DenyOverride,
     EndAdjustment,
     Extend,
     GiveBack,
@@ -17,11 +19,15 @@ from fiscus.core.commands import (
     LoanPart,
     PutAccount,
     PutBudget,
+    PutKey,
     PutTemplate,
     Release,
     RemoveBudget,
     Request,
+    RequestOverride,
     Reserve,
+    ResetGate,
+    RevokeOverride,
     SetStatus,
     Settle,
     Transfer,
@@ -39,6 +45,7 @@ START = datetime(2025, 10, 9, 10, tzinfo=UTC)
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 START_MS = 1_760_004_000_000
 TABLES = ("accounts", "budgets", "cells", "holds", "adjustments", "templates", "keys", "loans")
+TABLES = ("accounts", "budgets", "cells", "holds", "adjustments", "templates", "keys", "overrides")
 DUE = {
     "Expired",
     "QuarantineClosed",
@@ -48,6 +55,7 @@ DUE = {
     "ThresholdCrossed",
     "Transferred",
     "LoanEnded",
+    "OverrideExpired",
 }
 USE = ("covered", "held", "quarantined", "uncovered")
 BY_POLICY = {"StatusChanged", "AllocationParked", "AllocationEnded", "WindowOpened"}
@@ -225,6 +233,31 @@ class Ledger:
 
     def end_adjustment(self, id: str, account: str, *, refused=None) -> Any:
         return self.do(EndAdjustment(id=id, account=account), refused)
+
+    def keys(self, **roles: Any) -> Ledger:
+        """``keys(boss="admin", bound=("account", "team"))``: keys by their public ids."""
+        for key, role in roles.items():
+            of, account = role if isinstance(role, tuple) else (role, None)
+            self.do(PutKey(key=key, digest=f"digest of {key}", role=of, account=account))
+        return self
+
+    def ask(self, id: str, account: str, amount: int, *, by: str = "asker", refused=None, **fields: Any) -> Any:
+        """Request an override."""
+        context = {name: fields.pop(name) for name in ("scope",) if name in fields}
+        fields = {"budget": "tokens-lifetime", "reason": "because", **fields}
+        return self.do(RequestOverride(id=id, account=account, amount=amount, **fields), refused, actor=by, **context)
+
+    def approve(self, id: str, amount: int | None = None, *, by: str = "boss", refused=None, **context: Any) -> Any:
+        return self.do(ApproveOverride(id=id, amount=amount, reason="so be it"), refused, actor=by, **context)
+
+    def deny(self, id: str, *, by: str = "boss", refused=None, **context: Any) -> Any:
+        return self.do(DenyOverride(id=id, reason="no"), refused, actor=by, **context)
+
+    def revoke(self, id: str, *, by: str = "boss", refused=None, **context: Any) -> Any:
+        return self.do(RevokeOverride(id=id, reason="enough"), refused, actor=by, **context)
+
+    def reset_gate(self, account: str, task: str | None = None, *, refused=None, **context: Any) -> Any:
+        return self.do(ResetGate(account=account, task=task), refused, **context)
 
     def status(self, account: str, status: Any, *, refused=None, **fields: Any) -> Any:
         return self.do(SetStatus(account=account, status=status, **fields), refused)

@@ -4,12 +4,15 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from fiscus.core.commands import (
     Adjust,
     Allocate,
+    ApproveOverride,
     Compound,
     Deallocate,
+    DenyOverride,
     EndAdjustment,
     EraseName,
     Extend,
@@ -21,8 +24,11 @@ from fiscus.core.commands import (
     RemoveBudget,
     RemoveTemplate,
     Request,
+    RequestOverride,
     Reserve,
+    ResetGate,
     RevokeKey,
+    RevokeOverride,
     SetStatus,
     Settle,
     TemplateBudget,
@@ -31,6 +37,7 @@ from fiscus.core.commands import (
 from fiscus.core.decide import decide, new_draft
 from fiscus.core.events import AnyEvent, Checkpoint, Event
 from fiscus.core.fold import FOLDS, fold
+from fiscus.core.records import CallRecord
 from tests.core.builders import HOUR, MINUTE, Ledger, folded, moment, rows
 
 NAMES = ("root", "a", "b", "leaf", "t:1")
@@ -57,6 +64,29 @@ commands = st.one_of(
         reason=st.just("r"),
         valid_until=st.none() | st.just(moment(90 * MINUTE)),
     ),
+    st.builds(
+        RequestOverride,
+        id=st.sampled_from(["x", "y"]),
+        account=names,
+        budget=st.just("tokens-hour"),
+        amount=st.integers(1, 60),
+        reason=st.just("r"),
+        valid_s=st.none() | st.integers(60, 5_000),
+        open_s=st.sampled_from([60, 3_600]),
+    ),
+    st.builds(ApproveOverride, id=st.sampled_from(["x", "y"]), amount=st.none() | st.integers(1, 40)),
+    st.builds(DenyOverride, id=st.sampled_from(["x", "y"]), reason=st.just("r")),
+    st.builds(RevokeOverride, id=st.sampled_from(["x", "y"])),
+    st.builds(
+        Settle,
+        id=ids,
+        total=tokens,
+        account=names,
+        record=st.builds(CallRecord, confidence=st.sampled_from([0.1, 0.9])),
+        attributes=st.sampled_from([{}, {"task": "t"}]),
+    ),
+    st.builds(Reserve, id=ids, account=names, amounts=tokens, attributes=st.just({"task": "t"})),
+    st.builds(ResetGate, account=names, task=st.sampled_from([None, "", "t"])),
     st.builds(EndAdjustment, id=st.sampled_from(["x", "y"]), account=names),
     st.builds(
         PutBudget,
@@ -72,6 +102,12 @@ commands = st.one_of(
     st.builds(RemoveBudget, account=names, budget=st.just("tokens-hour")),
     st.builds(SetStatus, account=names, status=st.sampled_from(["active", "suspended", "closed"])),
     st.builds(PutAccount, account=names, priority=st.integers(1, 3)),
+    st.builds(
+        PutAccount,
+        account=names,
+        confidence_threshold=st.sampled_from([None, 0.5]),
+        gate_s=st.sampled_from([UNSET, 60]),
+    ),
 )
 
 
@@ -83,8 +119,10 @@ def test_whatever_is_decided_the_invariants_hold_and_the_journal_gives_the_same_
     ledger.tree("root", "root/a", "root/b", "a/leaf")
     ledger.budget("root", 100, period="hour", carry_over="unused")
     ledger.template("t:*", parent="a", budgets=(TemplateBudget(unit="calls", limit=2),))
+    ledger.keys(boss="admin", asker="operator")
     for command, step in steps:
-        ledger.wait(step).decide(command)
+        actor = "asker" if isinstance(command, RequestOverride) else "boss"
+        ledger.wait(step).decide(command, actor=actor)
     ledger.check_replay()
 
 
@@ -117,6 +155,16 @@ def long(ledger):
     ledger.reserve("h4", "t:1", 5)
     ledger.do(RemoveTemplate(pattern="t:*"))
     ledger.do(PutKey(key="k", digest="d", role="viewer"))
+    ledger.keys(boss="admin")
+    for id in ("o1", "o2", "o3", "o4"):
+        ledger.ask(id, "root", 10, budget="tokens-hour", open_s=600)
+    ledger.approve("o1")
+    ledger.revoke("o1")
+    ledger.deny("o2")
+    ledger.revoke("o3", by="asker")
+    ledger.account("a", confidence_threshold=0.5)
+    ledger.use("a", 1, record=CallRecord(confidence=0.7), attributes={"task": "t"})
+    ledger.reset_gate("a")
     ledger.do(RevokeKey(key="k"))
     ledger.use("t:1", 300)
     ledger.wait(30 * HOUR).due()

@@ -14,6 +14,7 @@ from fiscus.core.outcomes import (
     BudgetView,
     HoldAnswer,
     KeyAnswer,
+    OverrideAnswer,
     Refused,
     Spooled,
     TemplateAnswer,
@@ -27,6 +28,7 @@ BatchOutcome = (
     | AllocationAnswer
     | TransferAnswer
     | AdjustmentAnswer
+    | OverrideAnswer
     | TemplateAnswer
     | Spooled
     | Refused

@@ -14,11 +14,22 @@ from fiscus.core.commands import (
     PutTemplate,
     RemoveBudget,
     RemoveTemplate,
+    ResetGate,
     SetStatus,
 )
 from fiscus.core.outcomes import Refused
 
-SETTING_LIMITS = (PutBudget, RemoveBudget, Adjust, EndAdjustment, Allocate, Deallocate, SetStatus, PutAccount)
+SETTING_LIMITS = (
+    PutBudget,
+    RemoveBudget,
+    Adjust,
+    EndAdjustment,
+    Allocate,
+    Deallocate,
+    SetStatus,
+    PutAccount,
+    ResetGate,
+)
 
 
 def denied(caller: Caller, command: AnyCommand) -> Refused | None:

@@ -19,6 +19,7 @@ from fiscus.api.problems import Problem, problem
 from fiscus.contract.queries import PAGE_LENGTH_DEFAULT, PAGE_LENGTH_MAX
 from fiscus.core import commands
 from fiscus.core.commands import COMPOUND_LENGTH_MAX, Command, SingleCommand, Status
+from fiscus.core.outcomes import OverrideState
 from fiscus.core.units import AMOUNT_MAX, Unit
 
 LOCATED_BYTES_MAX = 65_536
@@ -72,6 +73,10 @@ AllocationBody = body_of(commands.Allocate, "AllocationBody", without=["account"
 TransferBody = body_of(commands.Transfer, "TransferBody")
 LoanBody = body_of(commands.Lend, "LoanBody")
 AdjustmentBody = body_of(commands.Adjust, "AdjustmentBody", without=["account"])
+OverrideBody = body_of(commands.RequestOverride, "OverrideBody")
+ApprovalBody = body_of(commands.ApproveOverride, "ApprovalBody", without=["id"])
+DecisionBody = body_of(commands.DenyOverride, "DecisionBody", without=["id"])
+GateBody = body_of(commands.ResetGate, "GateBody", without=["account"])
 TemplateBody = body_of(commands.PutTemplate, "TemplateBody", without=["pattern"])
 KeyBody = body_of(commands.PutKey, "KeyBody", without=["key", "digest"])
 
@@ -118,6 +123,13 @@ class AccountsParameters(PageParameters):
     prefix: str | None = None
     parent: str | None = None
     status: Status | None = None
+
+
+class OverridesParameters(PageParameters):
+    """Which overrides: in a state, for an account or one below it."""
+
+    state: OverrideState | None = None
+    account: str | None = None
 
 
 class UsageParameters(PageParameters):

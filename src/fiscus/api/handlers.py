@@ -37,11 +37,13 @@ from fiscus.contract.queries import (
     ListAccounts,
     ListEntries,
     ListKeys,
+    ListOverrides,
     ListTemplates,
     ListUsage,
     ReadAccount,
     ReadHold,
     ReadLoan,
+    ReadOverride,
     ReadReallocation,
     TemplatesView,
     UsagePage,
@@ -53,8 +55,10 @@ from fiscus.core.commands import (
     Adjust,
     Allocate,
     AnyCommand,
+    ApproveOverride,
     Compound,
     Deallocate,
+    DenyOverride,
     EndAdjustment,
     EraseName,
     Extend,
@@ -68,8 +72,11 @@ from fiscus.core.commands import (
     RemoveBudget,
     RemoveTemplate,
     Request,
+    RequestOverride,
     Reserve,
+    ResetGate,
     RevokeKey,
+    RevokeOverride,
     SetStatus,
     Settle,
     SingleCommand,
@@ -83,7 +90,7 @@ NO_STORE = ((b"cache-control", b"no-store"),)
 
 UNHEALTHY_REASONS = frozenset(("internal_error",))
 """Reasons not to admit calls that speak against the process; the others no new process cures."""
-CREATING = (Reserve, Adjust, Lend)
+CREATING = (Reserve, Adjust, Lend, RequestOverride)
 SPOOLED_STATUS = 202
 
 
@@ -211,6 +218,31 @@ def end_adjustment(call: Call) -> EndAdjustment:
     return EndAdjustment(account=call.path[0], id=call.path[1])
 
 
+def request_override(call: Call) -> RequestOverride:
+    """Body: the request."""
+    return command_from(RequestOverride, call.body)  # type: ignore[no-any-return]  # see command_from
+
+
+def approve_override(call: Call) -> ApproveOverride:
+    """Address: the override."""
+    return command_from(ApproveOverride, call.body, id=call.path[0])  # type: ignore[no-any-return]  # see command_from
+
+
+def deny_override(call: Call) -> DenyOverride:
+    """Address: the override."""
+    return DenyOverride(id=call.path[0], reason=call.body.reason)
+
+
+def revoke_override(call: Call) -> RevokeOverride:
+    """Address: the override."""
+    return RevokeOverride(id=call.path[0], reason=call.body.reason)
+
+
+def reset_gate(call: Call) -> ResetGate:
+    """Address: the account."""
+    return ResetGate(account=call.path[0], task=call.body.task)
+
+
 def put_template(call: Call) -> PutTemplate:
     """Address: the pattern."""
     return command_from(PutTemplate, call.body, pattern=call.path[0])  # type: ignore[no-any-return]  # see command_from
@@ -301,6 +333,7 @@ read_loan = reading(lambda call: ReadLoan(id=call.path[0]))
 read_reallocation = reading(
     lambda call: ReadReallocation(account=call.path[0], unit=call.parameters.unit, amount=call.parameters.amount)
 )
+read_override = reading(lambda call: ReadOverride(id=call.path[0]))
 read_account = reading(lambda call: ReadAccount(account=call.path[0]))
 list_templates = reading(lambda _: ListTemplates())
 list_keys = reading(lambda _: ListKeys())
@@ -365,6 +398,16 @@ async def list_usage(call: Call) -> Reply | Problem:
         return refusal_problem(page)
     assert isinstance(page, UsagePage)
     return call.answer(UsagePageAnswer(as_of_seq=page.as_of_seq, usage=page.usage, next=cursor_of(page.next)))
+
+
+async def list_overrides(call: Call) -> Reply | Problem:
+    """A page of overrides; the cursor is the id of the last one."""
+    asked = call.parameters
+    if asked.cursor is not None and check_id("cursor", asked.cursor) is not None:
+        return _no_cursor()
+    query = ListOverrides(after=asked.cursor or "", limit=asked.limit, state=asked.state, account=asked.account)
+    page = await _read(call, query)
+    return refusal_problem(page) if isinstance(page, Refused) else call.answer(page)
 
 
 def _no_cursor() -> Problem:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from fiscus.core.checks import (
+    APPROVER_KEYS_MAX,
     ATTRIBUTES_MAX,
+    GATE_S_MAX,
     LABELS_MAX,
+    OVERRIDE_DURATION_S_MAX,
+    OVERRIDE_OPEN_S_MAX,
+    OVERRIDE_PERCENT_MAX,
     PRIORITY_MAX,
     REASON_LENGTH_MAX,
+    ROLES,
     TEMPLATE_BUDGETS_MAX,
     THRESHOLDS_MAX,
 )
@@ -114,12 +120,20 @@ FIELDS: dict[str, dict[str, Any]] = {
     "max_new_per_minute": POSITIVE,
     "idle_close_s": POSITIVE,
     "requests_per_minute": POSITIVE,
+    "confidence_threshold": {"type": "number", "minimum": 0, "maximum": 1},
+    "gate_s": {"type": "integer", "minimum": 1, "maximum": GATE_S_MAX},
+    "valid_s": {"type": "integer", "minimum": 1, "maximum": OVERRIDE_DURATION_S_MAX},
+    "open_s": {"type": "integer", "minimum": 1, "maximum": OVERRIDE_OPEN_S_MAX},
+    "max_duration_s": {"type": "integer", "minimum": 1, "maximum": OVERRIDE_DURATION_S_MAX},
+    "max_percent": {"type": "integer", "minimum": 0, "maximum": OVERRIDE_PERCENT_MAX},
+    "approver_keys": {"type": "array", "items": ID, "maxItems": APPROVER_KEYS_MAX},
 }
 """By the name of the field, in every body."""
 
 _SIGNED = {"type": "integer", "minimum": -AMOUNT_MAX, "maximum": AMOUNT_MAX, "not": {"const": 0}}
 _SOME = {**AMOUNTS, "description": "Not all of them 0."}
 _WHY = {**REASON, "minLength": 1}
+_OVERRIDES = ("RequestOverride", "OverrideBody", "ApproveOverride", "ApprovalBody")
 
 FIELDS_OF: dict[tuple[str, str], dict[str, Any]] = {
     ("Transfer", "amount"): POSITIVE,
@@ -134,6 +148,10 @@ FIELDS_OF: dict[tuple[str, str], dict[str, Any]] = {
     ("AdjustmentBody", "reason"): _WHY,
     ("Reserve", "amounts"): _SOME,
     ("HoldBody", "amounts"): _SOME,
+    **{(name, "amount"): POSITIVE for name in _OVERRIDES},
+    **{(name, "reason"): {**TEXT, "minLength": 1} for name in _OVERRIDES[:2]},
+    **{(name, "reason"): TEXT for name in (*_OVERRIDES[2:], "DenyOverride", "RevokeOverride", "DecisionBody")},
+    ("OverridePolicy", "approvers"): {"type": "array", "items": {"enum": list(ROLES)}, "maxItems": len(ROLES)},
 }
 """By the name of the type and of the field, where that is not enough."""
 

@@ -12,6 +12,7 @@ from fiscus.cli.budgets import budgets
 from fiscus.cli.invocation import ApiKey, Invocation, Json, Store, Tenant, Url, command, remember
 from fiscus.cli.keys import keys
 from fiscus.cli.loans import loans
+from fiscus.cli.overrides import overrides
 
 SERVICE, DECLARED, JOURNAL, TRAFFIC = "The service", "Accounts and budgets", "The journal", "Traffic"
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.add_typer(accounts, name="accounts", rich_help_panel=DECLARED)
 app.add_typer(budgets, name="budgets", rich_help_panel=DECLARED)
 app.add_typer(loans, name="loans", rich_help_panel=DECLARED)
+app.add_typer(overrides, name="overrides", rich_help_panel=DECLARED)
 app.add_typer(keys, name="keys", rich_help_panel=SERVICE)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from msgspec import UNSET
 
 from fiscus.cli.connection import Connection, connected
 from fiscus.cli.invocation import Invocation, command
@@ -21,8 +22,8 @@ from fiscus.cli.output import (
 )
 from fiscus.contract.errors import ConfigurationInvalid
 from fiscus.contract.queries import PAGE_LENGTH_MAX, AccountsPage, AccountView, ListAccounts, ReadAccount
-from fiscus.core.commands import EraseName, PutAccount, SetStatus, ShortageStep, Status
-from fiscus.core.outcomes import AccountAnswer, BudgetView, ErasedAnswer
+from fiscus.core.commands import EraseName, PutAccount, ResetGate, SetStatus, Status
+from fiscus.core.outcomes import AccountAnswer, BudgetView, ErasedAnswer, GateView
 
 accounts = typer.Typer(help="Who can hold and spend: a tree of accounts.", no_args_is_help=True)
 
@@ -80,20 +81,29 @@ async def put_account(
         list[str] | None, typer.Option(help="UNIT=AMOUNT that it keeps when others ask it to donate. Repeatable.")
     ] = None,
     shortage: Annotated[
-        list[ShortageStep] | None,
+        list[str] | None,
         typer.Option(
             help="What is tried for reserves that lack room, in this order; only 'deny': nothing. Repeatable."
         ),
     ] = None,
+    confidence_threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="From this confidence on, a task's next call is refused.")
+    ] = None,
+    gate_s: Annotated[int | None, typer.Option(min=1, help="For so many seconds then; else until it is reset.")] = None,
+    no_gate: Annotated[bool, typer.Option("--no-gate", help="Without a confidence threshold from now on.")] = False,
 ) -> None:
     """Open an account, or change what is given of one."""
+    if no_gate and (confidence_threshold is not None or gate_s is not None):
+        raise ConfigurationInvalid("--no-gate excludes --confidence-threshold and --gate-s")
     wanted = PutAccount(
         account=account,
         parent=parent,
         priority=priority,
         labels=read_pairs(label) if label is not None else None,
         min_reserve=read_amounts(min_reserve) if min_reserve is not None else None,
-        shortage=tuple(shortage) if shortage else None,
+        shortage=tuple(shortage) if shortage else None,  # type: ignore[arg-type]  # the ledger refuses others
+        confidence_threshold=UNSET if confidence_threshold is None and not no_gate else confidence_threshold,
+        gate_s=UNSET if gate_s is None else gate_s,
     )
     async with connected(invocation, creates=True) as connection:
         answer = await connection.ask(AccountAnswer, wanted)
@@ -130,6 +140,20 @@ async def close_account(invocation: Invocation, account: Account, reason: Reason
     await _set_status(invocation, account, "closed", reason)
 
 
+@command(accounts, "reset-gate")
+async def reset_gate(
+    invocation: Invocation,
+    account: Account,
+    task: Annotated[
+        str | None, typer.Option(help="Only of this task; '' means calls that name none. All unless given.")
+    ] = None,
+) -> None:
+    """Open the confidence gate of an account again."""
+    async with connected(invocation) as connection:
+        answer = await connection.ask(AccountAnswer, ResetGate(account=account, task=task))
+    write_account(invocation, answer)
+
+
 @command(accounts, "erase")
 async def erase_account(
     invocation: Invocation,
@@ -162,11 +186,27 @@ def write_account(invocation: Invocation, account: AccountAnswer) -> None:
         ("priority", str(account.priority)),
         ("labels", pairs_text(account.labels)),
         ("min reserve", amounts_text(account.min_reserve)),
+        ("gate", _gate_text(account)),
+        ("closed for", "; ".join(_closed_text(gate) for gate in account.gates)),
     ):
         if text:
             write_line(f"  {name}: {text}")
     if account.budgets:
         write_table(COLUMNS[3:], (row[3:] for row in account_rows(account)))
+
+
+def _gate_text(account: AccountAnswer) -> str:
+    """When the confidence gate closes, and for how long."""
+    if account.confidence_threshold is None:
+        return ""
+    how_long = f"for {account.gate_s} s" if account.gate_s is not None else "until it is reset"
+    return f"closes at a confidence of {account.confidence_threshold:g} {how_long}"
+
+
+def _closed_text(gate: GateView) -> str:
+    """One closed gate."""
+    task = "calls without a task" if gate.task == "" else gate.task or f"a task (key {gate.key})"
+    return f"{task} until {gate.opens_at}" if gate.opens_at else task
 
 
 def account_rows(account: AccountAnswer) -> list[tuple[str, ...]]:

@@ -13,7 +13,9 @@ from fiscus.cli.output import amount_text, balance_row, read_amount, read_pairs,
 from fiscus.cli.times import Until, in_utc
 from fiscus.contract.errors import ConfigurationInvalid
 from fiscus.contract.queries import AccountView, ReadAccount
+from fiscus.core.checks import ROLES
 from fiscus.core.commands import (
+    OVERRIDE_POLICY_DEFAULT,
     THRESHOLDS_DEFAULT,
     Adjust,
     Allocate,
@@ -22,6 +24,7 @@ from fiscus.core.commands import (
     EndAdjustment,
     ExhaustionPolicy,
     Mode,
+    OverridePolicy,
     PutBudget,
     RemoveBudget,
     Severity,
@@ -70,6 +73,13 @@ async def put_budget(
     carry_debt: Annotated[
         bool, typer.Option("--carry-debt", help="What is overdrawn goes to the next window.")
     ] = False,
+    override_percent: Annotated[
+        int | None, typer.Option(min=0, help="Overrides may add so much of the limit in all; 50 unless given.")
+    ] = None,
+    override_s: Annotated[int | None, typer.Option(min=1, help="An override lasts so many seconds at most.")] = None,
+    approver: Annotated[list[str] | None, typer.Option(help="Role that may decide on them. Repeatable.")] = None,
+    approver_key: Annotated[list[str] | None, typer.Option(help="Id of a key that may, too. Repeatable.")] = None,
+    no_approval: Annotated[bool, typer.Option("--no-approval", help="Grant overrides at once.")] = False,
     force: Force = False,
     if_version: IfVersion = None,
 ) -> None:
@@ -88,6 +98,7 @@ async def put_budget(
         carry_over=carry_over,
         carry_max=read_amount(unit, carry_max) if carry_max is not None else None,
         carry_debt=carry_debt,
+        override=_policy(override_percent, override_s, approver, approver_key, no_approval=no_approval),
         force=force,
         if_version=if_version,
     )
@@ -121,7 +132,7 @@ async def adjust_budget(
         view = await connection.read(AccountView, ReadAccount(tenant=connection.tenant, account=account))
         unit: Unit = next((found.unit for found in view.account.budgets if found.budget == budget), "calls")
         wanted = Adjust(
-            id=adjustment or _new_id(),
+            id=adjustment or new_id(),
             account=account,
             budget=budget,
             amount=read_amount(unit, by),
@@ -218,6 +229,29 @@ def _allocation_text(answer: AllocationAnswer) -> str:
     return f"{answer.account}: {size} {answer.unit} allocated{left}"
 
 
+def _policy(
+    percent: int | None,
+    duration_s: int | None,
+    roles: list[str] | None,
+    keys: list[str] | None,
+    *,
+    no_approval: bool,
+) -> OverridePolicy | None:
+    """Who may raise the budget, by how much and for how long; None: the default, as nothing is said of it."""
+    known = OVERRIDE_POLICY_DEFAULT
+    unknown = set(roles or ()).difference(ROLES)
+    if unknown:
+        raise ConfigurationInvalid(f"--approver {sorted(unknown)[0]}: one of {', '.join(ROLES)}")
+    given = OverridePolicy(
+        requires_approval=not no_approval,
+        approvers=tuple(role for role in ROLES if role in roles) if roles else known.approvers,
+        approver_keys=tuple(keys or ()),
+        max_percent=known.max_percent if percent is None else percent,
+        max_duration_s=known.max_duration_s if duration_s is None else duration_s,
+    )
+    return None if given == known else given
+
+
 def _thresholds(pairs: list[str]) -> dict[int, Severity]:
     """Thresholds written as ``80=warning``."""
     known = {severity: severity for severity in THRESHOLDS_DEFAULT.values()}
@@ -229,7 +263,7 @@ def _thresholds(pairs: list[str]) -> dict[int, Severity]:
     return found
 
 
-def _new_id() -> str:
+def new_id() -> str:
     """A new UUIDv7."""
     from uuid_utils import uuid7
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
+from msgspec import UNSET
 
 from fiscus.contract.errors import ConfigurationInvalid
 from fiscus.core.checks import check_allocate, check_budget, check_put_account, check_put_template
@@ -52,7 +53,7 @@ class DeclaredAccount(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     Attributes:
         parent: declared in the same file, or in the ledger already; None for a root.
-        priority, min_reserve, labels, status: what is left out is left alone.
+        priority, min_reserve, labels, status, confidence_threshold, gate_s: what is left out is left alone.
         budgets, allocations: when given they are all that the account has, and others are removed; when left out they
             are left alone.
     """
@@ -61,6 +62,8 @@ class DeclaredAccount(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     parent: str | None = None
     priority: int | None = None
     min_reserve: Amounts | None = None
+    confidence_threshold: float | None = None
+    gate_s: int | None = None
     labels: dict[str, str] | None = None
     status: Literal["active", "suspended"] | None = None
     budgets: tuple[TemplateBudget, ...] | None = None
@@ -200,6 +203,8 @@ def put_account(account: DeclaredAccount) -> PutAccount:
         labels=account.labels,
         priority=account.priority,
         min_reserve=account.min_reserve,
+        confidence_threshold=UNSET if account.confidence_threshold is None else account.confidence_threshold,
+        gate_s=UNSET if account.gate_s is None else account.gate_s,
     )
 
 

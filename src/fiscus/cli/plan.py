@@ -154,6 +154,8 @@ def _account_steps(account: DeclaredAccount, found: AccountAnswer | None, path: 
         "priority": account.priority,
         "min_reserve": account.min_reserve,
         "labels": account.labels,
+        "confidence_threshold": account.confidence_threshold,
+        "gate_s": account.gate_s,
     }
     if found is None:
         changes = _changes({}, {"parent": account.parent, **wanted})

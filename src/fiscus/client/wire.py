@@ -25,6 +25,7 @@ from fiscus.contract import (
     HoldAnswer,
     KeyAnswer,
     LoanAnswer,
+    OverrideAnswer,
     PutKey,
     Refused,
     Release,
@@ -47,12 +48,16 @@ from fiscus.contract.queries import (
     ListAccounts,
     ListEntries,
     ListKeys,
+    ListOverrides,
     ListTemplates,
     ListUsage,
     LoanView,
+    OverridesPage,
+    OverrideView,
     ReadAccount,
     ReadHold,
     ReadLoan,
+    ReadOverride,
     ReadReallocation,
     ReallocationView,
     TemplatesView,
@@ -69,6 +74,7 @@ _BatchOutcome = (
     | TransferAnswer
     | LoanAnswer
     | AdjustmentAnswer
+    | OverrideAnswer
     | TemplateAnswer
     | Spooled
     | Refused
@@ -189,6 +195,16 @@ def exchange_for_query(query: AnyQuery) -> Exchange:
                 "until": query.until,
             }
             return _get("/v1/usage", shared | asked, _decode_usage)
+        case ReadOverride():
+            return _get(f"/v1/overrides/{_segment(query.id)}", shared, _decoder(OverrideView))
+        case ListOverrides():
+            asked = {
+                "cursor": query.after or None,
+                "limit": query.limit,
+                "state": query.state,
+                "account": query.account,
+            }
+            return _get("/v1/overrides", shared | asked, _decoder(OverridesPage))
         case ListEntries():
             return _get("/v1/journal", shared | {"after": query.after, "limit": query.limit}, _decoder(EntriesPage))
         case ListTemplates():

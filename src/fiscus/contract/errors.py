@@ -47,6 +47,13 @@ class BudgetBusy(Refusal):
     retryable = True
 
 
+class Gated(Refusal):
+    """The task is done with enough confidence: make no more calls of it. ``refused.resets_at`` says until when.
+
+    Whoever wants more all the same resets the gate (``Treasury.reset_gate``).
+    """
+
+
 class AccountNotActive(Refusal):
     """The account or one above it is suspended, terminated or closed. Ask an operator."""
 
@@ -62,6 +69,8 @@ class Conflict(Refusal):
 class Unknown(Refusal):
     """There is no such account, hold, budget, allocation, adjustment, loan, template or key."""
 
+    """There is no such account, hold, budget, allocation, adjustment, override, template or key."""
+
 
 class Invalid(Refusal):
     """The request is wrong; ``refused.field`` names the field. Correct it and ask again."""
@@ -70,6 +79,7 @@ class Invalid(Refusal):
 REFUSALS: dict[str, type[Refusal]] = {
     "budget_exceeded": BudgetExceeded,
     "budget_busy": BudgetBusy,
+    "gated": Gated,
     "account_suspended": AccountNotActive,
     "account_terminated": AccountNotActive,
     "account_closed": AccountNotActive,
@@ -81,13 +91,16 @@ REFUSALS: dict[str, type[Refusal]] = {
     "lower_priority": Conflict,
     "below_use": Conflict,
     "idempotency_expired": Conflict,
+    "beyond_policy": Conflict,
     "too_many_accounts": BudgetBusy,
+    "too_many_overrides": BudgetBusy,
     "unknown_account": Unknown,
     "unknown_hold": Unknown,
     "unknown_budget": Unknown,
     "unknown_allocation": Unknown,
     "unknown_adjustment": Unknown,
     "unknown_loan": Unknown,
+    "unknown_override": Unknown,
     "unknown_template": Unknown,
     "unknown_key": Unknown,
     "unit_not_bounded": Invalid,

@@ -8,7 +8,7 @@ from typing import Any, dataclass_transform
 import msgspec
 
 from fiscus.core.commands import ShortageStep, Status, TemplateBudget
-from fiscus.core.outcomes import AccountAnswer, HoldAnswer, KeyAnswer, LoanAnswer
+from fiscus.core.outcomes import AccountAnswer, HoldAnswer, KeyAnswer, LoanAnswer, OverrideAnswer, OverrideState
 from fiscus.core.records import CallRecord
 from fiscus.core.units import Amounts, Unit
 
@@ -64,6 +64,27 @@ class ListAccounts(Query, tag="accounts"):
     prefix: str | None = None
     parent: str | None = None
     status: Status | None = None
+
+
+class ReadOverride(Query, tag="override"):
+    """One override, exact."""
+
+    id: str
+
+
+class ListOverrides(Query, tag="overrides"):
+    """Overrides, pending and past ones, in the order of their ids, from the read model.
+
+    Attributes:
+        after: id of the last one of the page before.
+        state: only those in this state.
+        account: only those for this account or one below it.
+    """
+
+    after: str = ""
+    limit: int = PAGE_LENGTH_DEFAULT
+    state: OverrideState | None = None
+    account: str | None = None
 
 
 class ListTemplates(Query, tag="templates"):
@@ -162,6 +183,21 @@ class ReallocationView(msgspec.Struct, frozen=True, kw_only=True):
     passed_over: tuple[PassedOverView, ...]
 
 
+class OverrideView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ReadOverride."""
+
+    as_of_seq: int
+    override: OverrideAnswer
+
+
+class OverridesPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ListOverrides; ``next`` is the ``after`` of the next page, None at the end."""
+
+    as_of_seq: int
+    overrides: tuple[OverrideAnswer, ...]
+    next: str | None
+
+
 class AccountsPage(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to ListAccounts; ``next`` is the ``after`` of the next page, None at the end."""
 
@@ -182,6 +218,8 @@ class TemplateView(msgspec.Struct, frozen=True, kw_only=True):
     max_new_per_minute: int
     idle_close_s: int | None
     shortage: tuple[ShortageStep, ...] = ()
+    confidence_threshold: float | None = None
+    gate_s: int | None = None
 
 
 class TemplatesView(msgspec.Struct, frozen=True, kw_only=True):
@@ -249,24 +287,20 @@ class UsagePage(msgspec.Struct, frozen=True, kw_only=True):
     next: int | None
 
 
+ListQuery = ListAccounts | ListOverrides | ListEntries | ListUsage
+"""What is read from tables, in pages."""
+
 AnyQuery = (
-    ReadAccount
-    | ReadHold
-    | ReadLoan
-    | ReadReallocation
-    | ListAccounts
-    | ListTemplates
-    | ListKeys
-    | FindKey
-    | ListEntries
-    | ListUsage
+    ReadAccount | ReadHold | ReadLoan | ReadOverride | ReadReallocation | ListTemplates | ListKeys | FindKey | ListQuery
 )
 View = (
     AccountView
     | HoldView
     | LoanView
+    | OverrideView
     | ReallocationView
     | AccountsPage
+    | OverridesPage
     | TemplatesView
     | KeysView
     | EntriesPage

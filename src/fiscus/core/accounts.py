@@ -28,6 +28,7 @@ from fiscus.core.events import (
     TemplateRemoved,
 )
 from fiscus.core.formats import not_yet
+from fiscus.core.gates import new_terms, terms_of
 from fiscus.core.lending import end_loans, overdue
 from fiscus.core.outcomes import AccountAnswer, ErasedAnswer, KeyAnswer, Refused, TemplateAnswer
 from fiscus.core.routes import allocation_cell, chain, close_ended_windows, inactive
@@ -56,15 +57,21 @@ def put_account(draft: Draft, request: Request, command: PutAccount, now: int) -
                 detail=f"parent: {command.account} stands below {parent or 'no account'} and cannot be moved",
                 field="parent",
             )
+    gate = new_terms(command, account.gate)
+    if isinstance(gate, Refused):
+        return gate
+    changed_gate = gate != account.gate
     changed_labels = command.labels is not None and command.labels != account.labels
     changed_priority = command.priority is not None and command.priority != account.priority
     changed_reserve = command.min_reserve is not None and command.min_reserve != account.min_reserve
-    if changed_labels or changed_priority or changed_reserve:
+    if changed_labels or changed_priority or changed_reserve or changed_gate:
         draft.emit(
             AccountChanged(
                 account=number,
                 priority=command.priority if changed_priority else None,
                 min_reserve=command.min_reserve if changed_reserve else None,
+                gate=gate if changed_gate else None,
+                gate_removed=changed_gate and gate is None,
                 private=Private(labels=command.labels) if changed_labels else None,
             )
         )
@@ -89,6 +96,9 @@ def _open(draft: Draft, request: Request, command: PutAccount) -> AccountAnswer 
         return forbidden(command.account)
     if request.scope is not None and not request.may_open:
         return forbidden(command.account)
+    gate = new_terms(command, None)
+    if isinstance(gate, Refused):
+        return gate
     account = open_account(
         draft,
         command.account,
@@ -96,6 +106,7 @@ def _open(draft: Draft, request: Request, command: PutAccount) -> AccountAnswer 
         priority=command.priority or 1,
         min_reserve=command.min_reserve or {},
         labels=command.labels or {},
+        gate=gate,
     )
     return account if isinstance(account, Refused) else _set_shortage(draft, request, command, account.number)
 
@@ -189,6 +200,7 @@ def put_template(draft: Draft, request: Request, command: PutTemplate, now: int)
         max_children=command.max_children,
         max_new_per_minute=command.max_new_per_minute,
         idle_close_s=command.idle_close_s,
+        gate=terms_of(command.confidence_threshold, command.gate_s),
         actor=request.actor,
     )
     known = draft.templates.find(command.pattern)
@@ -208,6 +220,7 @@ TEMPLATE_FIELDS = (
     "max_children",
     "max_new_per_minute",
     "idle_close_s",
+    "gate",
 )
 
 

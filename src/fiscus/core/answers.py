@@ -10,13 +10,15 @@ from fiscus.core.outcomes import (
     AllocationAnswer,
     Balance,
     BudgetView,
+    GateView,
     HoldAnswer,
     KeyAnswer,
     LoanAnswer,
     LoanShare,
+    OverrideAnswer,
     Refused,
 )
-from fiscus.core.state import LIVE, Account, Adjustment, Budget, Cell, Draft, Hold, Key, Loan
+from fiscus.core.state import LIVE, NEVER, Account, Adjustment, Budget, Cell, Draft, Hold, Key, Loan, Override
 from fiscus.core.units import Amounts, Unit
 from fiscus.core.windows import LIFETIME_END_MS
 
@@ -160,6 +162,7 @@ def budget_view(draft: Draft, budget: Budget) -> BudgetView:
         carry_debt=budget.carry_debt,
         allocated=budget.allocated,
         balance=balance(draft, cell) if cell is not None else None,
+        override=budget.override,
     )
 
 
@@ -187,6 +190,22 @@ def account_answer(draft: Draft, account: Account) -> AccountAnswer:
         budgets=tuple(budget_view(draft, draft.budgets[number]) for number in account.budgets),
         shortage=account.shortage,
         loans=tuple(loan_answer(draft, draft.loans[id]) for id in account.loans),
+        confidence_threshold=account.gate.confidence_threshold if account.gate is not None else None,
+        gate_s=account.gate.closed_s if account.gate is not None else None,
+        gates=closed_gates(draft, account) if account.gates else (),
+    )
+
+
+def closed_gates(draft: Draft, account: Account) -> tuple[GateView, ...]:
+    """The confidence gates of an account that are closed now, in the order of their closing."""
+    return tuple(
+        GateView(
+            task=account.tasks.get(key) if key else "",
+            key=key,
+            opens_at=to_datetime(until) if until < NEVER else None,
+        )
+        for key, until in account.gates.items()
+        if until > draft.now
     )
 
 
@@ -210,6 +229,31 @@ def adjustment_answer(draft: Draft, adjustment: Adjustment) -> AdjustmentAnswer:
         active=adjustment.active,
         valid_until=to_datetime(adjustment.valid_until) if adjustment.valid_until is not None else None,
         balance=balance(draft, draft.cells[adjustment.cell]),
+    )
+
+
+def override_answer(draft: Draft, override: Override) -> OverrideAnswer:
+    """An override with the window that it is for."""
+    account = draft.accounts[override.account]
+    budget = draft.budgets[override.budget]
+    valid_until = override.wanted_until if override.valid_until is None else override.valid_until
+    return OverrideAnswer(
+        id=override.id,
+        account=account.display_name,
+        budget=budget.name,
+        unit=budget.unit,
+        state=override.state,
+        asked=override.asked,
+        amount=override.amount,
+        requested_by=override.requested_by,
+        requested_at=to_datetime(override.at),
+        closes_at=to_datetime(override.closes_at),
+        decided_by=override.decided_by,
+        decided_at=to_datetime(override.decided_at) if override.decided_at is not None else None,
+        valid_until=to_datetime(valid_until) if valid_until is not None else None,
+        reason=account.asked.get(override.id),
+        decision=account.decided.get(override.id),
+        balance=balance(draft, draft.cells[override.cell]),
     )
 
 

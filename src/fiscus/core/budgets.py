@@ -139,7 +139,7 @@ def _is_same(command: PutBudget, budget: Budget, period: str, period_now: str, z
     )
 
 
-BUDGET_FIELDS = ("thresholds", "mode", "match", "on_exhaustion", "carry_over", "carry_max", "carry_debt")
+BUDGET_FIELDS = ("thresholds", "mode", "match", "on_exhaustion", "carry_over", "carry_max", "carry_debt", "override")
 
 
 def _event(
@@ -173,6 +173,7 @@ def _event(
         carry_over=command.carry_over,
         carry_max=command.carry_max,
         carry_debt=command.carry_debt,
+        override=command.override,
         cell=cell,
         deferred=deferred,
         forced=forced,
@@ -232,6 +233,8 @@ def adjust(draft: Draft, request: Request, command: Adjust, now: int) -> Adjustm
         if not same:
             return Refused(code="conflict", detail="id: is in use for another adjustment", field="id")
         return adjustment_answer(draft, known)
+    if draft.overrides.find(command.id) is not None:
+        return Refused(code="conflict", detail="id: is in use for an override", field="id")
     budget = find_budget(draft, account, command.budget)
     if isinstance(budget, Refused):
         return budget

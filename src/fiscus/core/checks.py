@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from math import isfinite
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
+from msgspec import UNSET
 
 from fiscus.core.commands import (
     ALSO_LENGTH_MAX,
@@ -20,13 +21,16 @@ from fiscus.core.commands import (
     LOANS_MAX,
     Adjust,
     Allocate,
+    ApproveOverride,
     Compound,
     Deallocate,
+    DenyOverride,
     EndAdjustment,
     EraseName,
     Extend,
     GiveBack,
     Lend,
+    OverridePolicy,
     PutAccount,
     PutBudget,
     PutKey,
@@ -34,8 +38,12 @@ from fiscus.core.commands import (
     Release,
     RemoveBudget,
     RemoveTemplate,
+    RequestOverride,
     Reserve,
+    ResetGate,
     RevokeKey,
+    RevokeOverride,
+    Role,
     SetStatus,
     Settle,
     TemplateBudget,
@@ -55,6 +63,12 @@ THRESHOLDS_MAX = 16
 THRESHOLD_PERCENT_MAX = 1_000
 PRIORITY_MAX = 1_000_000
 TEMPLATE_BUDGETS_MAX = 32
+APPROVER_KEYS_MAX = 32
+OVERRIDE_PERCENT_MAX = 10_000
+OVERRIDE_DURATION_S_MAX = 31_536_000
+OVERRIDE_OPEN_S_MAX = 604_800
+GATE_S_MAX = 31_536_000
+ROLES: tuple[Role, ...] = get_args(Role)
 UNIT_NAMES = frozenset(UNITS)
 
 
@@ -335,7 +349,32 @@ def check_put_account(command: PutAccount) -> Refused | None:
         wrong = check_amounts("min_reserve", command.min_reserve)
     if wrong is None and command.shortage is not None:
         wrong = check_shortage(command.shortage)
+    if wrong is None and command.confidence_threshold is not UNSET:
+        wrong = _check_threshold(command.confidence_threshold)
+    if wrong is None and command.gate_s is not UNSET:
+        wrong = _check_seconds("gate_s", command.gate_s, GATE_S_MAX)
     return wrong or check_texts("labels", command.labels, LABELS_MAX)
+
+
+def _check_threshold(threshold: float | None) -> Refused | None:
+    """None, or 0 … 1."""
+    if threshold is None:
+        return None
+    if type(threshold) not in (int, float) or not 0 <= threshold <= 1:  # NaN is neither
+        return invalid("confidence_threshold", "must be a number in 0 … 1")
+    return None
+
+
+def _check_seconds(field: str, seconds: int | None, most: int) -> Refused | None:
+    """None, or 1 … ``most``."""
+    return _check_within(field, seconds, 1, most) if seconds is not None else None
+
+
+def _check_within(field: str, value: int, least: int, most: int) -> Refused | None:
+    """``least`` … ``most``."""
+    if type(value) is not int or not least <= value <= most:
+        return invalid(field, f"must be an integer in {least} … {most}")
+    return None
 
 
 def _check_priority(priority: int) -> Refused | None:
@@ -369,7 +408,25 @@ def check_budget(command: PutBudget | TemplateBudget, field: str = "") -> Refuse
     for percent in command.thresholds:
         if type(percent) is not int or not 1 <= percent <= THRESHOLD_PERCENT_MAX:
             return invalid(f"{field}thresholds", f"percentages are integers in 1 … {THRESHOLD_PERCENT_MAX}")
-    return None
+    return _check_policy(f"{field}override", command.override) if command.override is not None else None
+
+
+def _check_policy(field: str, policy: OverridePolicy) -> Refused | None:
+    """Roles and keys that there can be, a share and a duration within bounds."""
+    for role in policy.approvers:
+        if role not in ROLES:
+            return invalid(f"{field}.approvers", f"unknown role {role!r}; roles are {', '.join(ROLES)}")
+    if len(policy.approvers) > len(ROLES):
+        return invalid(f"{field}.approvers", "names a role twice")
+    if len(policy.approver_keys) > APPROVER_KEYS_MAX:
+        return invalid(f"{field}.approver_keys", f"names more than {APPROVER_KEYS_MAX} keys")
+    for key in policy.approver_keys:
+        wrong = check_id(f"{field}.approver_keys", key)
+        if wrong is not None:
+            return wrong
+    return _check_within(f"{field}.max_percent", policy.max_percent, 0, OVERRIDE_PERCENT_MAX) or _check_within(
+        f"{field}.max_duration_s", policy.max_duration_s, 1, OVERRIDE_DURATION_S_MAX
+    )
 
 
 def check_put_budget(command: PutBudget) -> Refused | None:
@@ -477,6 +534,43 @@ def check_end_adjustment(command: EndAdjustment) -> Refused | None:
     return check_id("id", command.id) or check_name("account", command.account)
 
 
+def check_request_override(command: RequestOverride) -> Refused | None:
+    """See ``RequestOverride``."""
+    if not command.reason:
+        return invalid("reason", "must say why")
+    if command.valid_s is not None and command.valid_until is not None:
+        return invalid("valid_s", "and valid_until exclude each other")
+    return (
+        check_id("id", command.id)
+        or check_name("account", command.account)
+        or check_name("budget", command.budget)
+        or check_amount("amount", command.amount, least=1)
+        or check_text("reason", command.reason)
+        or _check_seconds("valid_s", command.valid_s, OVERRIDE_DURATION_S_MAX)
+        or check_instant("valid_until", command.valid_until)
+        or _check_within("open_s", command.open_s, 1, OVERRIDE_OPEN_S_MAX)
+    )
+
+
+def check_approve_override(command: ApproveOverride) -> Refused | None:
+    """See ``ApproveOverride``."""
+    return (
+        check_id("id", command.id)
+        or check_text("reason", command.reason)
+        or (check_amount("amount", command.amount, least=1) if command.amount is not None else None)
+    )
+
+
+def check_end_override(command: DenyOverride | RevokeOverride) -> Refused | None:
+    """See ``DenyOverride`` and ``RevokeOverride``."""
+    return check_id("id", command.id) or check_text("reason", command.reason)
+
+
+def check_reset_gate(command: ResetGate) -> Refused | None:
+    """See ``ResetGate``."""
+    return check_name("account", command.account) or check_text("task", command.task)
+
+
 def check_pattern(pattern: str) -> Refused | None:
     """``prefix*`` with one star, at the end, after at least one character."""
     wrong = check_name("pattern", pattern)
@@ -496,9 +590,13 @@ def check_put_template(command: PutTemplate) -> Refused | None:
         or check_amount("max_new_per_minute", command.max_new_per_minute, least=1)
         or (check_amount("idle_close_s", command.idle_close_s, least=1) if command.idle_close_s is not None else None)
         or check_shortage(command.shortage)
+        or _check_threshold(command.confidence_threshold)
+        or _check_seconds("gate_s", command.gate_s, GATE_S_MAX)
     )
     if wrong is not None:
         return wrong
+    if command.gate_s is not None and command.confidence_threshold is None:
+        return invalid("gate_s", "goes with confidence_threshold")
     if len(command.budgets) > TEMPLATE_BUDGETS_MAX:
         return invalid("budgets", f"has more than {TEMPLATE_BUDGETS_MAX} entries")
     names = [budget.budget or f"{budget.unit}-{budget.period}" for budget in command.budgets]
@@ -572,6 +670,11 @@ CHECKS: dict[type[Any], Callable[[Any], Refused | None]] = {
     GiveBack: check_give_back,
     Adjust: check_adjust,
     EndAdjustment: check_end_adjustment,
+    RequestOverride: check_request_override,
+    ApproveOverride: check_approve_override,
+    DenyOverride: check_end_override,
+    RevokeOverride: check_end_override,
+    ResetGate: check_reset_gate,
     PutTemplate: check_put_template,
     RemoveTemplate: check_remove_template,
     PutKey: check_put_key,

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Literal, dataclass_transform
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from fiscus.core.records import CallRecord
 from fiscus.core.units import Amounts, Unit
@@ -19,6 +20,7 @@ LOANS_MAX = 8
 LOAN_PARTS_MAX = 1_000
 LEASE_S_DEFAULT = 600
 LEASE_S_MAX = 86_400
+OVERRIDE_OPEN_S_DEFAULT = 3_600
 
 Status = Literal["active", "suspended", "terminated", "closed"]
 Mode = Literal["enforce", "warn", "observe"]
@@ -130,6 +132,9 @@ class PutAccount(Command, tag="put_account"):
         min_reserve: what the account keeps when others ask it to donate, per unit.
         shortage: what is tried in this order for reserves of this account and those below that lack room, where they
             have no list of their own; empty: nothing, they are refused.
+        confidence_threshold: 0 … 1, kept in millionths (rounded up): once a call of a task was settled with so much
+            confidence, the next reserve for the same task is refused (``gated``). None: no gate; left out: no change.
+        gate_s: for how long then, in seconds; None: until it is reset; left out: no change.
     """
 
     account: str
@@ -138,6 +143,8 @@ class PutAccount(Command, tag="put_account"):
     priority: int | None = None
     min_reserve: Amounts | None = None
     shortage: tuple[ShortageStep, ...] | None = None
+    confidence_threshold: float | UnsetType | None = UNSET
+    gate_s: int | UnsetType | None = UNSET
 
 
 class SetStatus(Command, tag="set_status"):
@@ -146,6 +153,39 @@ class SetStatus(Command, tag="set_status"):
     account: str
     status: Status
     reason: str = ""
+
+
+class ResetGate(Command, tag="reset_gate"):
+    """Open the confidence gate of an account again.
+
+    Attributes:
+        task: which one; empty: that of calls that name no task; None: all of them.
+    """
+
+    account: str
+    task: str | None = None
+
+
+class OverridePolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Who may raise a budget for a while, by how much and for how long.
+
+    Attributes:
+        requires_approval: False: what is asked is granted at once, within the other bounds.
+        approvers: roles whose keys may decide. Nobody decides on what he has asked for himself.
+        approver_keys: public ids of keys that may, whatever their role.
+        max_percent: of the window's base limit, for all overrides that are active in it together; 0: there are none.
+        max_duration_s: how long one is valid, 1 … 31,536,000 seconds.
+    """
+
+    requires_approval: bool = True
+    approvers: tuple[Role, ...] = ("admin", "operator")
+    approver_keys: tuple[str, ...] = ()
+    max_percent: int = 50
+    max_duration_s: int = 86_400
+
+
+OVERRIDE_POLICY_DEFAULT = OverridePolicy()
+"""Of budgets that have none of their own."""
 
 
 class PutBudget(Command, tag="put_budget"):
@@ -162,6 +202,7 @@ class PutBudget(Command, tag="put_budget"):
         carry_over: whether what is unused goes to the next window, at most ``carry_max`` of it.
         carry_debt: whether what is overdrawn goes to the next window.
         quarantine: what becomes of an expired hold after 24 h.
+        override: who may raise the running window for a while; None: the default policy.
         force: allow a limit below what is in use.
         if_version: refuse with ``precondition_failed`` unless this is the current version (0: must not exist yet).
     """
@@ -179,6 +220,7 @@ class PutBudget(Command, tag="put_budget"):
     carry_over: CarryOver = "none"
     carry_max: int | None = None
     carry_debt: bool = False
+    override: OverridePolicy | None = None
     force: bool = False
     if_version: int | None = None
 
@@ -295,6 +337,51 @@ class TemplateBudget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     carry_over: CarryOver = "none"
     carry_max: int | None = None
     carry_debt: bool = False
+    override: OverridePolicy | None = None
+
+
+class RequestOverride(Command, tag="request_override"):
+    """Ask for more in the running window of a budget, for a while.
+
+    Attributes:
+        id: made by the caller; what is granted is an adjustment with this id.
+        amount: ≥ 1, in the budget's unit; the approver may grant less.
+        reason: why; who decides sees it.
+        valid_s, valid_until: how long it is to be valid from the decision on, or until when; one of them. None: as long
+            as the policy allows, but never beyond the window.
+        open_s: how long the request waits for a decision, 1 … 604,800 seconds, but never beyond the window.
+    """
+
+    id: str
+    account: str
+    budget: str
+    amount: int
+    reason: str
+    valid_s: int | None = None
+    valid_until: datetime | None = None
+    open_s: int = OVERRIDE_OPEN_S_DEFAULT
+
+
+class ApproveOverride(Command, tag="approve_override"):
+    """Grant what was asked, or ``amount`` ≥ 1 of it. Only for a key that the budget's policy names, not the asker's."""
+
+    id: str
+    amount: int | None = None
+    reason: str = ""
+
+
+class DenyOverride(Command, tag="deny_override"):
+    """Refuse what was asked. For those who might approve it."""
+
+    id: str
+    reason: str = ""
+
+
+class RevokeOverride(Command, tag="revoke_override"):
+    """End an override before its time; what is in use of it stays covered. Who asked may also withdraw the request."""
+
+    id: str
+    reason: str = ""
 
 
 class PutTemplate(Command, tag="put_template"):
@@ -308,6 +395,7 @@ class PutTemplate(Command, tag="put_template"):
         max_new_per_minute: how many the template may open in a minute.
         idle_close_s: seconds without use after which they are closed; None: never.
         shortage: as in PutAccount, for the accounts that it has opened and opens.
+        confidence_threshold, gate_s: as in PutAccount; None: no gate, and until it is reset.
     """
 
     pattern: str
@@ -319,6 +407,8 @@ class PutTemplate(Command, tag="put_template"):
     max_new_per_minute: int = 10_000
     idle_close_s: int | None = None
     shortage: tuple[ShortageStep, ...] = ()
+    confidence_threshold: float | None = None
+    gate_s: int | None = None
 
 
 class RemoveTemplate(Command, tag="remove_template"):
@@ -376,6 +466,11 @@ SingleCommand = (
     | GiveBack
     | Adjust
     | EndAdjustment
+    | RequestOverride
+    | ApproveOverride
+    | DenyOverride
+    | RevokeOverride
+    | ResetGate
     | PutTemplate
     | RemoveTemplate
 )

@@ -25,8 +25,10 @@ from fiscus.core.checks import check_compound
 from fiscus.core.commands import (
     Adjust,
     Allocate,
+    ApproveOverride,
     Compound,
     Deallocate,
+    DenyOverride,
     EndAdjustment,
     EraseName,
     Extend,
@@ -40,17 +42,39 @@ from fiscus.core.commands import (
     RemoveBudget,
     RemoveTemplate,
     Request,
+    RequestOverride,
     Reserve,
+    ResetGate,
     RevokeKey,
+    RevokeOverride,
     SetStatus,
     Settle,
     Transfer,
 )
-from fiscus.core.events import AdjustmentEnded, AllocationEnded, Expired, QuarantineClosed, ThresholdCrossed
-from fiscus.core.fold import RANK_ADJUSTMENT, RANK_ALLOCATION, RANK_EXPIRY, RANK_LOAN, RANK_QUARANTINE, fold
+from fiscus.core.events import (
+    FORMAT,
+    AdjustmentEnded,
+    AllocationEnded,
+    Expired,
+    OverrideExpired,
+    QuarantineClosed,
+    ThresholdCrossed,
+)
+from fiscus.core.fold import (
+    RANK_ADJUSTMENT,
+    RANK_ALLOCATION,
+    RANK_EXPIRY,
+    RANK_LOAN,
+    RANK_OVERRIDE,
+    RANK_QUARANTINE,
+    fold,
+)
+from fiscus.core.formats import too_new
+from fiscus.core.gates import reset_gate
 from fiscus.core.holds import extend, release, reserve, settle
 from fiscus.core.lending import end_loan, end_loans, give_back, lend
 from fiscus.core.outcomes import AnyOutcome, CompoundAnswer, Refused
+from fiscus.core.overrides import approve_override, deny_override, request_override, revoke_override
 from fiscus.core.routes import close_ended_windows, has_lapsed
 from fiscus.core.scopes import in_scope
 from fiscus.core.state import ENDED, Deadline, Draft, Hold, Rules
@@ -86,12 +110,14 @@ def decide(draft: Draft, request: Request, now: int) -> AnyOutcome:
     mark = draft.mark()
     command = request.command
     outcome: AnyOutcome
-    if type(command) not in ISOLATES_ITSELF:
+    if draft.format < FORMAT or type(command) not in ISOLATES_ITSELF:
         draft.isolate()
     if type(command) is Compound:
         outcome = _compound(draft, request, command, now)
     else:
         outcome = DECISIONS[type(command)](draft, request, command, now)
+        if draft.format < FORMAT:
+            outcome = too_new(draft, mark[1]) or outcome
     if type(outcome) is Refused:
         if outcome.code == "budget_exceeded" or len(draft.events) > mark[1]:
             _after_refusal(draft, request, outcome, mark, now)
@@ -171,7 +197,10 @@ def _compound(draft: Draft, request: Request, compound: Compound, now: int) -> C
     answers: list[Any] = []
     refused: Refused | None = None
     for index, command in enumerate(compound.commands):
+        first = len(draft.events)
         outcome = DECISIONS[type(command)](draft, request, command, now)
+        if draft.format < FORMAT:
+            outcome = too_new(draft, first) or outcome
         if isinstance(outcome, Refused):
             refused = msgspec.structs.replace(
                 outcome, index=index, field=f"commands[{index}].{outcome.field}" if outcome.field else None
@@ -222,6 +251,9 @@ def is_valid(draft: Draft, deadline: Deadline) -> bool:
     if rank == RANK_LOAN:
         loan = draft.loans.find(str(key))
         return loan is not None and loan.active and loan.ends_at == at
+    if rank == RANK_OVERRIDE:
+        override = draft.overrides.find(str(key))
+        return override is not None and override.state == "pending" and override.closes_at == at
     cell = draft.cells.find(int(key))
     return (
         cell is not None
@@ -255,6 +287,9 @@ def _do_due(draft: Draft, deadline: Deadline, now: int) -> None:
         draft.emit(AllocationEnded(cell=cell.number, for_good=for_good))
     elif rank == RANK_LOAN:
         end_loan(draft, draft.loans[str(key)], now)
+    elif rank == RANK_OVERRIDE:
+        override = draft.overrides[str(key)]
+        draft.emit(OverrideExpired(id=override.id, account=override.account, budget=override.budget))
 
 
 ISOLATES_ITSELF = frozenset({Reserve, Settle, Extend, Release})
@@ -276,6 +311,11 @@ DECISIONS: dict[type[Any], Callable[[Draft, Request, Any, int], AnyOutcome]] = {
     GiveBack: give_back,
     Adjust: adjust,
     EndAdjustment: end_adjustment,
+    RequestOverride: request_override,
+    ApproveOverride: approve_override,
+    DenyOverride: deny_override,
+    RevokeOverride: revoke_override,
+    ResetGate: reset_gate,
     PutTemplate: put_template,
     RemoveTemplate: remove_template,
     PutKey: put_key,

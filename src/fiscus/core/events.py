@@ -14,6 +14,7 @@ from fiscus.core.commands import (
     CarryOver,
     ExhaustionPolicy,
     Mode,
+    OverridePolicy,
     Role,
     Severity,
     ShortageStep,
@@ -28,6 +29,21 @@ FORMAT = 2
 ``since = 2``."""
 
 CellsByUnit = dict[Unit, tuple[int, ...]]
+
+
+MILLION = 1_000_000
+
+
+class GateTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """From which confidence on, in millionths, the gate of an account closes, and for how long (None: until reset)."""
+
+    threshold: int
+    closed_s: int | None = None
+
+    @property
+    def confidence_threshold(self) -> float:
+        """The threshold as people write it, 0 … 1."""
+        return self.threshold / MILLION
 
 
 class Private(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -46,25 +62,34 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
 
     Attributes:
         since: the format that brought it; it is written only once all nodes may write that format.
+        fields_since: the same for fields that came later; they are empty (or false, or None) where they say nothing.
     """
 
     since: ClassVar[int] = 1
+    fields_since: ClassVar[dict[str, int]] = {}
 
 
 class AccountOpened(Event, tag="account_opened"):
+    fields_since: ClassVar[dict[str, int]] = {"gate": 2}
+
     account: int
     parent: int | None = None
     depth: int = 1
     priority: int = 1
     min_reserve: Amounts = {}
     template: str | None = None
+    gate: GateTerms | None = None
     private: Private | None = None
 
 
 class AccountChanged(Event, tag="account_changed"):
+    fields_since: ClassVar[dict[str, int]] = {"gate": 2, "gate_removed": 2}
+
     account: int
     priority: int | None = None
     min_reserve: Amounts | None = None
+    gate: GateTerms | None = None
+    gate_removed: bool = False
     private: Private | None = None
 
 
@@ -77,6 +102,8 @@ class StatusChanged(Event, tag="status_changed"):
 
 class BudgetPut(Event, tag="budget_put"):
     """``cell``: the running window that takes limit and mode; ``deferred``: period and zone wait for its end."""
+
+    fields_since: ClassVar[dict[str, int]] = {"override": 2}
 
     budget: int
     account: int
@@ -97,6 +124,7 @@ class BudgetPut(Event, tag="budget_put"):
     cell: int | None = None
     deferred: bool = False
     forced: bool = False
+    override: OverridePolicy | None = None
     actor: str = ""
 
 
@@ -123,6 +151,8 @@ class WindowOpened(Event, tag="window_opened"):
 
 
 class Held(Event, tag="held"):
+    fields_since: ClassVar[dict[str, int]] = {"task": 2}
+
     id: str
     account: int
     cells: CellsByUnit
@@ -133,6 +163,7 @@ class Held(Event, tag="held"):
     attributes_check: int = 0
     also: tuple[int, ...] = ()
     warned: tuple[int, ...] = ()
+    task: str = ""
     private: Private | None = None
 
 
@@ -179,6 +210,8 @@ class QuarantineClosed(Event, tag="quarantine_closed"):
 
 
 class Adjusted(Event, tag="adjusted"):
+    fields_since: ClassVar[dict[str, int]] = {"override": 2}
+
     id: str
     account: int
     budget: int
@@ -186,12 +219,124 @@ class Adjusted(Event, tag="adjusted"):
     amount: int
     valid_until: int | None = None
     forced: bool = False
+    override: bool = False
     actor: str = ""
     private: Private | None = None
 
 
 class AdjustmentEnded(Event, tag="adjustment_ended"):
     id: str
+    actor: str = ""
+
+
+class OverrideRequested(Event, tag="override_requested"):
+    """``cell``: the window that is to be raised, with its ``limit`` and what is ``used`` of it now."""
+
+    since = 2
+
+    id: str
+    account: int
+    budget: int
+    cell: int
+    unit: Unit
+    amount: int
+    limit: int
+    used: int
+    closes_at: int
+    open_s: int
+    valid_until: int | None = None
+    valid_s: int | None = None
+    actor: str = ""
+    private: Private | None = None
+
+
+class OverrideApproved(Event, tag="override_approved"):
+    """The adjustment with the same id follows; ``limit`` is that of the window with it."""
+
+    since = 2
+
+    id: str
+    account: int
+    budget: int
+    cell: int
+    unit: Unit
+    asked: int
+    amount: int
+    limit: int
+    used: int
+    valid_until: int
+    actor: str = ""
+    private: Private | None = None
+
+
+class OverrideDenied(Event, tag="override_denied"):
+    since = 2
+
+    id: str
+    account: int
+    budget: int
+    actor: str = ""
+    private: Private | None = None
+
+
+class OverrideExpired(Event, tag="override_expired"):
+    """Nobody has decided on the request while it was open."""
+
+    since = 2
+
+    id: str
+    account: int
+    budget: int
+
+
+class OverrideWithdrawn(Event, tag="override_withdrawn"):
+    """Who asked does not want it any more."""
+
+    since = 2
+
+    id: str
+    account: int
+    budget: int
+    actor: str = ""
+    private: Private | None = None
+
+
+class OverrideRevoked(Event, tag="override_revoked"):
+    """The end of the adjustment with the same id follows."""
+
+    since = 2
+
+    id: str
+    account: int
+    budget: int
+    cell: int
+    unit: Unit
+    amount: int
+    actor: str = ""
+    private: Private | None = None
+
+
+class GateClosed(Event, tag="gate_closed"):
+    """No more calls of a task until ``until`` (None: until it is reset); ``opened``: gates that this one opens."""
+
+    since = 2
+
+    account: int
+    task: str
+    confidence: int
+    threshold: int
+    until: int | None = None
+    opened: tuple[str, ...] = ()
+    private: Private | None = None
+
+
+class GateReset(Event, tag="gate_reset"):
+    """``task`` None: all of them."""
+
+    since = 2
+
+    account: int
+    task: str | None = None
     actor: str = ""
 
 
@@ -337,6 +482,8 @@ class ThresholdCrossed(Event, tag="threshold_crossed"):
 
 
 class TemplatePut(Event, tag="template_put"):
+    fields_since: ClassVar[dict[str, int]] = {"gate": 2}
+
     pattern: str
     parent: int | None = None
     budgets: tuple[TemplateBudget, ...] = ()
@@ -345,6 +492,7 @@ class TemplatePut(Event, tag="template_put"):
     max_children: int = 0
     max_new_per_minute: int = 0
     idle_close_s: int | None = None
+    gate: GateTerms | None = None
     actor: str = ""
 
 
@@ -402,6 +550,14 @@ AnyEvent = (
     | QuarantineClosed
     | Adjusted
     | AdjustmentEnded
+    | OverrideRequested
+    | OverrideApproved
+    | OverrideDenied
+    | OverrideExpired
+    | OverrideWithdrawn
+    | OverrideRevoked
+    | GateClosed
+    | GateReset
     | AllocationPut
     | AllocationResized
     | AllocationParked
@@ -421,4 +577,13 @@ AnyEvent = (
     | NameErased
     | Checkpoint
 )
-__all__ = ["AnyEvent", "CellsByUnit", "Private", "Provenance"]
+
+
+def format_of(event: AnyEvent) -> int:
+    """The format that a node must know to read an event: that of its kind, or of the newest field that it fills."""
+    kind = type(event)
+    fields = (since for field, since in kind.fields_since.items() if getattr(event, field))
+    return max((kind.since, *fields))
+
+
+__all__ = ["AnyEvent", "CellsByUnit", "Private", "Provenance", "format_of"]

@@ -35,12 +35,20 @@ from fiscus.core.events import (
     Checkpoint,
     Expired,
     Extended,
+    GateClosed,
+    GateReset,
     Held,
     KeyPut,
     KeyRevoked,
     Lent,
     LoanEnded,
     NameErased,
+    OverrideApproved,
+    OverrideDenied,
+    OverrideExpired,
+    OverrideRequested,
+    OverrideRevoked,
+    OverrideWithdrawn,
     QuarantineClosed,
     Released,
     Settled,
@@ -53,6 +61,7 @@ from fiscus.core.events import (
     Transferred,
     WindowOpened,
 )
+from fiscus.core.outcomes import OverrideState
 from fiscus.core.state import (
     ENDED,
     LIVE,
@@ -67,6 +76,7 @@ from fiscus.core.state import (
     Hold,
     Key,
     Loan,
+    Override,
     Template,
 )
 from fiscus.core.units import Amounts
@@ -74,7 +84,10 @@ from fiscus.core.windows import LIFETIME_END_MS
 
 MINUTE_MS = 60_000
 
-RANK_EXPIRY, RANK_QUARANTINE, RANK_ADJUSTMENT, RANK_ALLOCATION, RANK_LOAN = 0, 1, 2, 3, 4
+RANK_EXPIRY, RANK_QUARANTINE, RANK_ADJUSTMENT, RANK_ALLOCATION, RANK_LOAN, RANK_OVERRIDE = 0, 1, 2, 3, 4, 5
+
+REASONS_MAX = 32
+"""Overrides of an account of which it is known why they were asked for and decided so; GATES_MAX bounds the tasks."""
 
 
 def fold(draft: Draft, event: AnyEvent, at: int) -> None:
@@ -116,6 +129,7 @@ def _held(draft: Draft, event: Held, at: int) -> None:
             open=True,
             reserved=amounts,
             warned=event.warned,
+            task=event.task,
         ),
     )
     draft.due(event.expires_at, RANK_EXPIRY, 0, "hold", event.id)
@@ -319,6 +333,7 @@ def _account_opened(draft: Draft, event: AccountOpened, at: int) -> None:
         min_reserve=event.min_reserve,
         template=event.template,
         opened_at=at,
+        gate=event.gate,
     )
     draft.add(draft.accounts, event.account, account)
     if name is not None:
@@ -340,6 +355,11 @@ def _account_changed(draft: Draft, event: AccountChanged, at: int) -> None:
         account.priority = event.priority
     if event.min_reserve is not None:
         account.min_reserve = event.min_reserve
+    if event.gate is not None:
+        account.gate = event.gate
+    if event.gate_removed:
+        account.gate = None
+        account.gates, account.tasks = {}, {}
     if event.private is not None and event.private.labels is not None:
         account.labels = event.private.labels
 
@@ -348,8 +368,10 @@ def _status_changed(draft: Draft, event: StatusChanged, at: int) -> None:
     account = draft.edit(draft.accounts, event.account)
     was_open = account.status in ("active", "suspended")
     account.status = event.status
-    if account.parent is not None and was_open and event.status in ("terminated", "closed"):
-        draft.edit(draft.accounts, account.parent).open_children -= 1
+    if was_open and event.status in ("terminated", "closed"):
+        account.gates, account.tasks = {}, {}
+        if account.parent is not None:
+            draft.edit(draft.accounts, account.parent).open_children -= 1
     draft.routes.clear()
 
 
@@ -358,7 +380,27 @@ def _name_erased(draft: Draft, event: NameErased, at: int) -> None:
     if account.name is not None:
         draft.name(account.name, None)
     account.name = None
-    account.labels = {}
+    account.labels, account.tasks, account.asked, account.decided = {}, {}, {}, {}
+
+
+# -- gates ---------------------------------------------------------------------------------------------------------
+
+
+def _gate_closed(draft: Draft, event: GateClosed, at: int) -> None:
+    account = draft.edit(draft.accounts, event.account)
+    gone = {event.task, *event.opened}
+    account.gates = {task: until for task, until in account.gates.items() if task not in gone}
+    account.gates[event.task] = NEVER if event.until is None else event.until
+    name = event.private.attributes.get("task") if event.private is not None and event.private.attributes else None
+    account.tasks = {task: known for task, known in account.tasks.items() if task not in gone}
+    if name is not None:
+        account.tasks[event.task] = name
+
+
+def _gate_reset(draft: Draft, event: GateReset, at: int) -> None:
+    account = draft.edit(draft.accounts, event.account)
+    account.gates = {task: until for task, until in account.gates.items() if event.task not in (None, task)}
+    account.tasks = {task: name for task, name in account.tasks.items() if task in account.gates}
 
 
 # -- budgets and windows -------------------------------------------------------------------------------------------
@@ -390,6 +432,7 @@ def _budget_put(draft: Draft, event: BudgetPut, at: int) -> None:
     budget.carry_over = event.carry_over
     budget.carry_max = event.carry_max
     budget.carry_debt = event.carry_debt
+    budget.override = event.override
     budget.removed = False
     if event.deferred:
         budget.next_period, budget.next_zone = event.period, event.zone
@@ -462,6 +505,8 @@ def _adjusted(draft: Draft, event: Adjusted, at: int) -> None:
     limit_before = cell.limit
     if event.amount > 0:
         cell.raised += event.amount
+        if event.override:
+            cell.overridden += event.amount
     else:
         cell.lowered -= event.amount
     cell.forced = cell.forced or event.forced
@@ -481,6 +526,7 @@ def _adjusted(draft: Draft, event: Adjusted, at: int) -> None:
         amount=event.amount,
         valid_until=event.valid_until,
         ends_at=ends_at,
+        override=event.override,
     )
     draft.add(draft.adjustments, event.id, adjustment)
     if ends_at is not None:
@@ -495,10 +541,92 @@ def _adjustment_ended(draft: Draft, event: AdjustmentEnded, at: int) -> None:
     if adjustment.amount > 0:
         cell.raised -= adjustment.amount
         cell.lapsing += limit_before - cell.limit
+        if adjustment.override:
+            cell.overridden -= adjustment.amount
+            override = draft.edit(draft.overrides, event.id)
+            if override.state == "approved":
+                override.state = "ended"
     else:
         cell.lowered += adjustment.amount
     lapse(cell)
     set_limit(draft, cell, limit_before)
+
+
+# -- overrides -----------------------------------------------------------------------------------------------------
+
+
+def _override_requested(draft: Draft, event: OverrideRequested, at: int) -> None:
+    override = Override(
+        id=event.id,
+        account=event.account,
+        budget=event.budget,
+        cell=event.cell,
+        asked=event.amount,
+        closes_at=event.closes_at,
+        open_s=event.open_s,
+        at=at,
+        wanted_until=event.valid_until,
+        valid_s=event.valid_s,
+        requested_by=event.actor,
+    )
+    draft.add(draft.overrides, event.id, override)
+    draft.edit(draft.budgets, event.budget).asking += 1
+    if event.private is not None and event.private.reason is not None:
+        account = draft.edit(draft.accounts, event.account)
+        account.asked = _with_newest(account.asked, event.id, event.private.reason)
+    draft.due(event.closes_at, RANK_OVERRIDE, 0, "override", event.id)
+
+
+def _override_approved(draft: Draft, event: OverrideApproved, at: int) -> None:
+    override = _decided(draft, event, "approved", at)
+    override.amount = event.amount
+    override.valid_until = event.valid_until
+
+
+def _override_denied(draft: Draft, event: OverrideDenied, at: int) -> None:
+    _decided(draft, event, "denied", at)
+
+
+def _override_expired(draft: Draft, event: OverrideExpired, at: int) -> None:
+    draft.edit(draft.overrides, event.id).state = "expired"
+    draft.edit(draft.budgets, event.budget).asking -= 1
+
+
+def _override_withdrawn(draft: Draft, event: OverrideWithdrawn, at: int) -> None:
+    _decided(draft, event, "withdrawn", at)
+
+
+def _override_revoked(draft: Draft, event: OverrideRevoked, at: int) -> None:
+    draft.edit(draft.overrides, event.id).state = "revoked"
+    _remember_decision(draft, event)
+
+
+def _decided(
+    draft: Draft, event: OverrideApproved | OverrideDenied | OverrideWithdrawn, state: OverrideState, at: int
+) -> Override:
+    """A pending override is pending no longer."""
+    override = draft.edit(draft.overrides, event.id)
+    override.state = state
+    override.decided_by = event.actor
+    override.decided_at = at
+    draft.edit(draft.budgets, event.budget).asking -= 1
+    _remember_decision(draft, event)
+    return override
+
+
+def _remember_decision(
+    draft: Draft, event: OverrideApproved | OverrideDenied | OverrideWithdrawn | OverrideRevoked
+) -> None:
+    if event.private is not None and event.private.reason is not None:
+        account = draft.edit(draft.accounts, event.account)
+        account.decided = _with_newest(account.decided, event.id, event.private.reason)
+
+
+def _with_newest(texts: dict[str, str], id: str, text: str) -> dict[str, str]:
+    """With one more text, and without the oldest beyond the bound."""
+    newest = {known: said for known, said in texts.items() if known != id}
+    newest[id] = text
+    return dict(list(newest.items())[-REASONS_MAX:])
 
 
 # -- allocations ---------------------------------------------------------------------------------------------------
@@ -680,6 +808,7 @@ def _template_put(draft: Draft, event: TemplatePut, at: int) -> None:
         max_children=event.max_children,
         max_new_per_minute=event.max_new_per_minute,
         idle_close_s=event.idle_close_s,
+        gate=event.gate,
         minute=before.minute if before is not None else 0,
         opened_in_minute=before.opened_in_minute if before is not None else 0,
         shortage=before.shortage if before is not None else (),
@@ -730,6 +859,14 @@ FOLDS: dict[type[Any], Callable[[Draft, Any, int], None]] = {
     ThresholdCrossed: _threshold_crossed,
     Adjusted: _adjusted,
     AdjustmentEnded: _adjustment_ended,
+    OverrideRequested: _override_requested,
+    OverrideApproved: _override_approved,
+    OverrideDenied: _override_denied,
+    OverrideExpired: _override_expired,
+    OverrideWithdrawn: _override_withdrawn,
+    OverrideRevoked: _override_revoked,
+    GateClosed: _gate_closed,
+    GateReset: _gate_reset,
     AllocationPut: _allocation_put,
     AllocationResized: _allocation_resized,
     AllocationParked: _allocation_parked,

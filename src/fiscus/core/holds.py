@@ -11,6 +11,7 @@ from fiscus.core.answers import hold_answer, loan_answer, no_room, warnings
 from fiscus.core.checks import check_extend, check_release, check_reserve, check_settle, invalid, to_datetime
 from fiscus.core.commands import Extend, Release, Request, Reserve, Settle, ShortageStep
 from fiscus.core.events import Extended, Held, Private, Released, Settled, ShortageMet
+from fiscus.core.gates import TASK, gate_refusal, note_confidence, task_key, task_name, task_of
 from fiscus.core.lending import end_loans
 from fiscus.core.outcomes import HoldAnswer, Refused
 from fiscus.core.records import CallRecord
@@ -96,6 +97,10 @@ def admission(draft: Draft, request: Request, command: Reserve, now: int) -> Hel
         if isinstance(resolved, Refused):
             return resolved
         route = resolved
+    if draft.accounts[number].gates:
+        refused = gate_refusal(draft.accounts[number], command.attributes, now)
+        if refused is not None:
+            return refused
     amounts = completed(command.amounts)
     needed = amounts if not command.leave else leaving(amounts, command.leave)
     cells = draft.cells
@@ -132,6 +137,7 @@ def admission(draft: Draft, request: Request, command: Reserve, now: int) -> Hel
         attributes_check=attributes_check(command.attributes) if command.attributes else 0,
         also=tuple(account.number for account in also),
         warned=warned,
+        task=task_of(command.attributes) if TASK in command.attributes and draft.format > 1 else "",
         private=Private(attributes=command.attributes) if command.attributes else None,
     )
 
@@ -380,6 +386,8 @@ def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAns
     )
     if hold.loans and not draft.holds[hold.id].open:
         end_loans(draft, hold.loans, now)
+    if record is not None and record.confidence is not None:
+        note_confidence(draft, hold.account, hold.task, command, now)
     return hold_answer(draft, draft.holds[hold.id])
 
 
@@ -461,6 +469,8 @@ def _book(draft: Draft, request: Request, command: Settle, now: int) -> HoldAnsw
             private=_private(record),
         )
     )
+    if record is not None and record.confidence is not None:
+        note_confidence(draft, payer.number, task_key(task_name(command)), command, now)
     return hold_answer(draft, draft.holds[command.id])
 
 

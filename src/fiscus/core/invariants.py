@@ -63,7 +63,7 @@ def broken_sums(draft: Draft) -> Iterator[tuple[str, str]]:
                 opened[pin] += 1
             if cell.phase == LIVE:
                 standing[pin] += cell.shown_held
-    raised, lowered = _adjusted(draft)
+    raised, lowered, overridden = _adjusted(draft)
     for number, cell in draft.cells.items():
         for id, field, expected in (
             ("E4", "held", held[number]),
@@ -72,21 +72,24 @@ def broken_sums(draft: Draft) -> Iterator[tuple[str, str]]:
             ("E4", "open", opened[number]),
             ("E13", "raised", raised[number]),
             ("E13", "lowered", lowered[number]),
+            ("E13", "overridden", overridden[number]),
         ):
             if getattr(cell, field) != expected:
                 yield id, f"cell {number}: {field} is {getattr(cell, field)}, its parts add up to {expected}"
 
 
-def _adjusted(draft: Draft) -> tuple[Counter[int], Counter[int]]:
+def _adjusted(draft: Draft) -> tuple[Counter[int], Counter[int], Counter[int]]:
     raised: Counter[int] = Counter()
     lowered: Counter[int] = Counter()
+    overridden: Counter[int] = Counter()
     for adjustment in draft.adjustments.values():
         if adjustment.active:
             if adjustment.amount > 0:
                 raised[adjustment.cell] += adjustment.amount
+                overridden[adjustment.cell] += adjustment.amount if adjustment.override else 0
             else:
                 lowered[adjustment.cell] -= adjustment.amount
-    return raised, lowered
+    return raised, lowered, overridden
 
 
 def broken_admission(draft: Draft, numbers: Iterable[int]) -> Iterator[tuple[str, str]]:

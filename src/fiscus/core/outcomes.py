@@ -7,14 +7,16 @@ from typing import Literal, dataclass_transform
 
 import msgspec
 
-from fiscus.core.commands import ExhaustionPolicy, Mode, Role, Severity, ShortageStep, Status
+from fiscus.core.commands import ExhaustionPolicy, Mode, OverridePolicy, Role, Severity, ShortageStep, Status
 from fiscus.core.units import Amounts, Unit
 
 HoldState = Literal["held", "settled", "released", "expired"]
+OverrideState = Literal["pending", "approved", "denied", "expired", "withdrawn", "revoked", "ended"]
 
 RefusalCode = Literal[
     "budget_exceeded",
     "budget_busy",
+    "gated",
     "account_suspended",
     "account_terminated",
     "account_closed",
@@ -28,6 +30,7 @@ RefusalCode = Literal[
     "unknown_allocation",
     "unknown_adjustment",
     "unknown_loan",
+    "unknown_override",
     "unknown_template",
     "unknown_key",
     "unit_not_bounded",
@@ -36,6 +39,8 @@ RefusalCode = Literal[
     "lower_priority",
     "below_use",
     "too_many_accounts",
+    "too_many_overrides",
+    "beyond_policy",
     "idempotency_expired",
     "invalid",
 ]
@@ -81,7 +86,7 @@ class Refused(Outcome, tag="refused"):
         binding: the cell that lacks room, as it was when the command was decided.
         requested: what was asked of it.
         retry_after_s: for ``budget_busy``.
-        resets_at: for ``budget_exceeded``, when its window ends; None: never.
+        resets_at: for ``budget_exceeded``, when its window ends; for ``gated``, when it opens; None: never.
         index: position of the refusing command in a compound.
         steps: what was tried for it in vain.
         shortage: what the account's list says is to be tried for it; nothing has been yet.
@@ -186,6 +191,21 @@ class BudgetView(msgspec.Struct, frozen=True, kw_only=True):
     carry_debt: bool
     allocated: bool
     balance: Balance | None
+    override: OverridePolicy | None = None
+
+
+class GateView(msgspec.Struct, frozen=True, kw_only=True):
+    """A confidence gate that is closed.
+
+    Attributes:
+        task: its name, where the settlement that closed it said so; empty: that of calls that name no task.
+        key: what stands for the task in the journal.
+        opens_at: None: when it is reset.
+    """
+
+    task: str | None
+    key: str
+    opens_at: datetime | None
 
 
 class AccountAnswer(Outcome, tag="account"):
@@ -195,6 +215,8 @@ class AccountAnswer(Outcome, tag="account"):
         shortage: its own list of what is tried for reserves that lack room.
         loans: what it has borrowed or lent and is not given back yet.
     """
+
+    """An account with its budgets. ``status_effective`` counts the ancestors' in; ``gates`` are the closed ones."""
 
     account: str
     number: int
@@ -207,6 +229,9 @@ class AccountAnswer(Outcome, tag="account"):
     budgets: tuple[BudgetView, ...]
     shortage: tuple[ShortageStep, ...] = ()
     loans: tuple[LoanAnswer, ...] = ()
+    confidence_threshold: float | None = None
+    gate_s: int | None = None
+    gates: tuple[GateView, ...] = ()
 
 
 class BudgetAnswer(Outcome, tag="budget"):
@@ -241,6 +266,36 @@ class AdjustmentAnswer(Outcome, tag="adjustment"):
     amount: int
     active: bool
     valid_until: datetime | None
+    balance: Balance
+
+
+class OverrideAnswer(Outcome, tag="override"):
+    """An override: what was asked, by which key, and what became of it.
+
+    Attributes:
+        asked, amount: what was asked; what was granted, 0 until then.
+        requested_by, decided_by: public ids of the keys (empty: without one); ``fiscus``: the budget's policy.
+        closes_at: when the request ends without a decision.
+        valid_until: when what was granted ends; before the decision, when it was asked to.
+        reason, decision: why it was asked, why it was decided so; kept for the newest ones of an account.
+        balance: the window that it was asked for.
+    """
+
+    id: str
+    account: str
+    budget: str
+    unit: Unit
+    state: OverrideState
+    asked: int
+    amount: int
+    requested_by: str
+    requested_at: datetime
+    closes_at: datetime
+    decided_by: str | None
+    decided_at: datetime | None
+    valid_until: datetime | None
+    reason: str | None
+    decision: str | None
     balance: Balance
 
 
@@ -281,6 +336,7 @@ class CompoundAnswer(Outcome, tag="compound"):
         | TransferAnswer
         | LoanAnswer
         | AdjustmentAnswer
+        | OverrideAnswer
         | TemplateAnswer
         | Spooled
         | Refused,
@@ -296,6 +352,7 @@ Answer = (
     | TransferAnswer
     | LoanAnswer
     | AdjustmentAnswer
+    | OverrideAnswer
     | TemplateAnswer
     | KeyAnswer
     | ErasedAnswer

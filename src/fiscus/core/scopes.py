@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fiscus.core.commands import CHAIN_LENGTH_MAX, Request
-from fiscus.core.events import AccountOpened, BudgetPut, Private
+from fiscus.core.events import AccountOpened, BudgetPut, GateTerms, Private
 from fiscus.core.outcomes import Refused
 from fiscus.core.routes import carve, carve_parked, chain, inactive
 from fiscus.core.state import Account, Draft, Template
@@ -125,6 +125,7 @@ def open_by_template(
         min_reserve={},
         labels={},
         template=template.pattern,
+        gate=template.gate,
         after_the_fact=after_the_fact,
     )
     if isinstance(account, Refused):
@@ -148,6 +149,7 @@ def open_by_template(
                 carry_over=budget.carry_over,
                 carry_max=budget.carry_max,
                 carry_debt=budget.carry_debt,
+                override=budget.override,
             )
         )
     for unit, size in template.allocations.items():
@@ -168,6 +170,7 @@ def open_account(
     min_reserve: Amounts,
     labels: dict[str, str],
     template: str | None = None,
+    gate: GateTerms | None = None,
     after_the_fact: bool = False,
 ) -> Account | Refused:
     """Open an account below an active parent, within the bound on chains."""
@@ -191,6 +194,7 @@ def open_account(
             priority=priority,
             min_reserve=min_reserve,
             template=template,
+            gate=gate,
             private=Private(name=name, labels=labels or None),
         )
     )

@@ -17,6 +17,7 @@ from fiscus.core.commands import (
     CarryOver,
     ExhaustionPolicy,
     Mode,
+    OverridePolicy,
     QuarantinePolicy,
     Role,
     Severity,
@@ -24,8 +25,8 @@ from fiscus.core.commands import (
     Status,
     TemplateBudget,
 )
-from fiscus.core.events import FORMAT, AnyEvent, CellsByUnit
-from fiscus.core.outcomes import HoldState, Refused
+from fiscus.core.events import FORMAT, AnyEvent, CellsByUnit, GateTerms
+from fiscus.core.outcomes import HoldState, OverrideState, Refused
 from fiscus.core.units import Amounts, Unit
 
 NEVER = 2**62
@@ -34,8 +35,8 @@ NEVER = 2**62
 HEAP_SLACK = 10_000
 """Stale deadlines that are tolerated before they are swept."""
 
-Kind = Literal["account", "budget", "cell", "hold", "adjustment", "template", "key", "loan"]
-KINDS: tuple[Kind, ...] = ("account", "budget", "cell", "hold", "adjustment", "template", "key", "loan")
+Kind = Literal["account", "budget", "cell", "hold", "adjustment", "template", "key", "loan", "override"]
+KINDS: tuple[Kind, ...] = ("account", "budget", "cell", "hold", "adjustment", "template", "key", "loan", "override")
 """Stores know kinds by their position here: a new one stands at the end."""
 
 LIVE, PARKED, ENDED = 0, 1, 2
@@ -52,9 +53,14 @@ class Entity(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
 
 
 class Account(Entity, kw_only=True, omit_defaults=True):
-    """An account. ``budgets`` in the order of their creation; ``allocations``: unit → the budget that is carved out.
+    """An account.
 
-    ``loans``: those in which it borrows or lends and that have not ended.
+    Attributes:
+        budgets: in the order of their creation.
+        allocations: unit → the budget that is carved out.
+        loans: those in which it borrows or lends and that have not ended.
+        gate: when its confidence gate closes; ``gates``: the closed ones, key of the task → until when.
+        tasks, asked, decided: names of tasks by key, why overrides were asked for and decided so by id; the newest.
     """
 
     number: int
@@ -72,6 +78,11 @@ class Account(Entity, kw_only=True, omit_defaults=True):
     opened_at: int = 0
     shortage: tuple[ShortageStep, ...] = ()
     loans: tuple[str, ...] = ()
+    gate: GateTerms | None = None
+    gates: dict[str, int] = {}
+    tasks: dict[str, str] = {}
+    asked: dict[str, str] = {}
+    decided: dict[str, str] = {}
 
     @property
     def display_name(self) -> str:
@@ -80,7 +91,10 @@ class Account(Entity, kw_only=True, omit_defaults=True):
 
 
 class Budget(Entity, kw_only=True, omit_defaults=True):
-    """A budget, or (``allocated``) an allocation, which is a budget whose limit is held on the chain above."""
+    """A budget, or (``allocated``) an allocation, which is a budget whose limit is held on the chain above.
+
+    ``asking``: how many overrides of it are pending.
+    """
 
     number: int
     account: int
@@ -105,6 +119,8 @@ class Budget(Entity, kw_only=True, omit_defaults=True):
     for_good: bool = False
     removed: bool = False
     cell: int = 0
+    override: OverridePolicy | None = None
+    asking: int = 0
 
 
 class Cell(Entity, kw_only=True, omit_defaults=True):
@@ -116,7 +132,7 @@ class Cell(Entity, kw_only=True, omit_defaults=True):
     Attributes:
         covered, held, quarantined, uncovered: P, H, Q, O.
         carried: what came from the window before, less what left for the one after.
-        raised, lowered: sums of the active adjustments.
+        raised, lowered: sums of the active adjustments; ``overridden``: those of ``raised`` that are overrides.
         lapsing: what ended adjustments still cover because it is in use.
         standing: the part of ``held`` that live allocations hold.
         debt, heir: what of ``uncovered`` was carried here, and the window that what was left or owed was carried to.
@@ -140,6 +156,7 @@ class Cell(Entity, kw_only=True, omit_defaults=True):
     carried: int = 0
     raised: int = 0
     lowered: int = 0
+    overridden: int = 0
     lapsing: int = 0
     covered: int = 0
     held: int = 0
@@ -188,6 +205,7 @@ class Hold(Entity, kw_only=True, omit_defaults=True):
     not closed). ``estimated``: its quarantine was closed as a charge, so a late reading replaces it. ``kept``: an
     estimate that was too high and stays on windows that are gone; a later rise counts from there for them.
     ``steps``, ``loans``, ``granted``, ``model``: what was done because there was no room (see ``ShortageMet``).
+    ``task``: the key of the task that the call named.
     """
 
     id: str
@@ -215,6 +233,7 @@ class Hold(Entity, kw_only=True, omit_defaults=True):
     loans: tuple[str, ...] = ()
     granted: Amounts = {}
     model: str | None = None
+    task: str = ""
 
 
 class Adjustment(Entity, kw_only=True, omit_defaults=True):
@@ -228,6 +247,31 @@ class Adjustment(Entity, kw_only=True, omit_defaults=True):
     valid_until: int | None = None
     ends_at: int | None = None
     active: bool = True
+    override: bool = False
+
+
+class Override(Entity, kw_only=True, omit_defaults=True):
+    """A request to raise the limit of a window, and what became of it. Why it was asked stands with the account.
+
+    ``wanted_until``, ``valid_s``: how long it was to be valid; ``valid_until``: how long what was granted is.
+    """
+
+    id: str
+    account: int
+    budget: int
+    cell: int
+    asked: int
+    closes_at: int
+    open_s: int
+    at: int
+    wanted_until: int | None = None
+    valid_s: int | None = None
+    requested_by: str = ""
+    state: OverrideState = "pending"
+    amount: int = 0
+    valid_until: int | None = None
+    decided_by: str | None = None
+    decided_at: int | None = None
 
 
 class Loan(Entity, kw_only=True, omit_defaults=True):
@@ -254,6 +298,7 @@ class Template(Entity, kw_only=True, omit_defaults=True):
     max_children: int = 0
     max_new_per_minute: int = 0
     idle_close_s: int | None = None
+    gate: GateTerms | None = None
     minute: int = 0
     opened_in_minute: int = 0
     removed: bool = False
@@ -274,7 +319,7 @@ class Key(Entity, kw_only=True, omit_defaults=True):
     revoked: bool = False
 
 
-AnyEntity = Account | Budget | Cell | Hold | Adjustment | Template | Key | Loan
+AnyEntity = Account | Budget | Cell | Hold | Adjustment | Template | Key | Loan | Override
 ENTITY_TYPES: dict[Kind, type[AnyEntity]] = {
     "account": Account,
     "budget": Budget,
@@ -284,11 +329,12 @@ ENTITY_TYPES: dict[Kind, type[AnyEntity]] = {
     "template": Template,
     "key": Key,
     "loan": Loan,
+    "override": Override,
 }
 ACCOUNTS_KIND: Kind = "account"
 
 K = TypeVar("K", int, str)
-V = TypeVar("V", Account, Budget, Cell, Hold, Adjustment, Template, Key, Loan)
+V = TypeVar("V", Account, Budget, Cell, Hold, Adjustment, Template, Key, Loan, Override)
 
 
 class Table(dict[K, V], Generic[K, V]):
@@ -396,6 +442,7 @@ class Draft:
         self.templates: Table[str, Template] = Table("template")
         self.keys: Table[str, Key] = Table("key")
         self.loans: Table[str, Loan] = Table("loan")
+        self.overrides: Table[str, Override] = Table("override")
         self.names = Names()
         self.accounts_opened = 0
         self.budgets_made = 0

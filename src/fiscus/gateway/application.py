@@ -46,6 +46,7 @@ CODES: Mapping[str, Code] = {
     "account_suspended": "forbidden",
     "account_terminated": "forbidden",
     "account_closed": "forbidden",
+    "gated": "forbidden",
     "forbidden": "forbidden",
     "too_many_accounts": "budget_busy",
 }

@@ -25,7 +25,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from fiscus.contract.logs import get_logger
-from fiscus.contract.queries import AnyQuery, ListAccounts, ListEntries, ListUsage, View
+from fiscus.contract.queries import AnyQuery, ListQuery, View
 from fiscus.core.commands import Request
 from fiscus.core.outcomes import AnyOutcome, Refused
 from fiscus.treasury.engine import AnyResult, Engine
@@ -210,7 +210,7 @@ class TracedTreasury(LocalTreasury):
     async def read(self, query: AnyQuery) -> View | Refused:
         """See ``Treasury``."""
         span = trace.get_current_span()
-        if not span.is_recording() or isinstance(query, ListAccounts | ListEntries | ListUsage):
+        if not span.is_recording() or isinstance(query, ListQuery):
             return await super().read(query)
         call = self._submit(query, span)
         try:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import uuid_utils
+from msgspec import UNSET, UnsetType
 
 from fiscus.client.backoff import Backoff
 from fiscus.contract import (
@@ -22,12 +23,14 @@ from fiscus.contract import (
     Amounts,
     AnyCommand,
     AnyOutcome,
+    ApproveOverride,
     Balance,
     BudgetAnswer,
     CallRecord,
     Compound,
     CompoundAnswer,
     Deallocate,
+    DenyOverride,
     EndAdjustment,
     Extend,
     GiveBack,
@@ -35,6 +38,7 @@ from fiscus.contract import (
     Lend,
     LoanAnswer,
     LoanPart,
+    OverrideAnswer,
     PutAccount,
     PutBudget,
     PutTemplate,
@@ -42,7 +46,10 @@ from fiscus.contract import (
     Release,
     RemoveBudget,
     RemoveTemplate,
+    RequestOverride,
     Reserve,
+    ResetGate,
+    RevokeOverride,
     SetStatus,
     Settle,
     ShortageStep,
@@ -63,17 +70,22 @@ from fiscus.contract.queries import (
     Entry,
     HoldView,
     ListAccounts,
+    ListOverrides,
     LoanView,
+    OverridesPage,
+    OverrideView,
     ReadAccount,
     ReadHold,
     ReadLoan,
+    ReadOverride,
     ReadReallocation,
     ReallocationView,
     View,
 )
 from fiscus.contract.treasury import Readiness
 from fiscus.contract.treasury import Treasury as Ledger
-from fiscus.core.commands import LEASE_S_DEFAULT, Status
+from fiscus.core.commands import LEASE_S_DEFAULT, OVERRIDE_OPEN_S_DEFAULT, Status
+from fiscus.core.outcomes import OverrideState
 from fiscus.sdk.completion import Completion, Family, Models, complete, question, stream
 from fiscus.sdk.decorator import Function, held
 from fiscus.sdk.hold import Hold, amounts_of
@@ -453,6 +465,8 @@ class Treasury:
         priority: int | None = None,
         min_reserve: Amounts | None = None,
         shortage: Sequence[ShortageStep] | None = None,
+        confidence_threshold: float | UnsetType | None = UNSET,
+        gate_s: int | UnsetType | None = UNSET,
         idempotency_key: str | None = None,
     ) -> AccountAnswer:
         """Open an account, or change what is given of one. See ``PutAccount``."""
@@ -463,6 +477,8 @@ class Treasury:
             priority=priority,
             min_reserve=min_reserve,
             shortage=None if shortage is None else tuple(shortage),
+            confidence_threshold=confidence_threshold,
+            gate_s=gate_s,
         )
         return await self._teller.ask(AccountAnswer, command, idempotency_key)
 
@@ -624,6 +640,70 @@ class Treasury:
     async def end_adjustment(self, account: str, id: str, *, idempotency_key: str | None = None) -> AdjustmentAnswer:
         """End an adjustment now."""
         return await self._teller.ask(AdjustmentAnswer, EndAdjustment(id=id, account=account), idempotency_key)
+
+    # Overrides and gates
+
+    async def request_override(
+        self,
+        account: str,
+        budget: str,
+        amount: int,
+        *,
+        reason: str,
+        valid_s: int | None = None,
+        valid_until: datetime | None = None,
+        open_s: int = OVERRIDE_OPEN_S_DEFAULT,
+        id: str | None = None,
+    ) -> OverrideAnswer:
+        """Ask for more in the running window of a budget; somebody else decides. See ``RequestOverride``."""
+        command = RequestOverride(
+            id=_id(id),
+            account=account,
+            budget=budget,
+            amount=amount,
+            reason=reason,
+            valid_s=valid_s,
+            valid_until=valid_until,
+            open_s=open_s,
+        )
+        return await self._teller.ask(OverrideAnswer, command)
+
+    async def approve_override(
+        self, id: str, *, amount: int | None = None, reason: str = "", idempotency_key: str | None = None
+    ) -> OverrideAnswer:
+        """Grant what was asked, or ``amount`` of it. It takes another key, which the budget's policy names."""
+        command = ApproveOverride(id=id, amount=amount, reason=reason)
+        return await self._teller.ask(OverrideAnswer, command, idempotency_key)
+
+    async def deny_override(self, id: str, *, reason: str = "", idempotency_key: str | None = None) -> OverrideAnswer:
+        """Refuse what was asked."""
+        return await self._teller.ask(OverrideAnswer, DenyOverride(id=id, reason=reason), idempotency_key)
+
+    async def revoke_override(self, id: str, *, reason: str = "", idempotency_key: str | None = None) -> OverrideAnswer:
+        """End an override now; what is in use of it stays covered. One's own request is withdrawn so."""
+        return await self._teller.ask(OverrideAnswer, RevokeOverride(id=id, reason=reason), idempotency_key)
+
+    async def override(self, id: str) -> OverrideAnswer:
+        """An override as it is now: pending, granted, or not."""
+        return (await self._read(OverrideView, ReadOverride(id=id))).override
+
+    async def overrides(
+        self, *, state: OverrideState | None = None, account: str | None = None
+    ) -> AsyncIterator[OverrideAnswer]:
+        """Overrides, pending and past ones, in the order of their ids (at most a second behind)."""
+        after: str | None = ""
+        while after is not None:
+            query = ListOverrides(after=after, limit=PAGE_LENGTH_MAX, state=state, account=account)
+            page = await self._read(OverridesPage, query)
+            for override in page.overrides:
+                yield override
+            after = page.next
+
+    async def reset_gate(
+        self, account: str, task: str | None = None, *, idempotency_key: str | None = None
+    ) -> AccountAnswer:
+        """Open the confidence gate of a task again, or (None) all of an account. See ``ResetGate``."""
+        return await self._teller.ask(AccountAnswer, ResetGate(account=account, task=task), idempotency_key)
 
     async def put_template(
         self,

@@ -22,7 +22,7 @@ from fiscus.client.backoff import Backoff
 from fiscus.contract import AnyOutcome, Compound, CompoundAnswer, Refused, Release, Request, Settle, Spooled
 from fiscus.contract.errors import SpoolUnavailable, StoreUnavailable, TreasuryError
 from fiscus.contract.logs import get_logger
-from fiscus.contract.queries import AnyQuery, Entry, ListAccounts, ListEntries, ListTemplates, ListUsage, View
+from fiscus.contract.queries import AnyQuery, Entry, ListQuery, ListTemplates, View
 from fiscus.contract.treasury import Readiness, Treasury
 from fiscus.core.checks import check
 from fiscus.spool.outbox import Outbox
@@ -122,7 +122,7 @@ class SpoolingTreasury:
         """See ``Treasury``."""
         if self._away is not None:
             raise self._unavailable()
-        if isinstance(query, ListAccounts | ListEntries | ListUsage):
+        if isinstance(query, ListQuery):
             return await self.ledger.read(query)  # from the tables, beside the engine: it says nothing about that
         task = self._patience.enter()
         try:

@@ -38,12 +38,14 @@ from fiscus.core.commands import (
     Adjust,
     Allocate,
     AnyCommand,
+    ApproveOverride,
     Compound,
     Extend,
     Lend,
     PutBudget,
     Release,
     Request,
+    RequestOverride,
     Reserve,
     SetStatus,
     Settle,
@@ -90,6 +92,7 @@ BOOK_OR_HOLD = frozenset({Reserve, Settle, Compound})
 """Commands that look for accounts and holds, which are loaded for a batch at once."""
 
 ADMITTING = frozenset({Reserve, Extend, Allocate, Transfer, Lend, PutBudget, Adjust})
+ADMITTING = frozenset({Reserve, Extend, Allocate, Transfer, PutBudget, Adjust, RequestOverride, ApproveOverride})
 """Commands that may let more be spent: not decided for a tenant whose figures are in doubt."""
 
 log = get_logger(__name__)

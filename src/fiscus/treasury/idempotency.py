@@ -6,6 +6,7 @@ import hashlib
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from fiscus.core.commands import Request
 from fiscus.core.outcomes import AnyOutcome, Refused
@@ -31,8 +32,8 @@ def request_digest(request: Request) -> str:
 def _plain(value: Any) -> Any:
     """With every field of every struct: an encoder leaves a default out or not by where the value came from."""
     if isinstance(value, msgspec.Struct):
-        fields = {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
-        return {type(value).__name__: fields}
+        given = ((name, getattr(value, name)) for name in value.__struct_fields__)
+        return {type(value).__name__: {name: _plain(part) for name, part in given if part is not UNSET}}
     if isinstance(value, dict):
         return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

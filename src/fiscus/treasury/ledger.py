@@ -10,7 +10,7 @@ import msgspec
 
 from fiscus.contract.errors import LedgerCorrupt
 from fiscus.core.decide import is_valid, new_draft
-from fiscus.core.events import FORMAT, AnyEvent, Held, NameErased, Released, Settled, Transferred
+from fiscus.core.events import FORMAT, AnyEvent, Held, NameErased, Released, Settled, Transferred, format_of
 from fiscus.core.fold import fold
 from fiscus.core.records import CallRecord
 from fiscus.core.state import ENTITY_TYPES, HEAP_SLACK, Booking, Draft, Kind, Rules, Table
@@ -69,6 +69,7 @@ class Ledger:
             draft.templates,
             draft.keys,
             draft.loans,
+            draft.overrides,
         )
         self.head = Head(0, genesis(name))
         self.head_at = 0
@@ -285,9 +286,8 @@ class Ledger:
     def _refuse_newer_events(self) -> None:
         """Nodes of older versions still follow this journal: what they cannot read is a defect, and not written."""
         for event in self.draft.events:
-            assert event.since <= self.draft.format, (
-                f"{type(event).__name__} is not written before format {event.since}"
-            )
+            needed = format_of(event)
+            assert needed <= self.draft.format, f"{type(event).__name__} is not written before format {needed}"
 
     def _concerned(self, event: AnyEvent) -> int:
         """The account with which the private part of an event is erased; 0: none."""
@@ -428,7 +428,7 @@ class Ledger:
         return sum(len(table) for table in self._tables)
 
     def _evict_ended(self) -> None:
-        """Drop holds and windows that are over, adjustments, loans, closed accounts, once the views have them.
+        """Drop ended holds and windows, adjustments, loans, overrides, closed accounts, once the views have them.
 
         Few ask for them again.
         Memory follows what goes on, not what has been, and what is in use is loaded anew less often.
@@ -438,7 +438,7 @@ class Ledger:
         self._sweep()
         for id in [id for id, hold in holds.items() if not hold.open and id not in holds.changed]:
             del holds[id]
-        changes: tuple[Table[str, Any], ...] = (draft.adjustments, draft.loans)
+        changes: tuple[Table[str, Any], ...] = (draft.adjustments, draft.loans, draft.overrides)
         for table in changes:
             for id in [id for id in table if id not in table.changed]:
                 del table[id]

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fiscus.contract.errors import BudgetUnavailable, TreasuryError
-from fiscus.contract.queries import AnyQuery, Entry, ListAccounts, ListEntries, ListUsage, View
+from fiscus.contract.queries import AnyQuery, Entry, ListQuery, View
 from fiscus.contract.treasury import Readiness
 from fiscus.core.commands import Request, Reserve
 from fiscus.core.outcomes import AnyOutcome, Refused
@@ -98,13 +98,13 @@ class LocalTreasury:
     async def read(self, query: AnyQuery) -> View | Refused:
         """See ``Treasury``."""
         loop = self._loop or self._start()
-        if isinstance(query, ListAccounts | ListEntries | ListUsage):
+        if isinstance(query, ListQuery):
             return await self._list(query)
         future: asyncio.Future[View | Refused] = loop.create_future()
         self.engine.submit(self, future, query)
         return await future
 
-    async def _list(self, query: ListAccounts | ListEntries | ListUsage) -> View | Refused:
+    async def _list(self, query: ListQuery) -> View | Refused:
         number = await asyncio.to_thread(self._tenant, query.tenant)
         for attempt in range(LIST_TRIES_MAX):
             try:

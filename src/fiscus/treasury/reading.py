@@ -21,11 +21,16 @@ from fiscus.contract.queries import (
     ListAccounts,
     ListEntries,
     ListKeys,
+    ListOverrides,
+    ListQuery,
     ListTemplates,
     ListUsage,
+    OverridesPage,
+    OverrideView,
     ReadAccount,
     ReadHold,
     ReadLoan,
+    ReadOverride,
     ReadReallocation,
     TemplatesView,
     TemplateView,
@@ -33,15 +38,16 @@ from fiscus.contract.queries import (
     UsagePage,
     View,
 )
-from fiscus.core.answers import account_answer, effective_status, hold_answer, key_answer
+from fiscus.core.answers import account_answer, effective_status, hold_answer, key_answer, override_answer
 from fiscus.core.checks import check_id, check_name, invalid, to_datetime, to_ms
 from fiscus.core.decide import new_draft
 from fiscus.core.holds import find_hold
-from fiscus.core.outcomes import AccountAnswer, Refused
+from fiscus.core.outcomes import AccountAnswer, OverrideAnswer, Refused
+from fiscus.core.overrides import find_override
 from fiscus.core.records import CallRecord
 from fiscus.core.routes import allocation_cell, running_cell
 from fiscus.core.scopes import find_account
-from fiscus.core.state import ENDED, ENTITY_TYPES, PARKED, Account, Draft, Hold, Kind
+from fiscus.core.state import ENDED, ENTITY_TYPES, PARKED, Account, Draft, Hold, Kind, Override
 from fiscus.core.units import Amounts
 from fiscus.treasury.reallocations import loan_view, reallocation_view
 from fiscus.treasury.sealing import base_seal, joined, sealed_rows, table_of
@@ -83,6 +89,12 @@ def read_view(draft: Draft, as_of_seq: int, query: AnyQuery, now: int) -> View |
         return loan_view(draft, as_of_seq, query)
     if isinstance(query, ReadReallocation):
         return reallocation_view(draft, as_of_seq, query, now)
+    if isinstance(query, ReadOverride):
+        wrong = check_id("id", query.id)
+        override = wrong or find_override(draft, query.id, query.scope)
+        if isinstance(override, Refused):
+            return override
+        return OverrideView(as_of_seq=as_of_seq, override=override_answer(draft, override))
     if isinstance(query, ListTemplates):
         return TemplatesView(as_of_seq=as_of_seq, templates=_templates(draft))
     if isinstance(query, ListKeys):
@@ -121,6 +133,8 @@ def _templates(draft: Draft) -> tuple[TemplateView, ...]:
             max_new_per_minute=template.max_new_per_minute,
             idle_close_s=template.idle_close_s,
             shortage=template.shortage,
+            confidence_threshold=template.gate.confidence_threshold if template.gate is not None else None,
+            gate_s=template.gate.closed_s if template.gate is not None else None,
         )
         for template in sorted(draft.templates.values(), key=lambda template: template.pattern)
         if not template.removed
@@ -131,8 +145,8 @@ def _templates(draft: Draft) -> tuple[TemplateView, ...]:
 
 
 def list_view(
-    store: Store, tenant: int, query: ListAccounts | ListEntries | ListUsage
-) -> AccountsPage | EntriesPage | UsagePage | Refused:
+    store: Store, tenant: int, query: ListQuery
+) -> AccountsPage | OverridesPage | EntriesPage | UsagePage | Refused:
     """Answer a list query from the tables, in the caller's thread.
 
     Raises:
@@ -140,7 +154,10 @@ def list_view(
     """
     if type(query.limit) is not int or not 1 <= query.limit <= PAGE_LENGTH_MAX:
         return invalid("limit", f"must be an integer in 1 … {PAGE_LENGTH_MAX}")
-    if type(query.after) is not int or not 0 <= query.after < 2**62:
+    if isinstance(query, ListOverrides):
+        if wrong := check_id("after", query.after or "-"):
+            return wrong
+    elif type(query.after) is not int or not 0 <= query.after < 2**62:
         return invalid("after", "must be an integer ≥ 0")
     if isinstance(query, ListEntries):
         return _entries_page(store, tenant, query)
@@ -150,6 +167,8 @@ def list_view(
         raise BudgetUnavailable(FOLLOWER_WAIT)
     if isinstance(query, ListAccounts):
         return _accounts_page(store, tenant, query, as_of_seq)
+    if isinstance(query, ListOverrides):
+        return _overrides_page(store, tenant, query, as_of_seq)
     return _usage_page(store, tenant, query, as_of_seq)
 
 
@@ -196,6 +215,31 @@ def _accounts_page(store: Store, tenant: int, query: ListAccounts, as_of_seq: in
                     more = True
                     break
     return AccountsPage(as_of_seq=as_of_seq, accounts=tuple(answers), next=after if more else None)
+
+
+def _overrides_page(store: Store, tenant: int, query: ListOverrides, as_of_seq: int) -> OverridesPage | Refused:
+    draft = view_draft(store, tenant)
+    within: int | None = None
+    name = query.account or query.scope
+    if name is not None:
+        found = find_account(draft, name, query.scope)
+        if isinstance(found, Refused):
+            return found
+        within = found.number
+    answers: list[OverrideAnswer] = []
+    after, more, pending = query.after, True, query.state == "pending"
+    while more and len(answers) < query.limit:
+        bodies = store.views.overrides(tenant, after, query.limit, within, pending)
+        more = len(bodies) == query.limit
+        for body in bodies:
+            override: Override = _decoders["override"].decode(body)
+            after = override.id
+            if query.state is None or override.state == query.state:
+                answers.append(override_answer(draft, override))
+                if len(answers) == query.limit:
+                    more = True
+                    break
+    return OverridesPage(as_of_seq=as_of_seq, overrides=tuple(answers), next=after if more else None)
 
 
 def _usage_page(store: Store, tenant: int, query: ListUsage, as_of_seq: int) -> UsagePage | Refused:

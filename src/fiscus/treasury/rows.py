@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from fiscus.core.fold import RANK_ADJUSTMENT, RANK_ALLOCATION, RANK_EXPIRY, RANK_LOAN, RANK_QUARANTINE
-from fiscus.core.state import ENDED, Account, Adjustment, AnyEntity, Cell, Draft, Hold, Kind, Loan
+from fiscus.core.fold import RANK_ADJUSTMENT, RANK_ALLOCATION, RANK_EXPIRY, RANK_LOAN, RANK_OVERRIDE, RANK_QUARANTINE
+from fiscus.core.state import ENDED, Account, Adjustment, AnyEntity, Cell, Draft, Hold, Kind, Loan, Override
 from fiscus.treasury.store import EntityRow
 
 _encode = msgspec.json.Encoder().encode
@@ -42,4 +42,7 @@ def entity_row(draft: Draft, kind: Kind, key: int | str, entity: AnyEntity) -> E
         return EntityRow(kind, key, body, due_at=entity.ends_at, due_rank=RANK_ADJUSTMENT)
     if isinstance(entity, Loan) and entity.active and entity.ends_at is not None:
         return EntityRow(kind, key, body, due_at=entity.ends_at, due_rank=RANK_LOAN)
+    if isinstance(entity, Override):
+        due_at = entity.closes_at if entity.state == "pending" else None
+        return EntityRow(kind, key, body, owner=entity.account, due_at=due_at, due_rank=RANK_OVERRIDE)
     return EntityRow(kind, key, body)

@@ -30,7 +30,10 @@ PAGE = 5_000
 MONTHLY_FROM_DAYS = 31
 """Where entries are kept as long as this, one seal of each month is; of each day where they are not."""
 
-PRIVATE_FIELDS: dict[Kind, dict[str, Any]] = {"account": {"name": None, "labels": {}}, "key": {"label": ""}}
+PRIVATE_FIELDS: dict[Kind, dict[str, Any]] = {
+    "account": {"name": None, "labels": {}, "tasks": {}, "asked": {}, "decided": {}},
+    "key": {"label": ""},
+}
 """What of an entity stands in a row of its own, and what stands in its place."""
 
 _encode = msgspec.json.Encoder().encode
@@ -204,6 +207,7 @@ def table_of(draft: Draft, kind: Kind) -> dict[Any, Any]:
         "template": draft.templates,
         "key": draft.keys,
         "loan": draft.loans,
+        "override": draft.overrides,
     }
     return tables[kind]
 

@@ -335,6 +335,10 @@ class Views(Protocol):
         """Accounts in the order of their numbers."""
         ...
 
+    def overrides(self, tenant: int, after: str, limit: int, within: int | None, pending: bool) -> list[bytes]:
+        """Overrides in the order of their ids, of an account and those below it; ``pending``: those that are open."""
+        ...
+
     def usage(
         self, tenant: int, after: int, limit: int, within: int | None, since: int | None, until: int | None
     ) -> list[UsageRow]:

@@ -22,7 +22,7 @@ from fiscus.core.invariants import broken, broken_admission, broken_cell, broken
 from fiscus.core.outcomes import HoldState
 from fiscus.core.state import ENTITY_TYPES, KINDS, Account, Cell, Draft, Hold
 from fiscus.treasury.codec import commitment_holds, decode_event, genesis, link
-from fiscus.treasury.sealing import Seal, base_seal, joined, last_seal, sealed_rows, table_of
+from fiscus.treasury.sealing import PRIVATE_FIELDS, Seal, base_seal, joined, last_seal, sealed_rows, table_of
 from fiscus.treasury.store import Store, StoredEntry, Watermark
 
 PAGE = 5_000
@@ -235,7 +235,8 @@ class _Verification:
 def _says_the_same(viewed: Any, entity: Any) -> bool:
     """Whether the views say of an entity what the journal says; a name that was erased since may still stand there."""
     if isinstance(entity, Account) and entity.name is None and isinstance(viewed, Account):
-        viewed.name, viewed.labels = None, entity.labels
+        for field in PRIVATE_FIELDS["account"]:
+            setattr(viewed, field, getattr(entity, field))
     return bool(viewed == entity)
 
 

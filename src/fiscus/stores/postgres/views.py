@@ -160,6 +160,11 @@ class PostgresViews:
         values = (tenant, after, limit, prefix, parent, within)
         return [row[0] for row in self._listers.fetch(SQL["accounts"], values, prepare=False)]
 
+    def overrides(self, tenant: int, after: str, limit: int, within: int | None, pending: bool) -> list[bytes]:
+        """See ``Views``."""
+        values = (tenant, NUMBER["override"], after, limit, within, pending)
+        return [row[0] for row in self._listers.fetch(SQL["overrides"], values, prepare=False)]
+
     def usage(
         self, tenant: int, after: int, limit: int, within: int | None, since: int | None, until: int | None
     ) -> list[UsageRow]:

@@ -27,6 +27,19 @@ AND ($5::bigint IS NULL OR owner = $5::bigint)
 AND ($6::bigint IS NULL OR number IN (SELECT number FROM below))
 ORDER BY number LIMIT $3::bigint
 
+-- name: overrides
+WITH RECURSIVE below (number) AS (
+    SELECT $5::bigint WHERE $5::bigint IS NOT NULL
+    UNION ALL
+    SELECT entities.number FROM entities JOIN below ON entities.owner = below.number
+    WHERE entities.tenant = $1::integer AND entities.kind = 0
+)
+SELECT body FROM entities
+WHERE tenant = $1::integer AND kind = $2::smallint AND number = 9223372036854775807 AND id > $3::text
+AND ($5::bigint IS NULL OR owner IN (SELECT number FROM below))
+AND (NOT $6::boolean OR due_at IS NOT NULL)
+ORDER BY id LIMIT $4::bigint
+
 -- name: usage
 WITH RECURSIVE below (number) AS (
     SELECT $4::bigint WHERE $4::bigint IS NOT NULL

@@ -146,6 +146,11 @@ class SqliteViews:
         """See ``Views``."""
         return [row[0] for row in self._list(SQL["accounts"], (tenant, after, limit, prefix, parent, within))]
 
+    def overrides(self, tenant: int, after: str, limit: int, within: int | None, pending: bool) -> list[bytes]:
+        """See ``Views``."""
+        values = (tenant, NUMBER["override"], after, limit, within, pending)
+        return [row[0] for row in self._list(SQL["overrides"], values)]
+
     def usage(
         self, tenant: int, after: int, limit: int, within: int | None, since: int | None, until: int | None
     ) -> list[UsageRow]:

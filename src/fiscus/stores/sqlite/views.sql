@@ -140,6 +140,19 @@ AND (?5 IS NULL OR owner = ?5)
 AND (?6 IS NULL OR key IN (SELECT number FROM below))
 ORDER BY key LIMIT ?3;
 
+-- name: overrides
+WITH RECURSIVE below (number) AS (
+    SELECT ?5 WHERE ?5 IS NOT NULL
+    UNION ALL
+    SELECT entities.key FROM entities JOIN below ON entities.owner = below.number
+    WHERE entities.tenant = ?1 AND entities.kind = 0
+)
+SELECT body FROM entities
+WHERE tenant = ?1 AND kind = ?2 AND key > ?3
+AND (?5 IS NULL OR owner IN (SELECT number FROM below))
+AND (NOT ?6 OR due_at IS NOT NULL)
+ORDER BY key LIMIT ?4;
+
 -- name: usage
 WITH RECURSIVE below (number) AS (
     SELECT ?4 WHERE ?4 IS NOT NULL
