@@ -522,7 +522,7 @@ def transfers_of(plan: ReallocationView) -> tuple[Transfer, ...]:
 def is_of_a_gift(refused: Refusal, first: Sequence[SingleCommand]) -> bool:
     """Whether what others give was refused, and not what it was to be given for."""
     index = refused.refused.index
-    return index is not None and index < len(first) and refused.code != "format_not_raised"
+    return index is not None and index < len(first) and refused.code != "precondition_failed"
 
 
 def may_come_back(refused: Refusal, least: int) -> bool:
