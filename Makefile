@@ -133,7 +133,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 .PHONY: lock
 lock: $(UV) ## Compile the locked requirements from pyproject.toml; UPGRADE=1 takes newer versions
 	@$(COMPILE) pyproject.toml --extra dev --output-file requirements-dev.txt
-	@$(COMPILE) pyproject.toml --extra postgres --extra redis --extra tracing --constraint requirements-dev.txt --output-file requirements.txt
+	@$(COMPILE) pyproject.toml --extra alerts --extra postgres --extra redis --extra tracing --constraint requirements-dev.txt --output-file requirements.txt
 	@$(COMPILE) --group build --constraint requirements-dev.txt --output-file requirements-build.txt
 	@$(COMPILE) --group deploy --constraint requirements-dev.txt --output-file requirements-deploy.txt
 	@$(COMPILE) --group llm --no-deps --output-file requirements-llm.txt

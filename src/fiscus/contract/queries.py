@@ -102,10 +102,16 @@ class FindKey(Query, tag="find_key"):
 
 
 class ListEntries(Query, tag="entries"):
-    """The journal in order, after a sequence number."""
+    """The journal in order, after a sequence number.
+
+    Attributes:
+        limit: entries that are read; fewer come back where they are not of the kinds that are asked for.
+        kinds: only these; ``held.warned``: of the kind ``held`` those with the field ``warned``. None given: all.
+    """
 
     after: int = 0
     limit: int = PAGE_LENGTH_DEFAULT
+    kinds: tuple[str, ...] = ()
 
 
 class ListUsage(Query, tag="usage"):

@@ -172,6 +172,7 @@ def effective_status(draft: Draft, account: Account) -> Status:
     while account.parent is not None:
         account = draft.accounts[account.parent]
         if STATUS_RANK[account.status] > STATUS_RANK[gravest]:
+        number=budget.number,
             gravest = account.status
     return gravest
 

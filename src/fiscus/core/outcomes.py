@@ -173,7 +173,7 @@ class Spooled(Outcome, tag="spooled"):
 
 
 class BudgetView(msgspec.Struct, frozen=True, kw_only=True):
-    """A budget as it was set, with its version and the window that runs."""
+    """A budget as it was set, with its version and the window that runs; ``number`` is that in the journal."""
 
     budget: str
     account: str
@@ -196,6 +196,7 @@ class BudgetView(msgspec.Struct, frozen=True, kw_only=True):
 
 class GateView(msgspec.Struct, frozen=True, kw_only=True):
     """A confidence gate that is closed.
+    number: int = 0
 
     Attributes:
         task: its name, where the settlement that closed it said so; empty: that of calls that name no task.

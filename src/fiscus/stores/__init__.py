@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from fiscus.contract.alerts import AlertStore
 from fiscus.contract.errors import ConfigurationInvalid
 from fiscus.treasury.store import Store
 
@@ -43,3 +46,21 @@ def _open_postgres(url: str) -> Store:
             f"store: PostgreSQL needs the package {error.name}: install fiscus with the extra `postgres`"
         ) from error
     return PostgresStore(url)
+
+
+def open_alerts(url: str, tenant: str) -> AlertStore:
+    """The outbox of alerts that belongs to the ledger at ``url``, which this process has open.
+
+    Raises:
+        StoreUnavailable: it cannot be opened.
+    """
+    if url.startswith(POSTGRES_SCHEMES):
+        from fiscus.stores.postgres.alerts import PostgresAlerts
+
+        return PostgresAlerts(url, tenant)
+    from fiscus.stores.sqlite.alerts import SqliteAlerts
+
+    if not url.startswith(SQLITE_SCHEME):
+        return SqliteAlerts(None, tenant)
+    path = Path(url.removeprefix(SQLITE_SCHEME))
+    return SqliteAlerts(path.with_name(path.name + "-alerts"), tenant)

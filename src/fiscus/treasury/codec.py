@@ -12,6 +12,9 @@ import msgspec
 from fiscus.contract.errors import LedgerCorrupt, UnknownFormat
 from fiscus.core.events import AnyEvent, Private
 
+TAG = b'{"kind":"'
+"""How a body begins."""
+
 _encoder = msgspec.json.Encoder()
 _events: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
 _private: msgspec.json.Decoder[Private] = msgspec.json.Decoder(Private)
@@ -86,3 +89,13 @@ def commitment_holds(body: bytes, salt: bytes, private: bytes) -> bool:
     """Whether the private part is what the event vouched for."""
     expected = msgspec.json.decode(body, type=_Commitment).commitment
     return expected is not None and hmac.compare_digest(expected, commitment(salt, private))
+
+
+def kind_of(body: bytes) -> bytes:
+    """The kind of an entry, without reading all of it.
+
+    >>> kind_of(b'{"kind":"held","id":"a"}')
+    b'held'
+    """
+    assert body.startswith(TAG), "a body begins with its kind"
+    return body[len(TAG) : body.index(b'"', len(TAG))]

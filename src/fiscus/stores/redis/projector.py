@@ -26,8 +26,8 @@ from fiscus.stores.redis.accounts import Economy, account_state
 from fiscus.stores.redis.keys import AGENT_PREFIX, Keys, keys_of
 from fiscus.stores.redis.reader import LedgerReader
 from fiscus.stores.redis.server import AccountState, Look, Publication, RedisServer, ServerUnavailable
-from fiscus.stores.redis.stream import kind_of, stream_entries
-from fiscus.treasury.codec import decode_event, genesis
+from fiscus.stores.redis.stream import stream_entries
+from fiscus.treasury.codec import decode_event, genesis, kind_of
 from fiscus.treasury.store import Snapshot, Store, StoredEntry, Watermark
 
 QUEUE_ROWS_MAX = 200_000

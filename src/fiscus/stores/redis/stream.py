@@ -8,24 +8,11 @@ from fiscus.core.events import Private, StatusChanged
 from fiscus.stores.redis.keys import AGENT_PREFIX
 from fiscus.stores.redis.reader import LedgerReader
 from fiscus.stores.redis.server import StreamEntry
-from fiscus.treasury.codec import decode_event
+from fiscus.treasury.codec import decode_event, kind_of
 from fiscus.treasury.store import StoredEntry
-
-TAG = b'{"kind":"'
-"""How a body begins."""
 
 REASON_UNKNOWN = "terminated"
 """What is told when nobody gave a reason, or it was erased."""
-
-
-def kind_of(body: bytes) -> bytes:
-    """The kind of an entry, without reading all of it.
-
-    >>> kind_of(b'{"kind":"held","id":"a"}')
-    b'held'
-    """
-    assert body.startswith(TAG), "a body begins with its kind"
-    return body[len(TAG) : body.index(b'"', len(TAG))]
 
 
 def stream_entries(stored: Iterable[StoredEntry], reader: LedgerReader | None, *, told_seq: int) -> list[StreamEntry]:

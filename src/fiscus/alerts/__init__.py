@@ -1,0 +1,1 @@
+"""Alerts: from the journal and usage to e-mail, chat and web hooks, through an outbox."""
