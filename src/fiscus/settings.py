@@ -151,6 +151,18 @@ class Settings(BaseSettings):
     quarantine_policy: Literal["charge", "release"] = Field(
         "charge", description="What becomes of an expired hold after quarantine_s: charged in full, or given back."
     )
+    wait_ageing_s: int = Field(
+        30,
+        ge=1,
+        le=86_400,
+        description="A reserve that has waited so much longer comes before a priority that is one higher, in seconds.",
+    )
+    waiting_max: int = Field(
+        1_000, ge=0, le=100_000, description="Reserves that may wait in a tenant; the next one is refused at once."
+    )
+    waiting_per_budget_max: int = Field(
+        100, ge=0, le=10_000, description="Reserves that may wait for one budget; the next one is refused at once."
+    )
     checkpoint_interval_s: int = Field(
         86_400,
         ge=0,

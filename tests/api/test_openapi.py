@@ -65,7 +65,7 @@ def test_every_schema_is_a_json_schema():
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 def test_every_route_says_which_problems_it_answers(route):
     responses = DOCUMENT["paths"][route.path][route.method.lower()]["responses"]
-    answered = {str(route.status), *(["202"] if route.spools else [])}
+    answered = {str(route.status), *(["202"] if route.spools or route.waits else [])}
     assert {str(STATUSES[code]) for code in codes_of(route)} | answered == responses.keys()
     assert all(code in STATUSES for code in route.problems)
 

@@ -9,6 +9,7 @@ from fiscus.core.commands import (
     Adjust,
     Allocate,
     ApproveOverride,
+    Attend,
     Compound,
     Deallocate,
     DenyOverride,
@@ -44,8 +45,8 @@ START = datetime(2025, 10, 9, 10, tzinfo=UTC)
 """A Thursday, on the full hour."""
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 START_MS = 1_760_004_000_000
-TABLES = ("accounts", "budgets", "cells", "holds", "adjustments", "templates", "keys", "loans")
 TABLES = ("accounts", "budgets", "cells", "holds", "adjustments", "templates", "keys", "overrides")
+TABLES = ("accounts", "budgets", "cells", "holds", "adjustments", "templates", "keys", "loans")
 DUE = {
     "Expired",
     "QuarantineClosed",
@@ -53,9 +54,9 @@ DUE = {
     "AllocationEnded",
     "WindowOpened",
     "ThresholdCrossed",
+    "OverrideExpired",
     "Transferred",
     "LoanEnded",
-    "OverrideExpired",
 }
 USE = ("covered", "held", "quarantined", "uncovered")
 BY_POLICY = {"StatusChanged", "AllocationParked", "AllocationEnded", "WindowOpened"}
@@ -199,6 +200,15 @@ class Ledger:
     def release(self, id: str, *, refused=None, **fields: Any) -> Any:
         return self.do(Release(id=id, **fields), refused)
 
+    def queue(self, id: str, account: str, amounts: Any = None, *, wait_s: int = 60, **fields: Any) -> Any:
+        """Reserve, and wait for it."""
+        answer = self.reserve(id, account, amounts, wait_s=wait_s, **fields)
+        assert answer.state == "waiting", answer
+        return answer
+
+    def attend(self, id: str, *, gone: bool = False, refused=None, **context: Any) -> Any:
+        return self.do(Attend(id=id, gone=gone), refused, **context)
+
     def spend(self, account: str, amounts: Any, **fields: Any) -> Any:
         """A call from beginning to end."""
         id = f"spent-{len(self.journal)}"
@@ -317,4 +327,6 @@ class Ledger:
 
     def check_replay(self) -> None:
         """State = fold(journal) (E3)."""
-        assert rows(folded(self.journal, self.rules)) == rows(self.draft)
+        fresh = folded(self.journal, self.rules)
+        assert rows(fresh) == rows(self.draft)
+        assert fresh.waiting == self.draft.waiting

@@ -10,6 +10,7 @@ from fiscus.core.commands import (
     Adjust,
     Allocate,
     ApproveOverride,
+    Attend,
     Compound,
     Deallocate,
     DenyOverride,
@@ -48,6 +49,15 @@ tokens = st.fixed_dictionaries({"tokens": st.integers(1, 60)})
 commands = st.one_of(
     st.builds(Reserve, id=ids, account=names, amounts=tokens, lease_s=st.sampled_from([60, 5_000])),
     st.builds(Reserve, id=ids, account=names, amounts=tokens, also=st.tuples(names)),
+    st.builds(
+        Reserve,
+        id=ids,
+        account=names,
+        amounts=tokens,
+        lease_s=st.sampled_from([20, 5_000]),
+        wait_s=st.sampled_from([20, 3_600]),
+    ),
+    st.builds(Attend, id=ids, gone=st.booleans()),
     st.builds(Extend, id=ids, to=tokens),
     st.builds(Settle, id=ids, total=tokens, final=st.booleans()),
     st.builds(Settle, id=ids, total=tokens, account=names),
@@ -113,7 +123,7 @@ commands = st.one_of(
 
 # covers E1-E5, E13
 @settings(max_examples=150, deadline=None)
-@given(steps=st.lists(st.tuples(commands, st.sampled_from([0, 0, MINUTE, HOUR, 3 * HOUR])), max_size=14))
+@given(steps=st.lists(st.tuples(commands, st.sampled_from([0, 0, 9_000, MINUTE, HOUR, 3 * HOUR])), max_size=14))
 def test_whatever_is_decided_the_invariants_hold_and_the_journal_gives_the_same_state(steps):
     ledger = Ledger(quarantine_ms=HOUR)
     ledger.tree("root", "root/a", "root/b", "a/leaf")
@@ -173,6 +183,12 @@ def long(ledger):
     ledger.deallocate("b")
     ledger.status("leaf", "closed")
     ledger.do(EraseName(account="leaf"))
+    ledger.account("w")
+    ledger.budget("w", 10)
+    ledger.reserve("w1", "w", 10)
+    ledger.queue("w2", "w", 5)
+    ledger.wait(20_000).attend("w2")
+    ledger.attend("w2", gone=True)
     return ledger
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 CORE = ("tests/core --ignore=tests/core/test_windows.py", "tests/model")
 STORES = "tests/stores/sqlite tests/stores/test_store_contract.py tests/stores/test_journal_contract.py tests/stores/test_views_contract.py"
 ENGINE = ("tests/treasury/test_engine.py", "tests/treasury/test_ledger.py", STORES)
+WAITING = "tests/core/test_waiting.py"
 LIKELY = {
     "core/answers.py": "tests/core/test_holds.py",
     "core/fold.py": "tests/core/test_holds.py",
@@ -69,8 +70,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="what is to be left is held",
         file="core/holds.py",
-        old="            amounts=amounts,\n            asked=command.amounts,",
-        new="            amounts=needed,\n            asked=command.amounts,",
+        old="        amounts=amounts,\n        asked=command.amounts,",
+        new="        amounts=needed,\n        asked=command.amounts,",
     ),
     Fault(
         name="a unit that is not bounded is admitted",
@@ -81,8 +82,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="the same id with another body is answered as if it were the same",
         file="core/holds.py",
-        old='    if not same:\n        return Refused(code="conflict", detail="id: is in use for another request", field="id")\n    return HoldAnswer(',
-        new="    return HoldAnswer(",
+        old='    if not same:\n        return Refused(code="conflict", detail="id: is in use for another request", field="id")\n    if hold.state',
+        new="    if hold.state",
     ),
     Fault(
         name="a reserve after its own settlement is admitted",
@@ -460,8 +461,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="holds expire after adjustments have ended",
         file="core/fold.py",
-        old="RANK_EXPIRY, RANK_QUARANTINE, RANK_ADJUSTMENT, RANK_ALLOCATION = 0, 1, 2, 3",
-        new="RANK_EXPIRY, RANK_QUARANTINE, RANK_ADJUSTMENT, RANK_ALLOCATION = 2, 1, 0, 3",
+        old="RANK_EXPIRY, RANK_QUARANTINE, RANK_ADJUSTMENT, RANK_ALLOCATION, RANK_OVERRIDE = 0, 1, 2, 3, 4",
+        new="RANK_EXPIRY, RANK_QUARANTINE, RANK_ADJUSTMENT, RANK_ALLOCATION, RANK_OVERRIDE = 2, 1, 0, 3, 4",
         first="tests/core/test_decide.py",
     ),
     Fault(
@@ -646,6 +647,105 @@ FAULTS: tuple[Fault, ...] = (
         file="treasury/engine.py",
         old="        if known is not None:\n            return known.outcome if known.digest == digest else IN_USE\n",
         new="",
+    ),
+    # -- reserves that wait
+    Fault(
+        name="who comes later overtakes who waits",
+        file="core/tickets.py",
+        old="            if not is_exceeded(cell, other.needed):\n                return",
+        new="            if False:\n                return",
+        first=WAITING,
+    ),
+    Fault(
+        name="who waits is not admitted after an expiry",
+        file="core/decide.py",
+        old="            if draft.waiting:\n                admit_waiting(draft, mark, now)\n",
+        new="",
+        first=WAITING,
+    ),
+    Fault(
+        name="who was admitted stands in line on, and is admitted twice",
+        file="core/fold.py",
+        old="    if event.again:\n        _leave_line(draft, event.id)\n    for unit, numbers in event.cells.items():\n        amount = amounts.get(unit, 0)",
+        new="    for unit, numbers in event.cells.items():\n        amount = amounts.get(unit, 0)",
+        first=WAITING,
+    ),
+    Fault(
+        name="waiting does not age: a higher priority comes first for ever",
+        file="core/tickets.py",
+        old="    return since - account.priority * draft.rules.wait_ageing_ms\n",
+        new="    return since - account.priority * 10**12\n",
+        first=WAITING,
+    ),
+    Fault(
+        name="a priority is worth nothing to who waits",
+        file="core/tickets.py",
+        old="    return since - account.priority * draft.rules.wait_ageing_ms\n",
+        new="    return since\n",
+        first=WAITING,
+    ),
+    Fault(
+        name="what was admitted and nobody claimed is charged",
+        file="core/decide.py",
+        old="        if hold.unclaimed and rank == RANK_EXPIRY and not hold.booked:\n",
+        new="        if False:\n",
+        first=WAITING,
+    ),
+    Fault(
+        name="a ticket has no end",
+        file="core/decide.py",
+        old='            return hold.state == "waiting" and draft.ticket_due(hold) == at\n',
+        new="            return False\n",
+        first=WAITING,
+    ),
+    Fault(
+        name="the next window is not waited for",
+        file="core/state.py",
+        old="        return hold.expires_at if cell.allocated else min(hold.expires_at, cell.end)\n",
+        new="        return hold.expires_at\n",
+        first=WAITING,
+    ),
+    Fault(
+        name="who is stopped waits on",
+        file="core/waiting.py",
+        old="        _end_stopped(draft)\n    touched",
+        new="        pass\n    touched",
+        first=WAITING,
+    ),
+    Fault(
+        name="a ticket that was tried in vain stays where there is room",
+        file="core/waiting.py",
+        old="    draft.emit(TicketChanged(id=hold.id, cell=cell.number, needed=outcome.requested, expires_at=hold.expires_at))\n",
+        new="",
+        first=WAITING,
+    ),
+    Fault(
+        name="more wait for a budget than may",
+        file="core/tickets.py",
+        old="        len(waiting.get(cell.number, ())) >= rules.waiting_per_budget_max\n        or ",
+        new="        ",
+        first=WAITING,
+    ),
+    Fault(
+        name="lines are forgotten when a ledger is loaded",
+        file="treasury/ledger.py",
+        old="            self.draft.line_up()\n",
+        new="",
+        first="tests/treasury/test_attendance.py -k outlives",
+    ),
+    Fault(
+        name="the id of who has waited stands in the journal's index twice",
+        file="treasury/ledger.py",
+        old="        return None if event.again else event.id",
+        new="        return event.id",
+        first="tests/treasury/test_attendance.py",
+    ),
+    Fault(
+        name="a caller who goes is waited for",
+        file="treasury/attendance.py",
+        old="                self._leave(_attending(request, id, gone=True))\n",
+        new="                pass\n",
+        first="tests/treasury/test_attendance.py",
     ),
     Fault(
         name="time runs behind the journal",

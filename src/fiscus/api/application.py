@@ -251,7 +251,9 @@ class Application:
         body = await self._body(receive, headers, row)
         if isinstance(body, Problem | _Left):
             return body
-        return await route.handle(Call(self._service, route, caller, path, parameters, body, headers))
+        work = route.handle(Call(self._service, route, caller, path, parameters, body, headers))
+        may_wait = (route.waits or route.batch) and _may_wait(body)
+        return await (_while_connected(receive, work) if may_wait else work)
 
     async def _admit(self, scope: Scope, headers: Headers, route: Route) -> Caller | Problem:
         """Who calls, if that one may, and not too often."""
@@ -427,6 +429,26 @@ async def _read_body(receive: Receive, headers: Headers, bytes_max: int) -> byte
         parts.append(message.get("body", b""))
         total += len(parts[-1])
     return b"".join(parts) if total <= bytes_max else _too_large(bytes_max)
+
+
+def _may_wait(body: Any) -> bool:
+    """Whether a reserve that waits is asked for, by itself or in a batch."""
+    if getattr(body, "wait_s", 0):
+        return True
+    return any(getattr(operation, "wait_s", 0) for operation in getattr(body, "operations", ()))
+
+
+async def _while_connected(receive: Receive, work: Awaitable[Any]) -> Any:
+    """What the work gives; it is cancelled when the client leaves before."""
+    loop = asyncio.get_running_loop()
+    gone: asyncio.Future[None] = loop.create_future()
+    watch, task = loop.create_task(_watch(receive, gone)), asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else LEFT
+    finally:
+        watch.cancel()
+        task.cancel()
 
 
 def _too_large(bytes_max: int) -> Problem:

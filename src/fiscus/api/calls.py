@@ -101,6 +101,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         etag: whether answers carry the version as ETag.
         unready: whether the answer may also come with 503.
         spools: whether it is answered 202 while the ledger is away: it is on the local disk and will be booked.
+        waits: whether it is kept open for a reserve that waits, and answered 202 if that goes on.
     """
 
     method: str
@@ -119,6 +120,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     etag: bool = False
     unready: bool = False
     spools: bool = False
+    waits: bool = False
     content_type: str = "application/json"
 
     @property

@@ -83,7 +83,16 @@ from fiscus.core.commands import (
     Status,
     Transfer,
 )
-from fiscus.core.outcomes import AnyOutcome, BudgetAnswer, BudgetView, CompoundAnswer, KeyAnswer, Refused, Spooled
+from fiscus.core.outcomes import (
+    AnyOutcome,
+    BudgetAnswer,
+    BudgetView,
+    CompoundAnswer,
+    HoldAnswer,
+    KeyAnswer,
+    Refused,
+    Spooled,
+)
 from fiscus.core.units import Unit
 
 NO_STORE = ((b"cache-control", b"no-store"),)
@@ -91,7 +100,8 @@ NO_STORE = ((b"cache-control", b"no-store"),)
 UNHEALTHY_REASONS = frozenset(("internal_error",))
 """Reasons not to admit calls that speak against the process; the others no new process cures."""
 CREATING = (Reserve, Adjust, Lend, RequestOverride)
-SPOOLED_STATUS = 202
+ACCEPTED_STATUS = 202
+STAY_SHARE = 0.75
 
 
 def command_from(kind: Any, body: Any, **path: Any) -> Any:
@@ -113,6 +123,7 @@ async def execute(call: Call, command: AnyCommand) -> AnyOutcome:
             actor=caller.actor,
             scope=caller.scope,
             may_open=caller.may_open,
+            stay_s=_stay_s(call),
         )
     )
     service.metrics.outcome(command, outcome)
@@ -127,9 +138,19 @@ def executing(command_of: Callable[[Call], AnyCommand]) -> Handler:
         if type(outcome) is Refused:
             return refusal_problem(outcome)
         reply = call.answer(outcome)
-        return msgspec.structs.replace(reply, status=SPOOLED_STATUS) if type(outcome) is Spooled else reply
+        return msgspec.structs.replace(reply, status=ACCEPTED_STATUS) if _is_open(outcome) else reply
 
     return handle
+
+
+def _is_open(outcome: AnyOutcome) -> bool:
+    """Whether it is accepted and something is still to become of it."""
+    return type(outcome) is Spooled or (type(outcome) is HoldAnswer and outcome.state == "waiting")
+
+
+def _stay_s(call: Call) -> float:
+    """How long a request is kept open for a reserve that waits: it is answered before its time is over."""
+    return STAY_SHARE * call.service.options.request_timeout_s
 
 
 def _idempotency_key(call: Call) -> str | None:
@@ -329,11 +350,11 @@ def reading(query_of: Callable[[Call], AnyQuery]) -> Handler:
 
 
 read_hold = reading(lambda call: ReadHold(id=call.path[0]))
+read_override = reading(lambda call: ReadOverride(id=call.path[0]))
 read_loan = reading(lambda call: ReadLoan(id=call.path[0]))
 read_reallocation = reading(
     lambda call: ReadReallocation(account=call.path[0], unit=call.parameters.unit, amount=call.parameters.amount)
 )
-read_override = reading(lambda call: ReadOverride(id=call.path[0]))
 read_account = reading(lambda call: ReadAccount(account=call.path[0]))
 list_templates = reading(lambda _: ListTemplates())
 list_keys = reading(lambda _: ListKeys())
@@ -570,6 +591,7 @@ def _batch_request(call: Call, key: str | None, index: int, command: SingleComma
         actor=call.caller.actor,
         scope=call.caller.scope,
         may_open=call.caller.may_open,
+        stay_s=_stay_s(call),
     )
 
 
@@ -579,8 +601,8 @@ def _batch_reply(call: Call, operations: tuple[SingleCommand, ...], outcomes: li
         call.service.metrics.outcome(command, outcome)
         if isinstance(outcome, Refused):
             status = STATUSES[outcome.code]
-        elif isinstance(outcome, Spooled):
-            status = SPOOLED_STATUS
+        elif _is_open(outcome):
+            status = ACCEPTED_STATUS
         else:
             status = 201 if isinstance(command, CREATING) else 200
         items.append(BatchItem(status=status, answer=outcome))

@@ -66,6 +66,8 @@ class Metrics:
         result: str
         if type(command) is Reserve:
             result = outcome.code if type(outcome) is Refused else "held"
+            if type(outcome) is HoldAnswer and outcome.state == "waiting":
+                result = "waiting"
             self.holds[result] = self.holds.get(result, 0) + 1
         elif type(command) is Settle:
             if type(outcome) is Refused:

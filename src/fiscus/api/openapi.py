@@ -194,6 +194,11 @@ def _responses(route: Route, routes: Sequence[Route]) -> dict[str, Any]:
             "description": "The ledger is away: kept on the disk, it will be booked with the same id.",
             "content": {"application/json": {"schema": {"$ref": REFERENCE.format(name=Spooled.__name__)}}},
         }
+    if route.waits:
+        responses["202"] = {
+            "description": "It waits for room (wait_s): ask again with the same id, and it keeps its place.",
+            "content": {"application/json": {"schema": {"$ref": REFERENCE.format(name=route.answer.__name__)}}},
+        }
     for status, codes in _by_status(route).items():
         responses[str(status)] = {"$ref": f"#/components/responses/{_response_name(status, codes)}"}
     if route.unready:

@@ -52,6 +52,7 @@ ROUTES: tuple[Route, ...] = (
         body=bodies.HoldBody,
         answer=outcomes.HoldAnswer,
         status=201,
+        waits=True,
         problems=ADMISSION,
     ),
     Route(

@@ -16,7 +16,13 @@ def ledger_options(settings: Settings) -> LedgerOptions:
     return LedgerOptions(
         store_url=settings.store_url,
         tenant=settings.tenant,
-        rules=Rules(quarantine_ms=settings.quarantine_s * 1_000, quarantine=settings.quarantine_policy),
+        rules=Rules(
+            quarantine_ms=settings.quarantine_s * 1_000,
+            quarantine=settings.quarantine_policy,
+            wait_ageing_ms=settings.wait_ageing_s * 1_000,
+            waiting_max=settings.waiting_max,
+            waiting_per_budget_max=settings.waiting_per_budget_max,
+        ),
         queue_length_max=settings.queue_length_max,
         key_pepper=_text(settings.key_pepper),
         retention_days=settings.retention_days,

@@ -6,8 +6,9 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from math import ceil
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import msgspec
@@ -25,11 +26,12 @@ from fiscus.client.wire import (
     is_batchable,
     like_local,
 )
-from fiscus.contract import AnyOutcome, Compound, Refused, Request
+from fiscus.contract import AnyOutcome, Compound, HoldAnswer, Refused, Request, Reserve
 from fiscus.contract.errors import BudgetUnavailable, ConfigurationInvalid, TreasuryError
 from fiscus.contract.logs import get_logger
 from fiscus.contract.queries import AnyQuery, Entry, View
 from fiscus.contract.treasury import Readiness
+from fiscus.core.checks import check
 
 TIMEOUT_S_DEFAULT = 30.0
 ATTEMPT_S_MAX = 10.0
@@ -89,6 +91,8 @@ class RemoteTreasury:
         """See ``Treasury``."""
         _check_request(request)
         try:
+            if request.may_wait and check(request.command) is None:
+                return await self._wait_for(cast("Reserve", request.command))
             exchange = exchange_for(request.command, request.idempotency_key or _new_key())
         except UnicodeEncodeError as error:
             return Refused(code="invalid", detail=f"a text has a surrogate in it: {error.reason}")
@@ -97,12 +101,31 @@ class RemoteTreasury:
             return like_local(outcome, is_single=not isinstance(request.command, Compound))
         return outcome
 
+    async def _wait_for(self, command: Reserve) -> AnyOutcome:
+        """A reserve that waits: asked for again with the same id for as long as the service says that it does.
+
+        A request that breaks off ends the waiting there; the next one begins anew, for the time that is left.
+        """
+        until = monotonic() + command.wait_s
+        outcome: AnyOutcome
+        while True:
+            left_s = max(1, ceil(until - monotonic()))
+            outcome = await self._exchange(
+                exchange_for(msgspec.structs.replace(command, wait_s=left_s), ""), wait_s=left_s
+            )
+            if not isinstance(outcome, HoldAnswer) or outcome.state != "waiting":
+                return outcome
+            if monotonic() > until + self._timeout_s:
+                raise BudgetUnavailable("the service goes on waiting", NOT_SAID_S)
+
     async def execute_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:
         """See ``Treasury``."""
         for request in requests:
             _check_request(request)
         if not requests:
             return []
+        if any(request.may_wait for request in requests):
+            return list(await asyncio.gather(*(self.execute(request) for request in requests)))
         if all(request.idempotency_key is None and is_batchable(request.command) for request in requests):
             outcomes = await self._exchange(exchange_for_many([request.command for request in requests], _new_key()))
             if not isinstance(outcomes, Refused):
@@ -174,8 +197,12 @@ class RemoteTreasury:
             await self._session.close()
             self._session = None
 
-    async def _exchange(self, exchange: Exchange) -> Any:
+    async def _exchange(self, exchange: Exchange, *, wait_s: float = 0) -> Any:
         """Ask until there is an answer, within ``timeout_s`` and ``attempts_max``.
+
+        Args:
+            exchange: what is asked.
+            wait_s: how much longer an answer may take, in seconds.
 
         Returns:
             What the answer says: an outcome, a view, or a refusal.
@@ -184,7 +211,8 @@ class RemoteTreasury:
             TreasuryError: there is none.
         """
         extra = {"Idempotency-Key": exchange.idempotency_key} if exchange.idempotency_key else {}
-        deadline = monotonic() + self._timeout_s
+        deadline = monotonic() + self._timeout_s + wait_s
+        attempt_s_max = self._attempt_s_max + wait_s
         failures = 0
         while True:
             failure: Refused | TreasuryError
@@ -192,7 +220,7 @@ class RemoteTreasury:
                 status, body, retry_after = await self._attempt(
                     exchange.method,
                     exchange.target,
-                    timeout_s=max(0.001, min(self._attempt_s_max, deadline - monotonic())),
+                    timeout_s=max(0.001, min(attempt_s_max, deadline - monotonic())),
                     body=exchange.body,
                     headers=extra,
                 )

@@ -96,6 +96,15 @@ def hold_answer(draft: Draft, hold: Hold) -> HoldAnswer:
     uncovered: Amounts = {}
     if booked != covered:
         uncovered = {unit: rest for unit, amount in booked.items() if (rest := amount - covered.get(unit, 0)) > 0}
+    if hold.ticket is not None and hold.state == "waiting":
+        return HoldAnswer(
+            id=hold.id,
+            account=draft.accounts[hold.account].display_name,
+            state="waiting",
+            reserved={},
+            place=1 + draft.waiting[hold.ticket.cell].index(hold.id),
+            waits_until=to_datetime(hold.ticket.until),
+        )
     return HoldAnswer(
         id=hold.id,
         account=draft.accounts[hold.account].display_name,
@@ -163,6 +172,7 @@ def budget_view(draft: Draft, budget: Budget) -> BudgetView:
         allocated=budget.allocated,
         balance=balance(draft, cell) if cell is not None else None,
         override=budget.override,
+        number=budget.number,
     )
 
 
@@ -172,7 +182,6 @@ def effective_status(draft: Draft, account: Account) -> Status:
     while account.parent is not None:
         account = draft.accounts[account.parent]
         if STATUS_RANK[account.status] > STATUS_RANK[gravest]:
-        number=budget.number,
             gravest = account.status
     return gravest
 
@@ -189,11 +198,11 @@ def account_answer(draft: Draft, account: Account) -> AccountAnswer:
         priority=account.priority,
         min_reserve=account.min_reserve,
         budgets=tuple(budget_view(draft, draft.budgets[number]) for number in account.budgets),
-        shortage=account.shortage,
-        loans=tuple(loan_answer(draft, draft.loans[id]) for id in account.loans),
         confidence_threshold=account.gate.confidence_threshold if account.gate is not None else None,
         gate_s=account.gate.closed_s if account.gate is not None else None,
         gates=closed_gates(draft, account) if account.gates else (),
+        shortage=account.shortage,
+        loans=tuple(loan_answer(draft, draft.loans[id]) for id in account.loans),
     )
 
 

@@ -19,9 +19,11 @@ from fiscus.core.commands import (
     LEASE_S_MAX,
     LOAN_PARTS_MAX,
     LOANS_MAX,
+    WAIT_S_MAX,
     Adjust,
     Allocate,
     ApproveOverride,
+    Attend,
     Compound,
     Deallocate,
     DenyOverride,
@@ -251,6 +253,8 @@ def check_reserve(command: Reserve) -> Refused | None:
             return invalid(f"amounts.{next(iter(amounts))}", "must be positive: a hold of nothing holds nothing")
     if type(command.lease_s) is not int or not 1 <= command.lease_s <= LEASE_S_MAX:
         return check_lease(command.lease_s)
+    if command.wait_s and (type(command.wait_s) is not int or not 0 <= command.wait_s <= WAIT_S_MAX):
+        return invalid("wait_s", f"must be an integer in 0 … {WAIT_S_MAX}")
     if command.also and (wrong := check_also(command.also)) is not None:
         return wrong
     if command.attributes and (wrong := check_texts("attributes", command.attributes, ATTRIBUTES_MAX)) is not None:
@@ -260,6 +264,11 @@ def check_reserve(command: Reserve) -> Refused | None:
     if (command.least or command.alternatives or command.loans) and (wrong := _check_help(command)) is not None:
         return wrong
     return check_name("parent", command.parent) if command.parent is not None else None
+
+
+def check_attend(command: Attend) -> Refused | None:
+    """See ``Attend``."""
+    return check_id("id", command.id)
 
 
 def _check_help(command: Reserve) -> Refused | None:
@@ -347,12 +356,12 @@ def check_put_account(command: PutAccount) -> Refused | None:
         wrong = _check_priority(command.priority)
     if wrong is None and command.min_reserve is not None:
         wrong = check_amounts("min_reserve", command.min_reserve)
-    if wrong is None and command.shortage is not None:
-        wrong = check_shortage(command.shortage)
     if wrong is None and command.confidence_threshold is not UNSET:
         wrong = _check_threshold(command.confidence_threshold)
     if wrong is None and command.gate_s is not UNSET:
         wrong = _check_seconds("gate_s", command.gate_s, GATE_S_MAX)
+    if wrong is None and command.shortage is not None:
+        wrong = check_shortage(command.shortage)
     return wrong or check_texts("labels", command.labels, LABELS_MAX)
 
 
@@ -589,9 +598,9 @@ def check_put_template(command: PutTemplate) -> Refused | None:
         or check_amount("max_children", command.max_children, least=1)
         or check_amount("max_new_per_minute", command.max_new_per_minute, least=1)
         or (check_amount("idle_close_s", command.idle_close_s, least=1) if command.idle_close_s is not None else None)
-        or check_shortage(command.shortage)
         or _check_threshold(command.confidence_threshold)
         or _check_seconds("gate_s", command.gate_s, GATE_S_MAX)
+        or check_shortage(command.shortage)
     )
     if wrong is not None:
         return wrong
@@ -649,6 +658,8 @@ def check_compound(command: Compound) -> Refused | None:
         return invalid("commands", f"must be 1 to {COMPOUND_LENGTH_MAX} commands")
     for index, part in enumerate(command.commands):
         wrong = check(part)
+        if wrong is None and isinstance(part, Reserve) and part.wait_s:
+            wrong = invalid("wait_s", "a hold within a compound cannot wait")
         if wrong is not None:
             return Refused(code="invalid", detail=wrong.detail, field=f"commands[{index}].{wrong.field}", index=index)
     return None
@@ -659,6 +670,7 @@ CHECKS: dict[type[Any], Callable[[Any], Refused | None]] = {
     Settle: check_settle,
     Extend: check_extend,
     Release: check_release,
+    Attend: check_attend,
     PutAccount: check_put_account,
     SetStatus: check_set_status,
     PutBudget: check_put_budget,

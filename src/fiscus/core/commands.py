@@ -20,6 +20,7 @@ LOANS_MAX = 8
 LOAN_PARTS_MAX = 1_000
 LEASE_S_DEFAULT = 600
 LEASE_S_MAX = 86_400
+WAIT_S_MAX = 3_600
 OVERRIDE_OPEN_S_DEFAULT = 3_600
 
 Status = Literal["active", "suspended", "terminated", "closed"]
@@ -29,7 +30,7 @@ CarryOver = Literal["none", "unused"]
 QuarantinePolicy = Literal["charge", "release"]
 Role = Literal["admin", "operator", "viewer", "account"]
 Severity = Literal["info", "warning", "critical", "final", "exhausted"]
-ShortageStep = Literal["reallocate", "clamp", "downgrade", "deny"]
+ShortageStep = Literal["reallocate", "clamp", "downgrade", "wait", "deny"]
 """What is done for a reserve that lacks room: borrow from others (``policy/reallocation.py``), hold less (``least``),
 ask a cheaper model (``alternatives``), refuse."""
 
@@ -63,6 +64,8 @@ class Reserve(Command, tag="reserve"):
         parent: the parent for an account that is opened from a template.
         leave: what must be free besides, per unit, in every budget that limits the call, for calls that do not ask for
             it: a reserve that these alone may use. A condition of the moment, not a part of the hold.
+        wait_s: seconds that it waits for room if there is none, 0 … 3,600, in line with others that wait for the same
+            budget; 0: it is refused at once. A condition of the moment too. Not for a hold within a compound.
         least: the smallest amounts that are of use, per unit. Where ``amounts`` do not fit, what fits is held if it is
             no less; units that are left out are not lowered. The answer says what is held.
         alternatives: up to 8 others, tried in this order where ``amounts`` do not fit; the answer says which was taken.
@@ -77,6 +80,7 @@ class Reserve(Command, tag="reserve"):
     attributes: dict[str, str] = {}
     parent: str | None = None
     leave: Amounts = {}
+    wait_s: int = 0
     least: Amounts = {}
     alternatives: tuple[Alternative, ...] = ()
     loans: tuple[str, ...] = ()
@@ -122,6 +126,17 @@ class Release(Command, tag="release"):
     account: str | None = None
 
 
+class Attend(Command, tag="attend"):
+    """Say that the caller of a reserve that waits is still there, or has gone. From who waits in his name only.
+
+    While it waits this renews its lease; once it was admitted, the caller takes the hold over with it. If he has gone,
+    it waits no longer and what was admitted is given back; the same id may be tried again.
+    """
+
+    id: str
+    gone: bool = False
+
+
 class PutAccount(Command, tag="put_account"):
     """Open an account, or change what is given of an existing one. Never mints, never moves it to another parent.
 
@@ -130,11 +145,11 @@ class PutAccount(Command, tag="put_account"):
         labels: free text for people; replaces all labels when given.
         priority: ≥ 1; budget never moves from a higher to a lower priority.
         min_reserve: what the account keeps when others ask it to donate, per unit.
-        shortage: what is tried in this order for reserves of this account and those below that lack room, where they
-            have no list of their own; empty: nothing, they are refused.
         confidence_threshold: 0 … 1, kept in millionths (rounded up): once a call of a task was settled with so much
             confidence, the next reserve for the same task is refused (``gated``). None: no gate; left out: no change.
         gate_s: for how long then, in seconds; None: until it is reset; left out: no change.
+        shortage: what is tried in this order for reserves of this account and those below that lack room, where they
+            have no list of their own; empty: nothing, they are refused.
     """
 
     account: str
@@ -142,9 +157,9 @@ class PutAccount(Command, tag="put_account"):
     labels: dict[str, str] | None = None
     priority: int | None = None
     min_reserve: Amounts | None = None
-    shortage: tuple[ShortageStep, ...] | None = None
     confidence_threshold: float | UnsetType | None = UNSET
     gate_s: int | UnsetType | None = UNSET
+    shortage: tuple[ShortageStep, ...] | None = None
 
 
 class SetStatus(Command, tag="set_status"):
@@ -394,8 +409,8 @@ class PutTemplate(Command, tag="put_template"):
         max_children: how many may be open under one parent at once.
         max_new_per_minute: how many the template may open in a minute.
         idle_close_s: seconds without use after which they are closed; None: never.
-        shortage: as in PutAccount, for the accounts that it has opened and opens.
         confidence_threshold, gate_s: as in PutAccount; None: no gate, and until it is reset.
+        shortage: as in PutAccount, for the accounts that it has opened and opens.
     """
 
     pattern: str
@@ -406,9 +421,9 @@ class PutTemplate(Command, tag="put_template"):
     max_children: int = 100_000
     max_new_per_minute: int = 10_000
     idle_close_s: int | None = None
-    shortage: tuple[ShortageStep, ...] = ()
     confidence_threshold: float | None = None
     gate_s: int | None = None
+    shortage: tuple[ShortageStep, ...] = ()
 
 
 class RemoveTemplate(Command, tag="remove_template"):
@@ -482,7 +497,7 @@ class Compound(Command, tag="compound"):
     commands: tuple[SingleCommand, ...]
 
 
-AnyCommand = SingleCommand | PutKey | RevokeKey | EraseName | Compound
+AnyCommand = SingleCommand | PutKey | RevokeKey | EraseName | Compound | Attend
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -494,6 +509,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
         actor: public id of the key, for the audit trail; never a secret.
         scope: an account; commands may only concern it and what is below. None: all.
         may_open: whether accounts may be opened from templates.
+        stay_s: how long the caller of a reserve that waits stays for the answer; then he is told that it waits, and
+            asks again with the same id. None: to the end.
         steps: of a reserve that lacked room: what has been tried for it, the step that is taken now last; ``deny`` ends
             the list: it is decided for the last time.
     """
@@ -504,4 +521,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     actor: str = ""
     scope: str | None = None
     may_open: bool = True
+    stay_s: float | None = None
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether its answer may take longer than deciding it."""
+        return type(self.command) is Reserve and self.command.wait_s > 0
+
     steps: tuple[ShortageStep, ...] = ()

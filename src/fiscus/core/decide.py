@@ -26,6 +26,7 @@ from fiscus.core.commands import (
     Adjust,
     Allocate,
     ApproveOverride,
+    Attend,
     Compound,
     Deallocate,
     DenyOverride,
@@ -67,6 +68,7 @@ from fiscus.core.fold import (
     RANK_LOAN,
     RANK_OVERRIDE,
     RANK_QUARANTINE,
+    RANK_TICKET,
     fold,
 )
 from fiscus.core.formats import too_new
@@ -78,6 +80,7 @@ from fiscus.core.overrides import approve_override, deny_override, request_overr
 from fiscus.core.routes import close_ended_windows, has_lapsed
 from fiscus.core.scopes import in_scope
 from fiscus.core.state import ENDED, Deadline, Draft, Hold, Rules
+from fiscus.core.waiting import admit_waiting, attend, end_or_move, give_up
 
 LEDGER_ACTOR = "fiscus"
 DUE_MAX = 100_000
@@ -109,6 +112,8 @@ def decide(draft: Draft, request: Request, now: int) -> AnyOutcome:
         bring_due(draft, now)
     mark = draft.mark()
     command = request.command
+    if draft.waiting:
+        draft.isolate()  # what changes is looked at
     outcome: AnyOutcome
     if draft.format < FORMAT or type(command) not in ISOLATES_ITSELF:
         draft.isolate()
@@ -125,6 +130,8 @@ def decide(draft: Draft, request: Request, now: int) -> AnyOutcome:
             outcome = _within_sight(draft, outcome, outcome.binding.account, request.scope)
     elif draft.alerts:
         _raise_alerts(draft, now)
+    if draft.waiting and len(draft.events) > mark[1]:
+        admit_waiting(draft, mark, now)
     return outcome
 
 
@@ -228,10 +235,15 @@ def bring_due(draft: Draft, now: int) -> int:
     while draft.deadlines and draft.deadlines[0][0] <= now and done < DUE_MAX:
         deadline = draft.pop_deadline()
         if is_valid(draft, deadline):
+            if draft.waiting:
+                draft.isolate()
+            mark = draft.mark()
             _do_due(draft, deadline, now)
             done += 1
             if draft.alerts:
                 _raise_alerts(draft, now)
+            if draft.waiting:
+                admit_waiting(draft, mark, now)
     return done
 
 
@@ -244,16 +256,18 @@ def is_valid(draft: Draft, deadline: Deadline) -> bool:
             return False
         if rank == RANK_EXPIRY:
             return hold.state == "held" and hold.expires_at == at
+        if rank == RANK_TICKET:
+            return hold.state == "waiting" and draft.ticket_due(hold) == at
         return hold.state == "expired" and hold.open and hold.closes_at == at
     if rank == RANK_ADJUSTMENT:
         adjustment = draft.adjustments.find(str(key))
         return adjustment is not None and adjustment.active and adjustment.ends_at == at
-    if rank == RANK_LOAN:
-        loan = draft.loans.find(str(key))
-        return loan is not None and loan.active and loan.ends_at == at
     if rank == RANK_OVERRIDE:
         override = draft.overrides.find(str(key))
         return override is not None and override.state == "pending" and override.closes_at == at
+    if rank == RANK_LOAN:
+        loan = draft.loans.find(str(key))
+        return loan is not None and loan.active and loan.ends_at == at
     cell = draft.cells.find(int(key))
     return (
         cell is not None
@@ -268,6 +282,9 @@ def _do_due(draft: Draft, deadline: Deadline, now: int) -> None:
     at, rank, _, _, key = deadline
     if rank in (RANK_EXPIRY, RANK_QUARANTINE):
         hold: Hold = draft.holds[str(key)]
+        if hold.unclaimed and rank == RANK_EXPIRY and not hold.booked:
+            give_up(draft, hold, now, ended_by=at - 1)
+            return
         for numbers in hold.cells.values():
             close_ended_windows(draft, numbers, now, ended_by=at - 1)
         if rank == RANK_EXPIRY:
@@ -285,11 +302,13 @@ def _do_due(draft: Draft, deadline: Deadline, now: int) -> None:
         budget = draft.budgets[cell.budget]
         for_good = budget.valid_until is not None and budget.valid_until <= at
         draft.emit(AllocationEnded(cell=cell.number, for_good=for_good))
-    elif rank == RANK_LOAN:
-        end_loan(draft, draft.loans[str(key)], now)
+    elif rank == RANK_TICKET:
+        end_or_move(draft, draft.holds[str(key)], at, now)
     elif rank == RANK_OVERRIDE:
         override = draft.overrides[str(key)]
         draft.emit(OverrideExpired(id=override.id, account=override.account, budget=override.budget))
+    elif rank == RANK_LOAN:
+        end_loan(draft, draft.loans[str(key)], now)
 
 
 ISOLATES_ITSELF = frozenset({Reserve, Settle, Extend, Release})
@@ -300,6 +319,7 @@ DECISIONS: dict[type[Any], Callable[[Draft, Request, Any, int], AnyOutcome]] = {
     Settle: settle,
     Extend: extend,
     Release: release,
+    Attend: attend,
     PutAccount: put_account,
     SetStatus: set_status,
     PutBudget: put_budget,

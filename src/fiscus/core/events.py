@@ -151,7 +151,9 @@ class WindowOpened(Event, tag="window_opened"):
 
 
 class Held(Event, tag="held"):
-    fields_since: ClassVar[dict[str, int]] = {"task": 2}
+    """``again``: its id stands in the journal already, for it has waited. ``unclaimed``: nobody has been told yet."""
+
+    fields_since: ClassVar[dict[str, int]] = {"task": 2, "again": 2, "unclaimed": 2}
 
     id: str
     account: int
@@ -164,7 +166,60 @@ class Held(Event, tag="held"):
     also: tuple[int, ...] = ()
     warned: tuple[int, ...] = ()
     task: str = ""
+    again: bool = False
+    unclaimed: bool = False
     private: Private | None = None
+
+
+class Queued(Event, tag="queued"):
+    """A reserve that waits, and holds nothing, for ``needed`` in ``cell``.
+
+    ``steps``: of its account's list, as in ShortageMet. ``turn``: who has the lowest comes first, then who has the
+    lowest ``order``. ``until``: when it ends for good, and ``expires_at``: unless who waits has said by then that he is
+    there. ``again``: as in Held.
+    """
+
+    since = 2
+
+    id: str
+    account: int
+    asked: Amounts
+    lease_s: int
+    cell: int
+    needed: int
+    turn: int
+    order: int
+    until: int
+    expires_at: int
+    attributes_check: int = 0
+    also: tuple[int, ...] = ()
+    leave: Amounts = {}
+    steps: tuple[ShortageStep, ...] = ()
+    again: bool = False
+    private: Private | None = None
+
+
+class TicketChanged(Event, tag="ticket_changed"):
+    """It waits for another cell, or for longer."""
+
+    since = 2
+
+    id: str
+    cell: int
+    needed: int
+    expires_at: int
+
+
+class TicketEnded(Event, tag="ticket_ended"):
+    """It waits no longer; if it was admitted and nobody has claimed it, it is given back. The id may be tried again.
+
+    ``code``: of the refusal, or ``gone``: who waited has gone.
+    """
+
+    since = 2
+
+    id: str
+    code: str
 
 
 class Extended(Event, tag="extended"):
@@ -174,7 +229,12 @@ class Extended(Event, tag="extended"):
 
 
 class Settled(Event, tag="settled"):
-    """``account``, ``also``, ``cells`` when there is no hold; ``moves``: cell that is gone → where its rise goes."""
+    """``account``, ``also``, ``cells`` when there is no hold; ``moves``: cell that is gone → where its rise goes.
+
+    ``again``: as in Held.
+    """
+
+    fields_since: ClassVar[dict[str, int]] = {"again": 2}
 
     id: str
     total: Amounts
@@ -188,6 +248,7 @@ class Settled(Event, tag="settled"):
     provider: str | None = None
     tokens: Tokens | None = None
     cost_nanousd: int | None = None
+    again: bool = False
     private: Private | None = None
 
 
@@ -543,6 +604,9 @@ AnyEvent = (
     | BudgetRemoved
     | WindowOpened
     | Held
+    | Queued
+    | TicketChanged
+    | TicketEnded
     | Extended
     | Settled
     | Released

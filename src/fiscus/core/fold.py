@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from fiscus.core.cells import (
     NOTHING_MOVED,
     lapse,
@@ -50,6 +52,7 @@ from fiscus.core.events import (
     OverrideRevoked,
     OverrideWithdrawn,
     QuarantineClosed,
+    Queued,
     Released,
     Settled,
     ShortageMet,
@@ -58,6 +61,8 @@ from fiscus.core.events import (
     TemplatePut,
     TemplateRemoved,
     ThresholdCrossed,
+    TicketChanged,
+    TicketEnded,
     Transferred,
     WindowOpened,
 )
@@ -78,13 +83,16 @@ from fiscus.core.state import (
     Loan,
     Override,
     Template,
+    Ticket,
 )
 from fiscus.core.units import Amounts
 from fiscus.core.windows import LIFETIME_END_MS
 
 MINUTE_MS = 60_000
 
-RANK_EXPIRY, RANK_QUARANTINE, RANK_ADJUSTMENT, RANK_ALLOCATION, RANK_LOAN, RANK_OVERRIDE = 0, 1, 2, 3, 4, 5
+RANK_EXPIRY, RANK_QUARANTINE, RANK_ADJUSTMENT, RANK_ALLOCATION, RANK_OVERRIDE = 0, 1, 2, 3, 4
+RANK_LOAN, RANK_TICKET = 5, 6
+"""Last of what is due at one instant: what others free then is still for who waits."""
 
 REASONS_MAX = 32
 """Overrides of an account of which it is known why they were asked for and decided so; GATES_MAX bounds the tasks."""
@@ -102,6 +110,8 @@ def _held(draft: Draft, event: Held, at: int) -> None:
     cells = draft.cells
     stamp = draft.stamp
     amounts = event.amounts
+    if event.again:
+        _leave_line(draft, event.id)
     for unit, numbers in event.cells.items():
         amount = amounts.get(unit, 0)
         for number in numbers:
@@ -130,9 +140,72 @@ def _held(draft: Draft, event: Held, at: int) -> None:
             reserved=amounts,
             warned=event.warned,
             task=event.task,
+            unclaimed=event.unclaimed,
         ),
     )
     draft.due(event.expires_at, RANK_EXPIRY, 0, "hold", event.id)
+
+
+def _leave_line(draft: Draft, id: str) -> None:
+    hold = draft.holds.find(id)
+    if hold is not None and hold.state == "waiting":
+        draft.leave_line(hold)
+
+
+def _queued(draft: Draft, event: Queued, at: int) -> None:
+    ticket = Ticket(
+        cell=event.cell,
+        needed=event.needed,
+        turn=event.turn,
+        order=event.order,
+        until=event.until,
+        leave=event.leave,
+        steps=event.steps,
+        attributes=(event.private.attributes or {}) if event.private is not None else {},
+    )
+    hold = Hold(
+        id=event.id,
+        account=event.account,
+        also=event.also,
+        asked=event.asked,
+        attributes_check=event.attributes_check,
+        lease_s=event.lease_s,
+        at=at,
+        first_expires_at=event.expires_at,
+        expires_at=event.expires_at,
+        state="waiting",
+        open=True,
+        ticket=ticket,
+    )
+    draft.enter_line(draft.add(draft.holds, event.id, hold))
+    draft.due(draft.ticket_due(hold), RANK_TICKET, 0, "hold", event.id)
+
+
+def _ticket_changed(draft: Draft, event: TicketChanged, at: int) -> None:
+    hold = draft.edit(draft.holds, event.id)
+    assert hold.ticket is not None, "it waits"
+    if event.cell != hold.ticket.cell:
+        draft.leave_line(hold)
+        hold.ticket = msgspec.structs.replace(hold.ticket, cell=event.cell, needed=event.needed)
+        draft.enter_line(hold)
+    else:
+        hold.ticket = msgspec.structs.replace(hold.ticket, needed=event.needed)
+    hold.expires_at = event.expires_at
+    draft.due(draft.ticket_due(hold), RANK_TICKET, 0, "hold", event.id)
+
+
+def _ticket_ended(draft: Draft, event: TicketEnded, at: int) -> None:
+    hold = draft.edit(draft.holds, event.id)
+    hold.ended = event.code
+    if hold.ticket is not None:
+        draft.leave_line(hold)
+        hold.ticket = msgspec.structs.replace(hold.ticket, attributes={})
+        hold.open = False
+    else:
+        _free_rest(draft, hold, to_covered=False, to_quarantined=False, quarantined=False)
+        _close(draft, hold)
+    hold.state = "refused"
+    hold.unclaimed = False
 
 
 def _extended(draft: Draft, event: Extended, at: int) -> None:
@@ -150,6 +223,9 @@ def _extended(draft: Draft, event: Extended, at: int) -> None:
     hold.covered = covered
     hold.reserved = event.to
     hold.expires_at = event.expires_at
+    if hold.unclaimed:
+        hold.unclaimed = False
+        hold.first_expires_at = event.expires_at
     draft.due(event.expires_at, RANK_EXPIRY, 0, "hold", event.id)
 
 
@@ -215,6 +291,8 @@ def _settled(draft: Draft, event: Settled, at: int) -> None:
 def _booked(draft: Draft, event: Settled, at: int) -> None:
     """Usage without a hold: a first reading, all of it uncovered."""
     assert event.account is not None
+    if event.again:
+        _leave_line(draft, event.id)
     draft.bookings.append(Booking(len(draft.events), event.id, event.account, event.also, event.total, event.total))
     for unit, numbers in event.cells.items():
         amount = event.total.get(unit, 0)
@@ -288,9 +366,22 @@ def _released(draft: Draft, event: Released, at: int) -> None:
         draft.add(draft.holds, event.id, hold)
         return
     hold = draft.edit(draft.holds, event.id)
+    if hold.state in ("waiting", "refused"):
+        _given_up(draft, hold)
+        return
     _free_rest(draft, hold, to_covered=False, to_quarantined=False, quarantined=hold.state == "expired")
     hold.state = "released"
     _close(draft, hold)
+
+
+def _given_up(draft: Draft, hold: Hold) -> None:
+    """Nothing is held for it now: if its reserve comes again, it comes too late."""
+    if hold.state == "waiting":
+        draft.leave_line(hold)
+        hold.open = False
+    hold.state = "released"
+    hold.tombstone = True
+    hold.ticket = None
 
 
 def _expired(draft: Draft, event: Expired, at: int) -> None:
@@ -844,6 +935,9 @@ def _checkpoint(draft: Draft, event: Checkpoint, at: int) -> None:
 
 FOLDS: dict[type[Any], Callable[[Draft, Any, int], None]] = {
     Held: _held,
+    Queued: _queued,
+    TicketChanged: _ticket_changed,
+    TicketEnded: _ticket_ended,
     Settled: _settled,
     Extended: _extended,
     Released: _released,

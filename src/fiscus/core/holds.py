@@ -26,7 +26,8 @@ from fiscus.core.routes import (
 )
 from fiscus.core.scopes import find_account, find_or_open, in_scope
 from fiscus.core.shortage import LACKING_ROOM, Eased, ease
-from fiscus.core.state import Account, Cell, Draft, Hold, Route
+from fiscus.core.state import Account, Cell, Draft, Hold, Route, Ticket
+from fiscus.core.tickets import begin_to_wait, behind_others, renew, turn_of
 from fiscus.core.units import Amounts, completed
 
 TOTAL_MAX = 2**62
@@ -46,23 +47,28 @@ def reserve(draft: Draft, request: Request, command: Reserve, now: int) -> HoldA
         return wrong
     known = draft.holds.find(command.id)
     if known is not None:
-        return _repeated(draft, request, command, known)
+        repeated = _repeated(draft, request, command, known, now)
+        if repeated is not None:
+            return repeated
     outcome = admission(draft, request, command, now)
     eased: Eased | None = None
     if type(outcome) is Refused:
-        if outcome.code not in LACKING_ROOM:
-            return outcome
-        found = ease(draft, request, command, outcome, now, lambda other: admission(draft, request, other, now))
-        if isinstance(found, Refused):
-            return found
-        eased = found
+        found: Eased | Refused = outcome
+        if outcome.code in LACKING_ROOM:
+            found = ease(draft, request, command, outcome, now, lambda other: admission(draft, request, other, now))
         check = attributes_check(command.attributes) if command.attributes else 0
+        if isinstance(found, Refused):
+            is_time = not found.shortage and request.steps[-1:] in ((), ("wait",))
+            if not command.wait_s or command.loans or not is_time:
+                return found
+            return begin_to_wait(draft, request, command, found, now, check=check, again=known is not None)
+        eased = found
         private = Private(attributes=command.attributes) if command.attributes else None
         outcome = msgspec.structs.replace(eased.held, asked=command.amounts, attributes_check=check, private=private)
     assert type(outcome) is Held, "it is admitted or refused"
     if command.loans and (wrong := _foreign_loan(draft, command, outcome.account)) is not None:
         return wrong
-    draft.emit(outcome)
+    draft.emit(outcome if known is None else msgspec.structs.replace(outcome, again=True))
     if eased is not None or command.loans or request.steps:
         return _helped(draft, request, command, outcome.account, eased)
     return HoldAnswer(
@@ -75,8 +81,14 @@ def reserve(draft: Draft, request: Request, command: Reserve, now: int) -> HoldA
     )
 
 
-def admission(draft: Draft, request: Request, command: Reserve, now: int) -> Held | Refused:
-    """The fact that would hold what a reserve asks for; nothing is held yet."""
+def admission(
+    draft: Draft, request: Request, command: Reserve, now: int, ticket: Ticket | None = None
+) -> Held | Refused:
+    """The fact that would hold what a reserve asks for; nothing is held yet.
+
+    Args:
+        ticket: of the reserve, if it waits: who stands behind it in a line does not come first.
+    """
     number = draft.names.get(command.account)
     route: Route | None = None
     if number is not None and (request.scope is None or in_scope(draft, draft.accounts[number], request.scope)):
@@ -126,6 +138,10 @@ def admission(draft: Draft, request: Request, command: Reserve, now: int) -> Hel
         if any(cells[cell_number].free < -TOTAL_MAX for cell_number in route.order):
             return _beyond("amounts")
         warned = _warned(draft, route, needed)
+    if draft.waiting:
+        behind = behind_others(draft, route, needed, turn_of(draft, draft.accounts[number], now), ticket)
+        if behind is not None:
+            return behind
     return Held(
         id=command.id,
         account=number,
@@ -232,10 +248,15 @@ def _warned(draft: Draft, route: Route, amounts: Amounts) -> tuple[int, ...]:
     )
 
 
-def _repeated(draft: Draft, request: Request, command: Reserve, hold: Hold) -> HoldAnswer | Refused:
-    """The same id again: the same answer for the same body, else a conflict that says nothing of the other body."""
+def _repeated(draft: Draft, request: Request, command: Reserve, hold: Hold, now: int) -> HoldAnswer | Refused | None:
+    """The same id again: the same answer for the same body, else a conflict that says nothing of the other body.
+
+    None: it has waited in vain, and may be tried again.
+    """
     if not in_scope(draft, draft.accounts[hold.account], request.scope):
         return Refused(code="conflict", detail="id: is in use for another request", field="id")
+    if hold.state == "refused":
+        return None
     if hold.tombstone:
         return Refused(
             code="already_settled", detail="id: was settled or released before it was reserved; do not call", field="id"
@@ -249,6 +270,11 @@ def _repeated(draft: Draft, request: Request, command: Reserve, hold: Hold) -> H
     )
     if not same:
         return Refused(code="conflict", detail="id: is in use for another request", field="id")
+    if hold.state == "waiting" or (hold.unclaimed and hold.state == "held"):
+        renew(draft, hold, now)
+        hold = draft.holds[hold.id]
+        if hold.state == "waiting":
+            return hold_answer(draft, hold)
     return HoldAnswer(
         id=hold.id,
         account=command.account,
@@ -355,6 +381,9 @@ def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAns
         return _book(draft, request, command, now)
     if request.scope is not None and not in_scope(draft, draft.accounts[hold.account], request.scope):
         return Refused(code="unknown_hold", detail=f"there is no hold {command.id!r}", field="id")
+    if hold.state in ("waiting", "refused") and not hold.cells:
+        payer = draft.accounts[hold.account].name or command.account
+        return _book(draft, request, msgspec.structs.replace(command, account=payer), now, hold)
     total = reading(command, hold)
     replaces = command.final and (hold.open or hold.estimated)
     if not replaces and not _is_news(hold, total, command.record):
@@ -384,10 +413,10 @@ def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAns
             private=_private(record),
         )
     )
-    if hold.loans and not draft.holds[hold.id].open:
-        end_loans(draft, hold.loans, now)
     if record is not None and record.confidence is not None:
         note_confidence(draft, hold.account, hold.task, command, now)
+    if hold.loans and not draft.holds[hold.id].open:
+        end_loans(draft, hold.loans, now)
     return hold_answer(draft, draft.holds[hold.id])
 
 
@@ -433,8 +462,11 @@ def _find_moves(draft: Draft, cell: Cell, now: int, moves: dict[int, int]) -> No
         moves[cell.number] = running.number
 
 
-def _book(draft: Draft, request: Request, command: Settle, now: int) -> HoldAnswer | Refused:
-    """Usage without a hold: all of it beyond any hold (O), in the running windows, whatever the status and room."""
+def _book(draft: Draft, request: Request, command: Settle, now: int, known: Hold | None = None) -> HoldAnswer | Refused:
+    """Usage without a hold: all of it beyond any hold (O), in the running windows, whatever the status and room.
+
+    ``known``: its reserve has waited, and was not admitted.
+    """
     if command.account is None:
         return Refused(code="unknown_hold", detail=f"there is no hold {command.id!r}", field="id")
     draft.isolate()
@@ -466,6 +498,7 @@ def _book(draft: Draft, request: Request, command: Settle, now: int) -> HoldAnsw
             provider=record.provider if record is not None else None,
             tokens=record.tokens if record is not None else None,
             cost_nanousd=record.cost_nanousd if record is not None else None,
+            again=known is not None,
             private=_private(record),
         )
     )
@@ -493,7 +526,7 @@ def release(draft: Draft, request: Request, command: Release, now: int) -> HoldA
         return found
     if found.state == "released":
         return hold_answer(draft, found)
-    if not found.open:
+    if not found.open and found.state != "refused":
         return Refused(code="conflict", detail=f"id: the hold is {found.state} already", field="id")
     for numbers in found.cells.values():
         close_ended_windows(draft, numbers, now)

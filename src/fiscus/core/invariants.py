@@ -15,6 +15,7 @@ def broken(draft: Draft) -> Iterator[tuple[str, str]]:
     for hold in draft.holds.values():
         yield from broken_hold(hold)
     yield from broken_sums(draft)
+    yield from broken_lines(draft)
 
 
 def broken_cell(cell: Cell) -> Iterator[tuple[str, str]]:
@@ -40,6 +41,19 @@ def broken_hold(hold: Hold) -> Iterator[tuple[str, str]]:
             yield "E5", f"hold {hold.id}: covered {covered} of {reserved} {unit}"
         if booked < covered:
             yield "E5", f"hold {hold.id}: booked {booked} < covered {covered} {unit}"
+
+
+def broken_lines(draft: Draft) -> Iterator[tuple[str, str]]:
+    """E3 of those that wait: each stands once, in the line of the cell that its ticket names, in the order of turns."""
+    lined_up = [id for ids in draft.waiting.values() for id in ids]
+    waiting = {hold.id for hold in draft.holds.values() if hold.state == "waiting"}
+    if len(lined_up) != len(set(lined_up)) or not waiting <= set(lined_up):
+        yield "E3", f"{sorted(waiting)} wait, and {lined_up} stand in line"
+    for number, ids in draft.waiting.items():
+        tickets = [draft.holds[id].ticket for id in ids]
+        turns = [(ticket.turn, ticket.order) for ticket in tickets if ticket is not None and ticket.cell == number]
+        if len(turns) != len(ids) or turns != sorted(turns):
+            yield "E3", f"cell {number}: {ids} do not stand in the order of their turns"
 
 
 def broken_sums(draft: Draft) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ import msgspec
 from fiscus.core.commands import ExhaustionPolicy, Mode, OverridePolicy, Role, Severity, ShortageStep, Status
 from fiscus.core.units import Amounts, Unit
 
-HoldState = Literal["held", "settled", "released", "expired"]
+HoldState = Literal["held", "settled", "released", "expired", "waiting", "refused"]
 OverrideState = Literal["pending", "approved", "denied", "expired", "withdrawn", "revoked", "ended"]
 
 RefusalCode = Literal[
@@ -29,8 +29,8 @@ RefusalCode = Literal[
     "unknown_budget",
     "unknown_allocation",
     "unknown_adjustment",
-    "unknown_loan",
     "unknown_override",
+    "unknown_loan",
     "unknown_template",
     "unknown_key",
     "unit_not_bounded",
@@ -142,6 +142,8 @@ class HoldAnswer(Outcome, tag="hold"):
         booked: the last reading; ``covered`` of it was held, ``uncovered`` was not.
         expires_at: end of the lease while ``held``.
         warnings: budgets in mode ``warn`` that would have refused.
+        place: while ``waiting``: how many wait for the same budget up to this one; nothing is held yet.
+        waits_until: while ``waiting``: when it is refused.
         steps: what was tried because there was no room, the last one with success.
         loans: what was lent for it.
         model: the alternative that was taken.
@@ -155,6 +157,8 @@ class HoldAnswer(Outcome, tag="hold"):
     uncovered: Amounts = {}
     expires_at: datetime | None = None
     warnings: tuple[str, ...] = ()
+    place: int | None = None
+    waits_until: datetime | None = None
     steps: tuple[ShortageStep, ...] = ()
     loans: tuple[LoanAnswer, ...] = ()
     model: str | None = None
@@ -192,11 +196,11 @@ class BudgetView(msgspec.Struct, frozen=True, kw_only=True):
     allocated: bool
     balance: Balance | None
     override: OverridePolicy | None = None
+    number: int = 0
 
 
 class GateView(msgspec.Struct, frozen=True, kw_only=True):
     """A confidence gate that is closed.
-    number: int = 0
 
     Attributes:
         task: its name, where the settlement that closed it said so; empty: that of calls that name no task.
@@ -210,14 +214,12 @@ class GateView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AccountAnswer(Outcome, tag="account"):
-    """An account with its budgets. ``status_effective`` counts the ancestors' status in.
+    """An account with its budgets. ``status_effective`` counts the ancestors' in; ``gates`` are the closed ones.
 
     Attributes:
         shortage: its own list of what is tried for reserves that lack room.
         loans: what it has borrowed or lent and is not given back yet.
     """
-
-    """An account with its budgets. ``status_effective`` counts the ancestors' in; ``gates`` are the closed ones."""
 
     account: str
     number: int
@@ -228,11 +230,11 @@ class AccountAnswer(Outcome, tag="account"):
     priority: int
     min_reserve: Amounts
     budgets: tuple[BudgetView, ...]
-    shortage: tuple[ShortageStep, ...] = ()
-    loans: tuple[LoanAnswer, ...] = ()
     confidence_threshold: float | None = None
     gate_s: int | None = None
     gates: tuple[GateView, ...] = ()
+    shortage: tuple[ShortageStep, ...] = ()
+    loans: tuple[LoanAnswer, ...] = ()
 
 
 class BudgetAnswer(Outcome, tag="budget"):

@@ -35,8 +35,8 @@ NEVER = 2**62
 HEAP_SLACK = 10_000
 """Stale deadlines that are tolerated before they are swept."""
 
-Kind = Literal["account", "budget", "cell", "hold", "adjustment", "template", "key", "loan", "override"]
-KINDS: tuple[Kind, ...] = ("account", "budget", "cell", "hold", "adjustment", "template", "key", "loan", "override")
+Kind = Literal["account", "budget", "cell", "hold", "adjustment", "template", "key", "override", "loan"]
+KINDS: tuple[Kind, ...] = ("account", "budget", "cell", "hold", "adjustment", "template", "key", "override", "loan")
 """Stores know kinds by their position here: a new one stands at the end."""
 
 LIVE, PARKED, ENDED = 0, 1, 2
@@ -58,9 +58,9 @@ class Account(Entity, kw_only=True, omit_defaults=True):
     Attributes:
         budgets: in the order of their creation.
         allocations: unit → the budget that is carved out.
-        loans: those in which it borrows or lends and that have not ended.
         gate: when its confidence gate closes; ``gates``: the closed ones, key of the task → until when.
         tasks, asked, decided: names of tasks by key, why overrides were asked for and decided so by id; the newest.
+        loans: those in which it borrows or lends and that have not ended.
     """
 
     number: int
@@ -76,13 +76,13 @@ class Account(Entity, kw_only=True, omit_defaults=True):
     template: str | None = None
     open_children: int = 0
     opened_at: int = 0
-    shortage: tuple[ShortageStep, ...] = ()
-    loans: tuple[str, ...] = ()
     gate: GateTerms | None = None
     gates: dict[str, int] = {}
     tasks: dict[str, str] = {}
     asked: dict[str, str] = {}
     decided: dict[str, str] = {}
+    shortage: tuple[ShortageStep, ...] = ()
+    loans: tuple[str, ...] = ()
 
     @property
     def display_name(self) -> str:
@@ -198,14 +198,32 @@ class Cell(Entity, kw_only=True, omit_defaults=True):
         return self.limit if self.phase == LIVE else self.cover
 
 
+class Ticket(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What a reserve waits for: ``needed`` in ``cell``, in the order of ``turn`` and ``order``, until ``until``."""
+
+    cell: int
+    needed: int
+    turn: int
+    order: int
+    until: int
+    leave: Amounts = {}
+    attributes: dict[str, str] = {}
+    steps: tuple[ShortageStep, ...] = ()
+
+    def is_before(self, other: Ticket | None) -> bool:
+        """Whether it comes before another one."""
+        return other is None or (self.turn, self.order) < (other.turn, other.order)
+
+
 class Hold(Entity, kw_only=True, omit_defaults=True):
     """A reservation, or what was booked without one (``reserved`` empty).
 
     ``reserved``, ``booked`` and ``covered`` per unit; remaining = reserved − covered while open (held, or expired and
     not closed). ``estimated``: its quarantine was closed as a charge, so a late reading replaces it. ``kept``: an
-    estimate that was too high and stays on windows that are gone; a later rise counts from there for them.
+    estimate that was too high and stays on windows that are gone; a later rise counts from there for them. ``task``:
+    the key of the task that the call named. ``ticket``: of one that waits, or waited in vain (``ended``: why).
+    ``unclaimed``: it has waited and been admitted, and nobody has been told yet.
     ``steps``, ``loans``, ``granted``, ``model``: what was done because there was no room (see ``ShortageMet``).
-    ``task``: the key of the task that the call named.
     """
 
     id: str
@@ -229,11 +247,14 @@ class Hold(Entity, kw_only=True, omit_defaults=True):
     covered: Amounts = {}
     kept: Amounts = {}
     warned: tuple[int, ...] = ()
+    task: str = ""
+    ticket: Ticket | None = None
+    ended: str = ""
+    unclaimed: bool = False
     steps: tuple[ShortageStep, ...] = ()
     loans: tuple[str, ...] = ()
     granted: Amounts = {}
     model: str | None = None
-    task: str = ""
 
 
 class Adjustment(Entity, kw_only=True, omit_defaults=True):
@@ -319,7 +340,7 @@ class Key(Entity, kw_only=True, omit_defaults=True):
     revoked: bool = False
 
 
-AnyEntity = Account | Budget | Cell | Hold | Adjustment | Template | Key | Loan | Override
+AnyEntity = Account | Budget | Cell | Hold | Adjustment | Template | Key | Override | Loan
 ENTITY_TYPES: dict[Kind, type[AnyEntity]] = {
     "account": Account,
     "budget": Budget,
@@ -328,13 +349,13 @@ ENTITY_TYPES: dict[Kind, type[AnyEntity]] = {
     "adjustment": Adjustment,
     "template": Template,
     "key": Key,
-    "loan": Loan,
     "override": Override,
+    "loan": Loan,
 }
 ACCOUNTS_KIND: Kind = "account"
 
 K = TypeVar("K", int, str)
-V = TypeVar("V", Account, Budget, Cell, Hold, Adjustment, Template, Key, Loan, Override)
+V = TypeVar("V", Account, Budget, Cell, Hold, Adjustment, Template, Key, Override, Loan)
 
 
 class Table(dict[K, V], Generic[K, V]):
@@ -384,10 +405,19 @@ class Names(dict[str, int]):
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings that decide: how long an expired hold stays in quarantine, and what becomes of it then."""
+    """Settings that decide.
+
+    Attributes:
+        quarantine_ms, quarantine: how long an expired hold stays in quarantine, and what becomes of it then.
+        wait_ageing_ms: who has waited so much longer stands before a priority that is one higher.
+        waiting_max, waiting_per_budget_max: how many reserves may wait, in all and for one budget.
+    """
 
     quarantine_ms: int = 86_400_000
     quarantine: QuarantinePolicy = "charge"
+    wait_ageing_ms: int = 30_000
+    waiting_max: int = 1_000
+    waiting_per_budget_max: int = 100
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -441,13 +471,15 @@ class Draft:
         self.adjustments: Table[str, Adjustment] = Table("adjustment")
         self.templates: Table[str, Template] = Table("template")
         self.keys: Table[str, Key] = Table("key")
-        self.loans: Table[str, Loan] = Table("loan")
         self.overrides: Table[str, Override] = Table("override")
+        self.loans: Table[str, Loan] = Table("loan")
         self.names = Names()
         self.accounts_opened = 0
         self.budgets_made = 0
         self.cells_opened = 0
         self.deadlines: list[Deadline] = []
+        self.waiting: dict[int, tuple[str, ...]] = {}
+        """By cell: ids of the reserves that wait for it, in their order."""
         self.routes: dict[int, Route] = {}
         self.carved_below: Callable[[int], Iterable[int]] | None = None
         self.carved_since: dict[int, set[int]] = {}
@@ -493,6 +525,43 @@ class Draft:
             self.carved_since.setdefault(above.number, set()).add(account.number)
             above = self.accounts[above.parent] if above.parent is not None else None
 
+    def enter_line(self, hold: Hold) -> None:
+        """A reserve waits for the cell of its ticket: behind those whose turn comes before its own."""
+        ticket = hold.ticket
+        assert ticket is not None, "what waits has a ticket"
+        ids = self.waiting.get(ticket.cell, ())
+        place = len(ids)
+        while place and ticket.is_before(self.holds[ids[place - 1]].ticket):
+            place -= 1
+        self._undo.append((self.waiting, ticket.cell, ids or None))
+        self.waiting[ticket.cell] = (*ids[:place], hold.id, *ids[place:])
+
+    def leave_line(self, hold: Hold) -> None:
+        """A reserve waits for the cell of its ticket no longer."""
+        ticket = hold.ticket
+        assert ticket is not None, "what waits has a ticket"
+        ids = self.waiting[ticket.cell]
+        self._undo.append((self.waiting, ticket.cell, ids))
+        rest = tuple(id for id in ids if id != hold.id)
+        if rest:
+            self.waiting[ticket.cell] = rest
+        else:
+            del self.waiting[ticket.cell]
+
+    def line_up(self) -> None:
+        """Find the order of those that wait anew, from the holds in memory."""
+        self.waiting.clear()
+        for hold in self.holds.values():
+            if hold.state == "waiting":
+                self.enter_line(hold)
+
+    def ticket_due(self, hold: Hold) -> int:
+        """When something becomes of a reserve that waits: the end of its lease, or of the window that it waits for."""
+        ticket = hold.ticket
+        assert ticket is not None, "what waits has a ticket"
+        cell = self.cells[ticket.cell]
+        return hold.expires_at if cell.allocated else min(hold.expires_at, cell.end)
+
     def due(self, at: int, rank: int, depth: int, kind: Kind, key: int | str) -> None:
         """Remember that an entity is due; a stale entry does no harm, it is checked when it is reached."""
         heappush(self.deadlines, (at, rank, -depth, kind, key))
@@ -523,6 +592,16 @@ class Draft:
             self.budgets_made,
             self.cells_opened,
         )
+
+    def touched_cells(self, mark: Mark) -> set[int]:
+        """Cells that may have room since ``mark``: they, their budget or who waits for them have changed."""
+        cells: set[int] = set()
+        for table, key, _ in self._undo[mark[0] :]:
+            if table is self.cells or table is self.waiting:
+                cells.add(key)
+            elif table is self.budgets:
+                cells.add(self.budgets[key].cell)
+        return cells
 
     def rollback(self, mark: Mark) -> None:
         """Undo all that happened since ``mark``."""

@@ -180,11 +180,11 @@ class TracedTreasury(LocalTreasury):
                 plain.append((token, result))
         super().deliver(plain)
 
-    async def execute(self, request: Request) -> AnyOutcome:
-        """See ``Treasury``."""
+    async def _decided(self, request: Request) -> AnyOutcome:
+        """One decision; a reserve that waits takes several."""
         span = trace.get_current_span()
         if not span.is_recording():
-            return await super().execute(request)
+            return await super()._decided(request)
         call = self._submit(request, span)
         outcome: AnyOutcome | None = None
         try:
@@ -196,7 +196,7 @@ class TracedTreasury(LocalTreasury):
     async def execute_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:
         """See ``Treasury``."""
         span = trace.get_current_span()
-        if not span.is_recording():
+        if not span.is_recording() or any(request.may_wait for request in requests):
             return await super().execute_many(requests)
         calls: list[_Call] = []
         outcomes: list[AnyOutcome] = []

@@ -249,6 +249,7 @@ class Treasury:
         lease_s: int = LEASE_S_DEFAULT,
         parent: str | None = None,
         leave: Amounts | None = None,
+        wait_s: int = 0,
         least: Amounts | None = None,
         alternatives: Sequence[Alternative] = (),
         id: str | None = None,
@@ -266,6 +267,8 @@ class Treasury:
             lease_s: seconds after which the hold expires, 1 … 86,400, unless it is renewed.
             parent: the parent for an account that is opened from a template.
             leave: what has to stay free besides, per unit: a reserve for calls that do not ask for it.
+            wait_s: seconds to wait for room, 0 … 3,600, in line with others that wait for the same budget. Not with
+                ``first``.
             least: the smallest bounds that are of use, per unit: where there is no room, what fits is held
                 (``hold.amounts``) if it is no less.
             alternatives: cheaper models with their bounds, tried in this order where there is no room;
@@ -290,6 +293,7 @@ class Treasury:
             attributes=_attributes(attributes, model, feature),
             parent=parent,
             leave=leave or {},
+            wait_s=wait_s,
             least=least or {},
             alternatives=tuple(alternatives),
             loans=tuple(command.id for command in first if isinstance(command, Lend)),
@@ -321,6 +325,7 @@ class Treasury:
         lease_s: int = LEASE_S_DEFAULT,
         parent: str | None = None,
         leave: Amounts | None = None,
+        wait_s: int = 0,
         least: Amounts | None = None,
         alternatives: Sequence[Alternative] = (),
         id: str | None = None,
@@ -344,6 +349,7 @@ class Treasury:
             lease_s=lease_s,
             parent=parent,
             leave=leave,
+            wait_s=wait_s,
             least=least,
             alternatives=alternatives,
             id=id,
@@ -464,9 +470,9 @@ class Treasury:
         labels: Mapping[str, str] | None = None,
         priority: int | None = None,
         min_reserve: Amounts | None = None,
-        shortage: Sequence[ShortageStep] | None = None,
         confidence_threshold: float | UnsetType | None = UNSET,
         gate_s: int | UnsetType | None = UNSET,
+        shortage: Sequence[ShortageStep] | None = None,
         idempotency_key: str | None = None,
     ) -> AccountAnswer:
         """Open an account, or change what is given of one. See ``PutAccount``."""
@@ -476,9 +482,9 @@ class Treasury:
             labels=None if labels is None else dict(labels),
             priority=priority,
             min_reserve=min_reserve,
-            shortage=None if shortage is None else tuple(shortage),
             confidence_threshold=confidence_threshold,
             gate_s=gate_s,
+            shortage=None if shortage is None else tuple(shortage),
         )
         return await self._teller.ask(AccountAnswer, command, idempotency_key)
 

@@ -83,6 +83,8 @@ class SpoolingTreasury:
 
     async def execute(self, request: Request) -> AnyOutcome:
         """See ``Treasury``. Settlements, usage and releases may be answered ``Spooled``."""
+        if request.may_wait:
+            return await self._wait_for(request)
         if self._away is None and not self._waits(request):
             task = self._patience.enter()
             try:
@@ -100,6 +102,8 @@ class SpoolingTreasury:
 
     async def execute_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:
         """See ``Treasury``. If one has to be admitted the error answers for all; what is to be booked is kept still."""
+        if any(request.may_wait for request in requests):
+            return list(await asyncio.gather(*(self.execute(request) for request in requests)))
         behind = [index for index, request in enumerate(requests) if self._waits(request)]
         if self._away is None and behind:
             return await self._partly(requests, behind)
@@ -117,6 +121,16 @@ class SpoolingTreasury:
             finally:
                 self._patience.leave(task)
         return await self._without_ledger(requests)
+
+    async def _wait_for(self, request: Request) -> AnyOutcome:
+        """A reserve that waits for room: that it is not answered for long says nothing about the ledger."""
+        if self._away is not None:
+            raise self._unavailable()
+        try:
+            return await self.ledger.execute(request)
+        except StoreUnavailable as error:
+            self._lose(str(error))
+            raise
 
     async def read(self, query: AnyQuery) -> View | Refused:
         """See ``Treasury``."""

@@ -39,6 +39,7 @@ from fiscus.core.commands import (
     Allocate,
     AnyCommand,
     ApproveOverride,
+    Attend,
     Compound,
     Extend,
     Lend,
@@ -85,14 +86,13 @@ from fiscus.treasury.store import (
     ViewsLost,
 )
 
-HAVE_IDS = frozenset({Reserve, Extend, Settle, Release})
+HAVE_IDS = frozenset({Reserve, Extend, Settle, Release, Attend})
 """Commands that carry an id or are absolute readings: they need no idempotency key."""
 
 BOOK_OR_HOLD = frozenset({Reserve, Settle, Compound})
 """Commands that look for accounts and holds, which are loaded for a batch at once."""
 
-ADMITTING = frozenset({Reserve, Extend, Allocate, Transfer, Lend, PutBudget, Adjust})
-ADMITTING = frozenset({Reserve, Extend, Allocate, Transfer, PutBudget, Adjust, RequestOverride, ApproveOverride})
+ADMITTING = frozenset({Reserve, Extend, Allocate, Transfer, Lend, PutBudget, Adjust, RequestOverride, ApproveOverride})
 """Commands that may let more be spent: not decided for a tenant whose figures are in doubt."""
 
 log = get_logger(__name__)
@@ -842,7 +842,7 @@ class Engine:
             kind = type(command)
             if kind is Reserve and not look_first:
                 new[request.tenant].append(command.id)
-            elif kind is Settle:
+            elif kind is Settle or kind is Attend:
                 ids[request.tenant].append(command.id)
             elif kind in BOOK_OR_HOLD:
                 ids[request.tenant] += _ids_of(command)

@@ -10,8 +10,8 @@ import msgspec
 
 from fiscus.contract.errors import LedgerCorrupt
 from fiscus.core.decide import is_valid, new_draft
-from fiscus.core.events import FORMAT, AnyEvent, Held, NameErased, Released, Settled, Transferred, format_of
-from fiscus.core.fold import fold
+from fiscus.core.events import FORMAT, AnyEvent, Held, NameErased, Queued, Released, Settled, Transferred, format_of
+from fiscus.core.fold import RANK_TICKET, fold
 from fiscus.core.records import CallRecord
 from fiscus.core.state import ENTITY_TYPES, HEAP_SLACK, Booking, Draft, Kind, Rules, Table
 from fiscus.treasury.codec import decode_event, encode_event, genesis, link
@@ -68,8 +68,8 @@ class Ledger:
             draft.adjustments,
             draft.templates,
             draft.keys,
-            draft.loans,
             draft.overrides,
+            draft.loans,
         )
         self.head = Head(0, genesis(name))
         self.head_at = 0
@@ -108,6 +108,9 @@ class Ledger:
             self._use_views()
             for deadline in opening.deadlines:
                 self.draft.due(deadline[0], deadline[1], -deadline[2], deadline[3], deadline[4])
+                if deadline[1] == RANK_TICKET:
+                    self.draft.holds.find(str(deadline[4]))
+            self.draft.line_up()
         self._load_tail()
 
     def _load_tail(self) -> None:
@@ -344,13 +347,15 @@ class Ledger:
         account = draft.accounts[number]
         if account.status != "active" or account.open_children:
             return False
+        if any(number == draft.holds[id].account for ids in draft.waiting.values() for id in ids):
+            return False
         cells = [draft.cells[cell] for budget in account.budgets if (cell := draft.budgets[budget].cell)]
         return all(cell.open == 0 for cell in cells)
 
     def _settle_touched(self) -> None:
-        names = self.draft.names
+        names, waiting = self.draft.names, self.draft.waiting
         for table, key, _ in self.draft.commit():
-            if table is not names:
+            if table is not names and table is not waiting:
                 table.changed[key] = None  # type: ignore[attr-defined]
         if len(self.draft.deadlines) > self._sweep_at:
             self._sweep()
@@ -428,7 +433,7 @@ class Ledger:
         return sum(len(table) for table in self._tables)
 
     def _evict_ended(self) -> None:
-        """Drop ended holds and windows, adjustments, loans, overrides, closed accounts, once the views have them.
+        """Drop holds and windows that are over, adjustments, overrides, loans, closed accounts, if the views have them.
 
         Few ask for them again.
         Memory follows what goes on, not what has been, and what is in use is loaded anew less often.
@@ -438,7 +443,10 @@ class Ledger:
         self._sweep()
         for id in [id for id, hold in holds.items() if not hold.open and id not in holds.changed]:
             del holds[id]
-        changes: tuple[Table[str, Any], ...] = (draft.adjustments, draft.loans, draft.overrides)
+        overrides = draft.overrides
+        for id in [id for id, one in overrides.items() if one.state != "pending" and id not in overrides.changed]:
+            del overrides[id]
+        changes: tuple[Table[str, Any], ...] = (draft.adjustments, draft.loans)
         for table in changes:
             for id in [id for id in table if id not in table.changed]:
                 del table[id]
@@ -461,13 +469,16 @@ class Ledger:
             self._forget_carved()
 
     def _evict(self) -> None:
-        """Drop everything that the views have and that has not changed since; templates and keys stay."""
+        """Drop everything that the views have and that has not changed since; templates, keys and who waits stay."""
         draft = self.draft
         self._sweep()
+        waiting = {id: draft.holds[id] for ids in draft.waiting.values() for id in ids}
         for table in self._tables:
             if table.kind in ("template", "key"):
                 continue
             kept = {key: table[key] for key in table.changed.keys() & table.keys()}
+            if table.kind == "hold":
+                kept |= waiting
             table.clear()
             table.update(kept)
         self._forget_carved()
@@ -488,10 +499,10 @@ class Ledger:
 def journal_key(event: AnyEvent) -> str | None:
     """The id under which an entry is known: of a hold, or of what was booked or released without one."""
     kind = event.__class__
-    if kind is Held:
-        return event.id  # type: ignore[union-attr]
+    if kind is Held or kind is Queued:
+        return None if event.again else event.id  # type: ignore[union-attr]
     if (kind is Settled or kind is Released) and event.account is not None:  # type: ignore[union-attr]
-        return event.id  # type: ignore[union-attr]
+        return None if kind is Settled and event.again else event.id  # type: ignore[union-attr]
     return None
 
 

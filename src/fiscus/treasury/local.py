@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -12,7 +13,8 @@ from fiscus.contract.queries import AnyQuery, Entry, ListQuery, View
 from fiscus.contract.treasury import Readiness
 from fiscus.core.commands import Request, Reserve
 from fiscus.core.outcomes import AnyOutcome, Refused
-from fiscus.treasury.engine import AnyResult, Committed, Engine
+from fiscus.treasury.attendance import Attendance
+from fiscus.treasury.engine import NOWHERE, AnyResult, Committed, Engine
 from fiscus.treasury.reading import AccountNames, entries_after, list_view, sealed_allocations
 from fiscus.treasury.shortage import run_list
 
@@ -30,6 +32,7 @@ class LocalTreasury:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready: deque[tuple[asyncio.Future[Any], AnyResult]] = deque()
         self._news: set[asyncio.Event] = set()
+        self._attendance = Attendance(self._decided, self._leave)
         engine.observers.append(self._observe)
 
     # -- the port -------------------------------------------------------------------------------------------------
@@ -56,6 +59,10 @@ class LocalTreasury:
                 future.set_result(result)
 
     def _observe(self, committed: Committed) -> None:
+        if self._attendance.count and self._loop is not None and not self._loop.is_closed():
+            decided = self._attendance.decided(committed)
+            if decided:
+                self._loop.call_soon_threadsafe(self._attendance.call, decided)
         if self._news and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._tell)
 
@@ -73,6 +80,12 @@ class LocalTreasury:
 
     async def execute(self, request: Request) -> AnyOutcome:
         """See ``Treasury``."""
+        if request.may_wait:
+            self._start()
+            return await self._attendance.reserve(request)
+        return await self._decided(request)
+
+    async def _decided(self, request: Request) -> AnyOutcome:
         loop = self._loop or self._start()
         future: asyncio.Future[AnyOutcome] = loop.create_future()
         self.engine.submit(self, future, request)
@@ -86,6 +99,9 @@ class LocalTreasury:
         loop = self._loop or self._start()
         futures: list[asyncio.Future[AnyOutcome]] = []
         for request in requests:
+            if request.may_wait:
+                futures.append(loop.create_task(self.execute(request)))
+                continue
             future: asyncio.Future[AnyOutcome] = loop.create_future()
             self.engine.submit(self, future, request)
             futures.append(future)
@@ -94,6 +110,11 @@ class LocalTreasury:
             if type(outcome) is Refused and outcome.shortage and type(requests[index].command) is Reserve:
                 outcomes[index] = await run_list(self, requests[index], outcome)
         return outcomes
+
+    def _leave(self, request: Request) -> None:
+        """Have a command decided that nobody waits for."""
+        with contextlib.suppress(BudgetUnavailable):
+            self.engine.submit(NOWHERE, None, request)
 
     async def read(self, query: AnyQuery) -> View | Refused:
         """See ``Treasury``."""
@@ -163,5 +184,6 @@ class LocalTreasury:
         await asyncio.to_thread(self.engine.confirm_clock)
 
     async def close(self) -> None:
-        """See ``Treasury``."""
+        """See ``Treasury``. Who waits is told so."""
+        self._attendance.close()
         await asyncio.to_thread(self.engine.close)

@@ -101,16 +101,16 @@ def read_view(draft: Draft, as_of_seq: int, query: AnyQuery, now: int) -> View |
         if isinstance(hold, Refused):
             return hold
         return HoldView(as_of_seq=as_of_seq, hold=hold_answer(draft, hold))
-    if isinstance(query, ReadLoan):
-        return loan_view(draft, as_of_seq, query)
-    if isinstance(query, ReadReallocation):
-        return reallocation_view(draft, as_of_seq, query, now)
     if isinstance(query, ReadOverride):
         wrong = check_id("id", query.id)
         override = wrong or find_override(draft, query.id, query.scope)
         if isinstance(override, Refused):
             return override
         return OverrideView(as_of_seq=as_of_seq, override=override_answer(draft, override))
+    if isinstance(query, ReadLoan):
+        return loan_view(draft, as_of_seq, query)
+    if isinstance(query, ReadReallocation):
+        return reallocation_view(draft, as_of_seq, query, now)
     if isinstance(query, ListTemplates):
         return TemplatesView(as_of_seq=as_of_seq, templates=_templates(draft))
     if isinstance(query, ListKeys):
@@ -148,9 +148,9 @@ def _templates(draft: Draft) -> tuple[TemplateView, ...]:
             max_children=template.max_children,
             max_new_per_minute=template.max_new_per_minute,
             idle_close_s=template.idle_close_s,
-            shortage=template.shortage,
             confidence_threshold=template.gate.confidence_threshold if template.gate is not None else None,
             gate_s=template.gate.closed_s if template.gate is not None else None,
+            shortage=template.shortage,
         )
         for template in sorted(draft.templates.values(), key=lambda template: template.pattern)
         if not template.removed
@@ -384,7 +384,7 @@ def sealed_allocations(store: Store, tenant: int) -> tuple[int, list[Entry]]:
 
     open_holds: dict[int, list[Hold]] = {}
     for hold in draft.holds.values():
-        if hold.open and not hold.tombstone:
+        if hold.open and not hold.tombstone and hold.state != "waiting":
             open_holds.setdefault(hold.account, []).append(hold)
     for cell in draft.cells.values():
         if cell.unit != "tokens" or cell.phase == ENDED or not draft.budgets[cell.budget].allocated:
@@ -500,7 +500,7 @@ def _entities(kind: str, data: dict[str, Any]) -> Iterator[tuple[Kind, int | str
         yield "hold", data["id"]
     elif kind in ("adjusted", "adjustment_ended"):
         yield "adjustment", data["id"]
-    if isinstance(data.get("cell"), int):
+    if isinstance(data.get("cell"), int) and kind not in HOLD_KINDS:  # who waits for a cell does not own it
         yield "cell", data["cell"]
     if isinstance(data.get("budget"), int):
         yield "budget", data["budget"]

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
-from fiscus.core.fold import RANK_ADJUSTMENT, RANK_ALLOCATION, RANK_EXPIRY, RANK_LOAN, RANK_OVERRIDE, RANK_QUARANTINE
+from fiscus.core.fold import (
+    RANK_ADJUSTMENT,
+    RANK_ALLOCATION,
+    RANK_EXPIRY,
+    RANK_LOAN,
+    RANK_OVERRIDE,
+    RANK_QUARANTINE,
+    RANK_TICKET,
+)
 from fiscus.core.state import ENDED, Account, Adjustment, AnyEntity, Cell, Draft, Hold, Kind, Loan, Override
 from fiscus.treasury.store import EntityRow
 
@@ -16,6 +24,9 @@ def entity_row(draft: Draft, kind: Kind, key: int | str, entity: AnyEntity) -> E
     entity.stamp = 0
     body = _encode(entity)
     if isinstance(entity, Hold):
+        if entity.state == "waiting":
+            at = draft.ticket_due(entity)
+            return EntityRow(kind, key, body, owner=entity.account, due_at=at, due_rank=RANK_TICKET)
         if entity.state == "held":
             return EntityRow(kind, key, body, owner=entity.account, due_at=entity.expires_at, due_rank=RANK_EXPIRY)
         if entity.state == "expired" and entity.open:
@@ -40,9 +51,9 @@ def entity_row(draft: Draft, kind: Kind, key: int | str, entity: AnyEntity) -> E
         )
     if isinstance(entity, Adjustment) and entity.active and entity.ends_at is not None:
         return EntityRow(kind, key, body, due_at=entity.ends_at, due_rank=RANK_ADJUSTMENT)
-    if isinstance(entity, Loan) and entity.active and entity.ends_at is not None:
-        return EntityRow(kind, key, body, due_at=entity.ends_at, due_rank=RANK_LOAN)
     if isinstance(entity, Override):
         due_at = entity.closes_at if entity.state == "pending" else None
         return EntityRow(kind, key, body, owner=entity.account, due_at=due_at, due_rank=RANK_OVERRIDE)
+    if isinstance(entity, Loan) and entity.active and entity.ends_at is not None:
+        return EntityRow(kind, key, body, due_at=entity.ends_at, due_rank=RANK_LOAN)
     return EntityRow(kind, key, body)

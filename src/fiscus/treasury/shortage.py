@@ -71,7 +71,7 @@ async def run_list(ledger: Ledger, request: Request, refused: Refused) -> AnyOut
 
 
 async def _ask_again(ledger: Ledger, request: Request, command: Reserve, refused: Refused) -> AnyOutcome:
-    """The ledger does this step within its decision."""
+    """The ledger does this step within its decision; who waits is answered when that has ended."""
     return await ledger.execute(request)
 
 
@@ -132,4 +132,9 @@ def loan_id(hold: str, unit: Unit) -> str:
     return f"loan-{sha256(hold.encode()).hexdigest()[:32]}-{unit}"
 
 
-STEPS: Mapping[ShortageStep, Step] = {"reallocate": _reallocate, "clamp": _ask_again, "downgrade": _ask_again}
+STEPS: Mapping[ShortageStep, Step] = {
+    "reallocate": _reallocate,
+    "clamp": _ask_again,
+    "downgrade": _ask_again,
+    "wait": _ask_again,
+}

@@ -15,6 +15,7 @@ from fiscus.core.events import (
     AnyEvent,
     Extended,
     Held,
+    TicketEnded,
     Transferred,
 )
 from fiscus.core.fold import fold
@@ -120,6 +121,7 @@ class _Verification:
         for account in self.draft.accounts.values():
             if account.name is not None:
                 self.draft.names[account.name] = account.number
+        self.draft.line_up()
         self._states = {id: hold.state for id, hold in self.draft.holds.items()}
         self.seq = self.from_seq = seal.seq
         self.hash = seal.hash
@@ -180,6 +182,8 @@ class _Verification:
             if event.id in self._ids:
                 self.found("E7", f"hold {event.id} was held twice")
             self._ids.add(event.id)
+        elif isinstance(event, TicketEnded):
+            self._ids.discard(event.id)  # what nobody has claimed was never held for anybody
         for table, key, _ in draft.commit():
             kind = getattr(table, "kind", None)
             if kind == "cell":

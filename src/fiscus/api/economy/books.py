@@ -445,6 +445,7 @@ FOLDS: dict[str, Callable[[Books, Data, dict[str, str]], None]] = {
     "extended": Books._extended,
     "settled": Books._settled,
     "released": Books._released,
+    "ticket_ended": Books._released,
     "quarantine_closed": Books._quarantine_closed,
 }
 """Kind of fact → what it does; other kinds mean nothing here."""
