@@ -18,6 +18,7 @@ from fiscus.compat.tbcontracts import (
     BudgetExceededError,
     BudgetManager,
     ConfidenceGate,
+    GateBlockedError,
     Ledger,
     LedgerEntry,
     Reallocator,
@@ -200,6 +201,78 @@ def test_the_gate_stops_who_is_sure_enough(threshold, last, allowed):
     assert ConfidenceGate().allow(contract) is allowed
 
 
+def test_who_was_sure_enough_is_stopped_by_the_ledger_with_an_error_of_its_own(treasury, namespace):
+    # covers T12, T15, T22
+    tracer = Tracer()
+    manager = BudgetManager(tracer, place=treasury, namespace=namespace)
+    manager.register_agent("a", max_tokens=1_000, confidence_threshold=0.8)
+    answers = iter([0.5, 0.9, 0.1])
+
+    @manager.govern("a", confidence_fn=lambda result: result["sure"], usage_fn=lambda _: 10)
+    def answer() -> dict[str, float]:
+        return {"sure": next(answers)}
+
+    assert [answer()["sure"], answer()["sure"]] == [0.5, 0.9]
+    with pytest.raises(GateBlockedError) as blocked:
+        answer()
+    assert isinstance(blocked.value, BudgetExceededError)
+    assert (blocked.value.requested, blocked.value.available) == (0, 980)
+    assert "confidence gate" in str(blocked.value)
+    assert "only 980 were available" not in str(blocked.value)
+    spans = {span.name: span for span in tracer.spans}
+    assert spans["tbc.confidence_gate_block"].attributes == {
+        "tbc.agent": "a",
+        "tbc.confidence": 0.9,
+        "tbc.threshold": 0.8,
+    }
+    assert spans["tbc.govern_call"].attributes["tbc.gate_blocked"] is True
+    manager.record_usage("a", 5)
+    assert manager.remaining("a") == 975, "what was used is recorded, gate or not"
+    manager.reset_gate("a")
+    assert answer()["sure"] == 0.1
+
+
+def test_the_gate_of_one_task_stops_no_other_and_it_outlives_the_manager(treasury, namespace):
+    # covers T12, T15
+    manager = BudgetManager(place=treasury, namespace=namespace)
+    manager.register_agent("a", max_tokens=1_000, confidence_threshold=0.8)
+
+    def review(chapter: str) -> float:
+        return 0.9
+
+    def governed(manager: BudgetManager):
+        return manager.govern("a", confidence_fn=lambda sure: sure, task=lambda chapter: chapter)(review)
+
+    assert governed(manager)("one") == governed(manager)("two") == 0.9
+    again = BudgetManager(place=treasury, namespace=namespace)
+    again.register_agent("a", max_tokens=1_000, confidence_threshold=0.8)
+    with pytest.raises(GateBlockedError):
+        governed(again)("one")
+    assert governed(again)("three") == 0.9
+    again.reset_gate("a", "one")
+    assert governed(again)("one") == 0.9
+    with pytest.raises(GateBlockedError):
+        governed(again)("two")
+
+
+def test_a_confidence_that_is_recorded_closes_the_gate_and_time_opens_it(manager):
+    # covers T12, T17
+    manager.register_agent("a", confidence_threshold=0.8, gate_s=1)
+    work = manager.govern("a")(lambda: "done")
+    manager.record_usage("a", 5, confidence=0.95)
+    with pytest.raises(GateBlockedError):
+        work()
+    for _ in range(100):
+        try:
+            assert work() == "done"
+            break
+        except GateBlockedError:
+            time.sleep(0.05)
+    assert work() == "done"
+    with pytest.raises(ValueError, match="gate_s goes with confidence_threshold"):
+        manager.register_agent("a", gate_s=1)
+
+
 # -- the manager --------------------------------------------------------------------------------------------------
 
 
@@ -208,7 +281,7 @@ def test_an_agent_is_registered_with_its_terms(manager):
     made = manager.register_agent("a", 3, 500, 20, 0.9)
     assert (made.agent_name, made.priority, made.max_tokens, made.min_reserve) == ("a", 3, 500, 20)
     assert made.confidence_threshold == 0.9
-    assert list(inspect.signature(BudgetManager.register_agent).parameters)[1:] == [
+    assert list(inspect.signature(BudgetManager.register_agent).parameters)[1:6] == [
         "name",
         "priority",
         "max_tokens",

@@ -14,7 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fiscus.compat.places import ledger_at
-from fiscus.compat.tbcontracts import BudgetExceededError, BudgetManager, UnknownAgentError, govern_agent, govern_node
+from fiscus.compat.tbcontracts import (
+    BudgetExceededError,
+    BudgetManager,
+    GateBlockedError,
+    UnknownAgentError,
+    govern_agent,
+    govern_node,
+)
 from fiscus.compat.tbcontracts.tokenizer import words_estimate
 
 PER_FAULT = settings(
@@ -395,6 +402,32 @@ def test_known_fault_t11_the_books_outlive_the_process_and_are_not_kept_in_memor
         notes = [entry.note for entry in manager.ledger.history("a")]
         manager.ledger.books.treasury.close()
     assert notes == ["round 1", "round 2"]
+
+
+def test_known_fault_t8_the_gate_is_of_a_task_opens_again_and_does_not_lie(treasury):
+    # covers T12, T15
+    manager = BudgetManager(place=treasury, namespace=f"ns{next(_numbers)}")
+    manager.register_agent("a", max_tokens=999, confidence_threshold=0.8)
+    for task in ("x", "y"):
+        manager.govern("a", lambda _: 0.9, task=task)(lambda: "done")()
+    with pytest.raises(GateBlockedError) as blocked:
+        manager.govern("a", task="x")(lambda: "done")()
+    assert "requested" not in str(blocked.value)
+    assert manager.govern("a", task="z")(lambda: "done")() == "done"
+    manager.reset_gate("a", "x")
+    assert manager.govern("a", task="x")(lambda: "done")() == "done"
+
+
+def test_known_fault_t9_what_was_lent_and_not_used_goes_back(treasury):
+    # covers T7, T11
+    manager = BudgetManager(place=treasury, namespace=f"ns{next(_numbers)}")
+    for name in ("a", "b"):
+        manager.register_agent(name, max_tokens=100, min_reserve=10)
+    for needy in "abab":
+        manager.govern(needy, max_tokens=120, usage_fn=lambda _: 5)(lambda: None)()
+    report = manager.report()
+    assert [report[name]["allocated"] for name in "ab"] == [100, 100], "nothing goes to and fro"
+    assert [report[name]["consumed"] for name in "ab"] == [10, 10]
 
 
 async def test_a_governed_coroutine_that_is_cancelled_while_it_waits_for_budget_holds_nothing(treasury):

@@ -48,8 +48,9 @@ class Watch:
     ) -> None:
         """It is over."""
 
-    def returned(self, result: object) -> None:
-        """The function has returned this; what it used is not booked yet."""
+    def returned(self, result: object) -> float | None:
+        """The function has returned this, and is not booked yet; gives how sure the result is (0 … 1), if it can."""
+        return None
 
     def used(self, tokens: int) -> None:
         """So much was booked."""
@@ -262,13 +263,13 @@ class _Desk:
 
     def returned(self, call: Call, watch: Watch, result: Any) -> Any:
         """See ``Call.returned``."""
-        watch.returned(result)
+        call.confidence = watch.returned(result)
         watch.used(self._way.wait(call.returned(result)))
         return result
 
     async def returned_async(self, call: Call, watch: Watch, result: Any) -> Any:
         """See ``Call.returned``."""
-        watch.returned(result)
+        call.confidence = watch.returned(result)
         watch.used(await self._way.reach(call.returned(result)))
         return result
 

@@ -72,6 +72,10 @@ InputOf = Callable[[Sequence[Any], Mapping[str, Any]], Any]
 """(arguments, arguments by name) → what of them goes to a model, as far as it is text."""
 
 
+TaskOf = Callable[[Sequence[Any], Mapping[str, Any]], str | None]
+"""(arguments, arguments by name) → the task."""
+
+
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """How the calls of one function are governed.
 
@@ -81,6 +85,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         tokens: what a call uses at most; None: it is learned.
         usage_of: reads a result; else usage in any known shape is, or its texts are counted.
         input_of: what of the arguments is its input; all of them by default.
+        task_of: the task that a call works on, for the account's confidence gate; None: none in particular.
         labels: for the record.
     """
 
@@ -89,6 +94,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int | None = None
     usage_of: UsageOf | None = None
     input_of: InputOf | None = None
+    task_of: TaskOf | None = None
     labels: dict[str, str] = {}
 
 
@@ -136,7 +142,8 @@ class Governor:
     def call(self, terms: Terms, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
         """A call that is about to be made, with what it is made with."""
         given = (args, kwargs) if terms.input_of is None else terms.input_of(args, kwargs)
-        return Call(self, terms, tokens_in(given))
+        task = None if terms.task_of is None else terms.task_of(args, kwargs)
+        return Call(self, terms, tokens_in(given), task)
 
     def current(self, account: str) -> Call | None:
         """The innermost call for an account that runs in this context."""
@@ -284,13 +291,16 @@ class Call:
 
     Attributes:
         need: what it was held for, and why; None until it has begun.
+        confidence: how sure its result is, 0 … 1, if that is known when it is booked.
     """
 
-    def __init__(self, governor: Governor, terms: Terms, input_tokens: int) -> None:
+    def __init__(self, governor: Governor, terms: Terms, input_tokens: int, task: str | None = None) -> None:
         self.governor = governor
         self.terms = terms
         self.account = terms.account
         self.need: Need | None = None
+        self.confidence: float | None = None
+        self._task = task
         self._input_tokens = input_tokens
         self._purse: Purse | None = None
         self._outer: Purse | None = None
@@ -325,7 +335,8 @@ class Call:
         if purse is not None and purse.is_open:
             await self._share(purse, self.need)
         else:
-            self._purse = await self.governor.admit(self.account, self.need)
+            attributes = {"task": self._task} if self._task else {}
+            self._purse = await self.governor.admit(self.account, self.need, attributes=attributes)
             self._purse.hold.spending()
 
     @property
@@ -477,6 +488,7 @@ class Call:
             tokens_estimated=estimated,
             outcome="success" if error is None else outcome_of(error),
             error_code=None if error is None else type(error).__name__[:TEXT_LENGTH_MAX],
+            confidence=self.confidence,
             provenance=Provenance(task_name=self.terms.note[:TEXT_LENGTH_MAX]),
             metadata=self.terms.labels,
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 from fiscus.compat.tbcontracts.confidence_gate import ConfidenceGate
 from fiscus.compat.tbcontracts.contract import BudgetContract
-from fiscus.compat.tbcontracts.errors import BudgetExceededError, TBCError, UnknownAgentError
+from fiscus.compat.tbcontracts.errors import BudgetExceededError, GateBlockedError, TBCError, UnknownAgentError
 from fiscus.compat.tbcontracts.ledger import Ledger, LedgerEntry
 from fiscus.compat.tbcontracts.manager import BudgetManager
 from fiscus.compat.tbcontracts.reallocator import Reallocator
@@ -24,6 +24,7 @@ __all__ = [
     "BudgetExceededError",
     "BudgetManager",
     "ConfidenceGate",
+    "GateBlockedError",
     "Ledger",
     "LedgerEntry",
     "Reallocator",

@@ -38,6 +38,9 @@ from fiscus.sdk.sizing import Need
 
 NAMESPACE_DEFAULT = "default"
 ATTEMPTS_MAX = 8
+RECORDED = "recorded-usage"
+"""The task of what is recorded after the fact: no gate stops that."""
+
 DECLARED = "max_tokens"
 REVISION = "revision"
 """Labels of an account: what was registered, which moves do not change, and how often that was changed."""
@@ -118,7 +121,16 @@ class Books:
             raise ValueError("delta must be an integer")
         self.treasury.thread.wait(self._adjust(account, delta))
 
-    def book(self, account: str, tokens: int, note: str, *, may_ask: bool = False) -> float:
+    def book(
+        self,
+        account: str,
+        tokens: int,
+        note: str,
+        *,
+        may_ask: bool = False,
+        confidence: float | None = None,
+        task: str | None = None,
+    ) -> float:
         """Book tokens that were used.
 
         Args:
@@ -126,6 +138,8 @@ class Books:
             tokens: how many.
             note: kept in the record.
             may_ask: whether others give what lacks.
+            confidence: how sure the result was that they were used for, for the gate of its ``task``.
+            task: None: none in particular.
 
         Returns:
             When, in seconds since the epoch.
@@ -135,6 +149,8 @@ class Books:
             BudgetOverrun: there were less; it is booked all the same.
         """
         checked_tokens(tokens)
+        if confidence is not None:
+            self.treasury.thread.wait(self._tell_confidence(account, confidence, task))
         self.treasury.thread.wait(self.booked(account, tokens, note, may_ask=may_ask))
         return time.time()
 
@@ -175,7 +191,7 @@ class Books:
             return
         need = Need(wanted=tokens, needed=tokens, least=tokens, why="it was used")
         try:
-            purse = await self._governor.admit(account, need, may_ask=may_ask)
+            purse = await self._governor.admit(account, need, may_ask=may_ask, attributes={"task": RECORDED})
         except TreasuryError:
             await self.treasury.asynchronous.usage(account, {"tokens": tokens}, record=record)
         except Refusal as refused:
@@ -185,6 +201,12 @@ class Books:
         else:
             purse.hold.settle({"tokens": tokens}, record=record)
             await purse.hold.__aexit__(None, None, None)
+
+    async def _tell_confidence(self, account: str, confidence: float, task: str | None) -> None:
+        record = CallRecord(confidence=confidence)
+        attributes = {"task": task} if task else {}
+        usage = {"tokens": 0, "calls": 0}
+        await self.treasury.asynchronous.usage(account, usage, record=record, attributes=attributes)
 
     async def _register(self, account: str, contract: BudgetContract, keep_terms: bool) -> None:
         treasury = self.treasury.asynchronous
@@ -221,6 +243,8 @@ class Books:
                 labels=_labels(contract, 1),
                 priority=contract.priority,
                 min_reserve={"tokens": contract.reserve},
+                confidence_threshold=contract.confidence_threshold,
+                gate_s=contract.gate_s,
             ),
             Allocate(account=account, unit="tokens", to=contract.max_tokens, if_version=0),
         ]
@@ -232,7 +256,12 @@ class Books:
         declared = int(found.labels.get(DECLARED, allocated_in(found)))
         revision = int(found.labels.get(REVISION, 0))
         delta = contract.max_tokens - declared
-        terms: dict[str, Any] = {"priority": contract.priority, "min_reserve": {"tokens": contract.reserve}}
+        terms: dict[str, Any] = {
+            "priority": contract.priority,
+            "min_reserve": {"tokens": contract.reserve},
+            "confidence_threshold": contract.confidence_threshold,
+            "gate_s": contract.gate_s,
+        }
         put = PutAccount(
             account=found.account,
             labels=_labels(contract, revision + bool(delta)),
@@ -315,7 +344,9 @@ class Books:
             for one in page.usage:
                 provenance = one.record.provenance if one.record is not None else None
                 note = (provenance.task_name if provenance is not None else None) or ""
-                rows.append((self.name_of(one.account), one.amounts.get("tokens", 0), one.at.timestamp(), note))
+                tokens = one.amounts.get("tokens", 0)
+                if tokens or note:  # what only says how sure a result was is no consumption
+                    rows.append((self.name_of(one.account), tokens, one.at.timestamp(), note))
             after = page.next
         return rows
 

@@ -19,6 +19,7 @@ class BudgetContract:
         min_reserve: what it keeps when others ask; a tenth of ``max_tokens`` unless said.
         confidence_threshold: from this confidence on its next call is not made; None: there is no gate.
         last_confidence: of its last result.
+        gate_s: for how long the gate stays closed, in seconds; None: until it is reset.
         created_at: seconds since the epoch.
 
     >>> BudgetContract("researcher", max_tokens=2_000).min_reserve
@@ -32,9 +33,10 @@ class BudgetContract:
     confidence_threshold: float | None = None
     last_confidence: float | None = field(default=None, repr=False)
     created_at: float = field(default_factory=time.time)
+    gate_s: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("priority", "max_tokens", "min_reserve"):
+        for name in ("priority", "max_tokens", "min_reserve", "gate_s"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
                 raise ValueError(f"{name} must be an integer")
@@ -48,6 +50,8 @@ class BudgetContract:
             raise ValueError("min_reserve must be between 0 and max_tokens")
         if self.confidence_threshold is not None and not 0 <= self.confidence_threshold <= 1:
             raise ValueError("confidence_threshold must be between 0 and 1")
+        if self.gate_s is not None and self.confidence_threshold is None:
+            raise ValueError("gate_s goes with confidence_threshold")
 
     @property
     def reserve(self) -> int:

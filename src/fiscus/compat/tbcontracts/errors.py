@@ -38,6 +38,19 @@ class BudgetExceededError(TBCError):
         self.has_run = has_run
 
 
+class GateBlockedError(BudgetExceededError):
+    """The agent's last result of this task was sure enough: no more calls of it, until the gate opens again.
+
+    It is a ``BudgetExceededError`` for programs that catch that; the budget is not exceeded, and nothing was requested.
+    """
+
+    code = "gated"
+
+    def __init__(self, agent_name: str, available: int, text: str) -> None:
+        super().__init__(agent_name, 0, available)
+        self.args = (f"Agent '{agent_name}' is stopped by its confidence gate: {text}",)
+
+
 class UnknownAgentError(TBCError, KeyError):
     """There is no such agent. Register it first."""
 

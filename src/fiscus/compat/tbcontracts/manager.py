@@ -11,17 +11,17 @@ from typing import Any
 from fiscus.compat.tbcontracts.books import NAMESPACE_DEFAULT, checked_tokens
 from fiscus.compat.tbcontracts.confidence_gate import ConfidenceGate
 from fiscus.compat.tbcontracts.contract import BudgetContract
-from fiscus.compat.tbcontracts.errors import BudgetExceededError, UnknownAgentError
+from fiscus.compat.tbcontracts.errors import BudgetExceededError, GateBlockedError, UnknownAgentError
 from fiscus.compat.tbcontracts.ledger import Ledger
 from fiscus.compat.tbcontracts.reallocator import Reallocator
 from fiscus.compat.tbcontracts.telemetry import TelemetryRecorder, recorder_of
-from fiscus.contract.errors import BudgetOverrun, Refusal
+from fiscus.contract.errors import BudgetOverrun, Gated, Refusal
 from fiscus.contract.logs import get_logger
 from fiscus.contract.queries import MoveView
 from fiscus.sdk import SyncTreasury
 from fiscus.sdk.decorator import Function
 from fiscus.sdk.governed import Watch, governed, name_of
-from fiscus.sdk.governor import WAIT_S, Governor, InputOf, Terms, UsageOf, left_of
+from fiscus.sdk.governor import WAIT_S, Governor, InputOf, TaskOf, Terms, UsageOf, left_of
 
 log = get_logger(__name__)
 
@@ -79,15 +79,18 @@ class BudgetManager:
         max_tokens: int = 1000,
         min_reserve: int | None = None,
         confidence_threshold: float | None = None,
+        *,
+        gate_s: int | None = None,
     ) -> BudgetContract:
         """Register an agent, or change its contract. What it has used stays used, also after a restart.
 
-        With another ``max_tokens`` than before its allocation rises or falls by the difference.
+        With another ``max_tokens`` than before its allocation rises or falls by the difference. The gate of
+        ``confidence_threshold`` is closed for ``gate_s`` seconds, or until ``reset_gate``.
 
         Raises:
             ValueError: a term is out of its range, or more is used than would be left.
         """
-        contract = BudgetContract(name, priority, max_tokens, min_reserve, confidence_threshold)
+        contract = BudgetContract(name, priority, max_tokens, min_reserve, confidence_threshold, gate_s=gate_s)
         self.ledger.books.register(contract)
         with self._mutex:
             before = self.contracts.get(name)
@@ -106,6 +109,7 @@ class BudgetManager:
         usage_fn: UsageOf | None = None,
         input_fn: InputOf | None = None,
         note: str | None = None,
+        task: str | Callable[..., str | None] | None = None,
     ) -> Callable[[Function], Function]:
         """Decorate a function of any kind: sync, async, a generator, a method.
 
@@ -117,11 +121,13 @@ class BudgetManager:
                 and those of the arguments are counted.
             input_fn: what of (args, kwargs) is counted then; all of them by default.
             note: in the books; by default the function's name.
+            task: what a call works on, or a function of its arguments that says it: the gate of one task stops no
+                other. By default all calls of an agent are one task.
 
         Raises:
             UnknownAgentError: here, if the agent is not registered.
             BudgetExceededError: in a call, before it runs if too little is left; after it if it used more than there
-                was, with its ``result``.
+                was, with its ``result``. ``GateBlockedError``, which is one, if its gate is closed.
         """
         self._contract(agent)
 
@@ -132,6 +138,7 @@ class BudgetManager:
                 tokens=max_tokens,
                 usage_of=usage_fn,
                 input_of=input_fn,
+                task_of=_task_of(task),
             )
             return governed(
                 function,
@@ -143,7 +150,15 @@ class BudgetManager:
 
         return decorate
 
-    def record_usage(self, agent: str, tokens: int, note: str = "usage", confidence: float | None = None) -> None:
+    def record_usage(
+        self,
+        agent: str,
+        tokens: int,
+        note: str = "usage",
+        confidence: float | None = None,
+        *,
+        task: str | None = None,
+    ) -> None:
         """Book an exact count. Inside a governed function of the same agent it is what that call has used.
 
         Raises:
@@ -162,7 +177,7 @@ class BudgetManager:
             if running is not None and tokens:
                 self._way.wait(running.report(tokens, note))
             else:
-                self.ledger.books.book(account, tokens, note, may_ask=True)
+                self.ledger.books.book(account, tokens, note, may_ask=True, confidence=confidence, task=task)
         except BudgetOverrun as overrun:
             failure = BudgetExceededError(agent, tokens, overrun.available, has_run=True)
             raise failure from overrun
@@ -170,6 +185,13 @@ class BudgetManager:
             self._telemetry.record_usage(agent, tokens, note, failure)
             if confidence is not None:
                 contract.last_confidence = confidence
+
+    def reset_gate(self, agent: str, task: str | None = None) -> None:
+        """Open the gate of a task again, or of all."""
+        contract = self._contract(agent)
+        treasury = self.ledger.books.treasury
+        self._way.wait(treasury.asynchronous.reset_gate(self.ledger.books.account_of(agent), task))
+        contract.last_confidence = None
 
     def remaining(self, agent: str) -> int:
         """What is left of an agent's allocation."""
@@ -212,24 +234,25 @@ class _GovernedCall(Watch):
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
     ) -> None:
         said = self._in_our_words(failure)
-        self._end(self._tokens, False, said or failure)
+        self._end(self._tokens, isinstance(said, GateBlockedError), said or failure)
         if said is not None:
             raise said from failure
 
-    def returned(self, result: object) -> None:
-        """Keep how sure the result is, as far as that can be told."""
+    def returned(self, result: object) -> float | None:
+        """How sure the result is, as far as that can be told."""
         if self._confidence_fn is None:
-            return
+            return None
         try:
             confidence = self._confidence_fn(result)
         except Exception as error:  # noqa: BLE001  (a user's function; the work is done and must not be lost)
             log.warning("confidence_not_read", agent=self._agent, error=type(error).__name__)
-            return
+            return None
         if not is_confidence(confidence):
             if confidence is not None:
                 log.warning("confidence_out_of_range", agent=self._agent)
-            return
+            return None
         self._manager.contracts[self._agent].last_confidence = float(confidence)
+        return float(confidence)
 
     def used(self, tokens: int) -> None:
         """For the span."""
@@ -242,9 +265,19 @@ class _GovernedCall(Watch):
             return BudgetExceededError(
                 self._agent, failure.used, failure.available, result=failure.result, has_run=True
             )
+        if isinstance(failure, Gated):
+            contract = self._manager.contracts[self._agent]
+            self._manager.telemetry.gate_block(self._agent, contract.last_confidence, contract.confidence_threshold)
+            return GateBlockedError(self._agent, self._manager.remaining(self._agent), str(failure))
         if isinstance(failure, Refusal) and failure.code in SHORT:
             return BudgetExceededError(self._agent, failure.refused.requested or 0, max(0, left_of(failure) or 0))
         return None
+
+
+def _task_of(task: str | Callable[..., str | None] | None) -> TaskOf | None:
+    if task is None:
+        return None
+    return lambda args, kwargs: task(*args, **kwargs) if callable(task) else task
 
 
 def is_confidence(value: Any) -> bool:
