@@ -100,6 +100,10 @@ bench: $(READY) ## Measure the speed; prints, and writes build/bench/treasury.js
 bench-production: $(READY) ## Measure PostgreSQL, two nodes, Redis, 10 M events; writes build/bench/production.json
 	@$(BIN)/python bench/production.py
 
+.PHONY: bench-policies
+bench-policies: $(READY) ## Measure what the policies do; writes build/bench/policies.json
+	@$(BIN)/python bench/policies.py
+
 .PHONY: bench-gateway
 bench-gateway: $(READY) ## Measure the gateway against a bare proxy and hardcap; writes build/bench/gateway.json
 	@$(BIN)/python bench/gateway.py

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 
-from fiscus.core.commands import Release, Request, Reserve
+from fiscus.core.commands import Attend, Release, Request, Reserve
 from fiscus.core.decide import decide
 from fiscus.core.events import Held, TicketEnded
 from fiscus.core.state import Draft
@@ -442,3 +444,40 @@ def test_a_line_comes_back_when_a_batch_is_undone(busy: Ledger) -> None:
     draft.rollback(mark)
     assert draft.waiting == before
     assert states(busy, "x") == ["waiting"]
+
+
+# -- in every order ------------------------------------------------------------------------------------------------
+
+ACTIONS = {
+    "w1 comes": lambda ledger: ledger.reserve("w1", "a", 80, wait_s=60),
+    "w2 comes": lambda ledger: ledger.reserve("w2", "b", 30, wait_s=60),
+    "w1 goes": lambda ledger: ledger.decide(Attend(id="w1", gone=True)),
+    "w2 stays": lambda ledger: ledger.decide(Attend(id="w2")),
+    "first ends": lambda ledger: ledger.release("first"),
+    "small passes": lambda ledger: ledger.decide(Reserve(id="small", account="b", amounts={"tokens": 5})),
+    "more": lambda ledger: ledger.adjust("more", "root", 20),
+}
+
+
+# covers E2, E3, E6
+def test_in_whatever_order_things_happen_the_line_is_kept_and_nobody_is_left_behind() -> None:
+    """All orders of what may come between a reserve and its room; each decision is followed by all invariants."""
+    for order in permutations(ACTIONS):
+        ledger = Ledger().tree("root", "root/a", "root/b")
+        ledger.budget("root", 100)
+        ledger.reserve("first", "a", 100)
+        for action in order:
+            ACTIONS[action](ledger)
+        gone = order.index("w1 comes") < order.index("w1 goes")
+        ids = [id for id in ("w1", "w2", "small") if id in ledger.draft.holds]
+        for id in ids:
+            if ledger.hold(id).state == "held":
+                ledger.decide(Attend(id=id))
+                ledger.release(id)
+        assert not ledger.draft.waiting, order
+        assert (ledger.hold("w1").state == "refused") <= gone, order
+        assert ledger.hold("w2").state in ("held", "released"), order
+        assert ledger.cell("root").held == sum(
+            ledger.hold(id).reserved.get("tokens", 0) for id in ids if ledger.hold(id).state == "held"
+        )
+        ledger.check_replay()

@@ -1,11 +1,11 @@
 """An independent model of reserves that wait: a short tree, whole lists, everything worked out anew at every step.
 
-Written from the texts (design.md §3 "reserve", docs/guides/waiting.md), not from the code of the core. It knows accounts
-below one root, a budget of tokens for some of them, which may be renewed, and calls; no allocations, no ``also``.
+Written from the texts (design.md §3 "reserve", docs/guides/waiting.md), not from the code of the core. It knows
+accounts below one root, a budget of tokens for some of them, which may be renewed, and calls; no allocations.
 
 The rules: a call that finds no room waits in the line of the budget that binds it, if it said so and it can be of use.
-Lines are in order of turns, and a turn is when a call came, earlier by the ageing for each level of its priority. Nobody
-who comes later in a line gets room before one who comes earlier and could get it with no call in flight.
+Lines are in order of turns, and a turn is when a call came, earlier by the ageing for each level of its priority.
+Nobody who comes later in a line gets room before one who comes earlier and could get it with no call in flight.
 """
 
 from __future__ import annotations

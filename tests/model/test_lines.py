@@ -18,7 +18,7 @@ from fiscus.core.invariants import broken
 from fiscus.core.outcomes import Refused
 from fiscus.core.state import Rules
 from tests.model.harness import rows
-from tests.model.lines import Lines
+from tests.model.lines import Limit, Lines
 
 EXAMPLES, STEPS = {"deep": (3_000, 80)}.get(os.environ.get("HYPOTHESIS_PROFILE", ""), (150, 40))
 START_MS = 1_760_004_000_000
@@ -47,8 +47,6 @@ class Pair:
         for name, parent, priority in TREE:
             self.decide(PutAccount(account=name, parent=parent, priority=priority))
             self.model.parents[name], self.model.priorities[name] = parent, priority
-        from tests.model.lines import Limit
-
         for account, (limit, period) in limits.items():
             self.decide(PutBudget(account=account, unit="tokens", limit=limit, period=period, budget="x"))
             self.model.limits[account] = Limit(account, limit, HOUR_MS if period == "hour" else 0)
@@ -140,9 +138,7 @@ class Waiting(RuleBasedStateMachine):
         self.count += 1
         self._reserve(f"call{self.count:03}", account, amount, wait_s, lease_s)
 
-    @rule(
-        account=st.sampled_from(LEAVES), amount=st.sampled_from((6, 9)), wait_s=st.sampled_from((40, 600))
-    )
+    @rule(account=st.sampled_from(LEAVES), amount=st.sampled_from((6, 9)), wait_s=st.sampled_from((40, 600)))
     def reserve_and_wait(self, account: str, amount: int, wait_s: int) -> None:
         self.count += 1
         self._reserve(f"call{self.count:03}", account, amount, wait_s, 300)
