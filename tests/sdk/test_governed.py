@@ -10,9 +10,10 @@ import pytest
 
 import fiscus
 from fiscus.contract.errors import BudgetExceeded, BudgetOverrun, Refusal
-from fiscus.sdk import governor
+from fiscus.sdk import calls
+from fiscus.sdk.calls import Call, call_of, usage_in, whole
 from fiscus.sdk.governed import SameLoop, governed
-from fiscus.sdk.governor import Call, Governor, Terms, usage_in, whole
+from fiscus.sdk.governor import Governor, Terms
 
 ACCOUNT = "agent:x"
 
@@ -34,7 +35,7 @@ def used(tokens: int) -> dict[str, object]:
 
 
 def test_the_examples_are_true():
-    assert doctest.testmod(governor).failed == 0
+    assert doctest.testmod(calls).failed == 0
 
 
 async def test_a_call_is_held_before_and_booked_by_what_it_used(books):
@@ -308,7 +309,7 @@ async def test_what_others_lend_comes_in_one_step_with_the_hold_and_goes_back_un
 
 
 async def test_a_call_that_is_given_up_while_it_begins_holds_nothing(books):
-    call = Governor(books).call(Terms(account=ACCOUNT, note="x"), (), {})
+    call = call_of(Governor(books), Terms(account=ACCOUNT, note="x"), (), {})
     await call.begin(None)
     await call.abandon()
     assert await state(books) == (0, 0, 0)

@@ -7,7 +7,7 @@ from typing import Any
 
 from fiscus.contract.logs import get_logger
 from fiscus.integrations.langgraph import Governing
-from fiscus.sdk.governor import usage_in, whole
+from fiscus.sdk.calls import usage_in, whole
 
 log = get_logger(__name__)
 

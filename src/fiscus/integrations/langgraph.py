@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from fiscus.sdk.governor import usage_in, whole
+from fiscus.sdk.calls import usage_in, whole
 
 NOTE = "langgraph:{name}"
 

@@ -1,4 +1,4 @@
-"""The decorator ``@govern`` for functions of every kind; what a call may use and has used is ``sdk.governor``'s."""
+"""The decorator ``@govern`` for functions of every kind; ``sdk.governor`` admits calls, ``sdk.calls`` books them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any, Protocol, TypeVar
 
 from fiscus.contract.errors import FiscusError
 from fiscus.contract.logs import get_logger
+from fiscus.sdk.calls import Call, call_of, running_call
 from fiscus.sdk.decorator import Function
-from fiscus.sdk.governor import Call, Governor, Terms, UsageOf
+from fiscus.sdk.governor import Governor, Terms, UsageOf
 from fiscus.sdk.sync import SyncTreasury
 from fiscus.sdk.treasury import Treasury
 
@@ -288,7 +289,7 @@ class _Desk:
             _add(error, failure, self._terms)
 
     def _made(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, Call | None]:
-        return self._governor.call(self._terms, args, kwargs), self._governor.current(self._terms.account)
+        return call_of(self._governor, self._terms, args, kwargs), running_call(self._governor, self._terms.account)
 
 
 def _add(error: BaseException, failure: FiscusError, terms: Terms) -> None:

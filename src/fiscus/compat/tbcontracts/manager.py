@@ -19,6 +19,7 @@ from fiscus.contract.errors import BudgetOverrun, Gated, Refusal
 from fiscus.contract.logs import get_logger
 from fiscus.contract.queries import MoveView
 from fiscus.sdk import SyncTreasury
+from fiscus.sdk.calls import running_call
 from fiscus.sdk.decorator import Function
 from fiscus.sdk.governed import Watch, governed, name_of
 from fiscus.sdk.governor import WAIT_S, Governor, InputOf, TaskOf, Terms, UsageOf, left_of
@@ -173,7 +174,7 @@ class BudgetManager:
         account = self.ledger.books.account_of(agent)
         failure: BaseException | None = None
         try:
-            running = self._governor.current(account)
+            running = running_call(self._governor, account)
             if running is not None and tokens:
                 self._way.wait(running.report(tokens, note))
             else:
