@@ -193,6 +193,8 @@ def test_each_kind_of_output_is_counted_by_choice():
     meter.feed(
         event(choices=[{"index": 0, "delta": {"content": [{"type": "thinking", "thinking": [{"text": "so"}]}]}}])
     )
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,QUI="}}
+    meter.feed(event(choices=[{"index": 0, "delta": {"images": [image]}}]))
     counted = {key: (one.characters, one.utf8_bytes, one.deltas) for key, one in meter.produced.items()}
     assert counted == {
         (1, "text"): (2, 3, 1),
@@ -201,6 +203,7 @@ def test_each_kind_of_output_is_counted_by_choice():
         (0, "refusal"): (2, 2, 1),
         (0, "audio"): (2, 2, 1),
         (0, "reasoning"): (2, 2, 1),
+        (0, "image"): (26, 26, 1),
     }
 
 

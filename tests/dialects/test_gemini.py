@@ -158,6 +158,7 @@ def test_each_kind_of_output_is_counted():
                             {"functionCall": {"name": "f", "args": {}}},
                             {"executableCode": {"code": "1+1"}},
                             {"inlineData": {"mimeType": "image/png", "data": "QUJD"}},
+                            {"inlineData": {"mimeType": "audio/L16;rate=24000", "data": "QUI="}},
                         ]
                     }
                 }
@@ -167,6 +168,7 @@ def test_each_kind_of_output_is_counted():
     assert {key: one.characters for key, one in meter.produced.items()} == {
         (0, "reasoning"): 2,
         (0, "text"): 3,
+        (0, "image"): 4,
         (0, "opaque"): 7,
         (0, "tool"): 25,
     }

@@ -35,6 +35,7 @@ from fiscus.pricing import PriceOverride
 from fiscus.treasury.local import LocalTreasury
 from tests.api.service import FIRST_SECRET, PEPPER, Api, ledger, serving
 from tests.gateway.upstream import Upstream
+from tests.gateway.wire import MODEL
 
 PAYER = "team:a"
 PLENTY = 10**12
@@ -83,6 +84,13 @@ class Gate:
         self.url = url
         self.session = session
         self.api = Api(treasury, ApiOptions(key_pepper=PEPPER, keys_required=True))
+
+    def knows(self, output_tokens: int, answers: int = 20) -> None:
+        """As after answers to the payer of so many tokens, all of which were shown."""
+        tools = self.gateway._tools
+        for _ in range(answers):
+            tools.lengths.learn(PAYER, MODEL, output_tokens)
+            tools.shares.learn(MODEL, bound=output_tokens, billed=output_tokens)
 
     # -- the ledger ---------------------------------------------------------------------------------------------
 

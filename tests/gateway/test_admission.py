@@ -103,7 +103,7 @@ async def test_a_budget_that_is_spent_refuses_in_the_words_of_the_dialect(upstre
 
 @pytest.mark.parametrize("family", ANSWERS)
 async def test_a_budget_that_others_hold_is_busy_and_says_when_to_come_again(upstream, family):
-    async with standing(providers(upstream), budget=False) as gate:
+    async with standing(providers(upstream), budget=False, busy_wait_s_max=0) as gate:
         await gate.account(PAYER, tokens=220)
         upstream.answers(Reply(body=ANSWERS[family].body, pieces=30, pause_s=0.05))
         first = asyncio.create_task(asking(gate, family))

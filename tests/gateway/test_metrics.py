@@ -76,8 +76,7 @@ async def test_refusals_are_counted_by_their_reason_and_are_no_calls(upstream):
 async def test_what_is_clamped_and_cut_is_counted(upstream):
     async with standing(providers(upstream), budget=False) as gate:
         await gate.account(PAYER, tokens=400)
-        for _ in range(20):
-            gate.gateway._tools.lengths.learn(PAYER, wire.MODEL, 20)
+        gate.knows(20)
         text = ["eight words are in this piece of text. "] * 100
         upstream.answers(wire.streamed(wire.chat_stream(*text), pieces=400, pause_s=0.002))
         await gate.chat(wire.chat(max_tokens=350, stream=True))

@@ -7,9 +7,10 @@ import time
 import pytest
 
 from fiscus.core.commands import PutBudget
+from fiscus.gateway.produced import IMAGE_TOKENS
 from tests.gateway import wire
 from tests.gateway.gate import IN, OUT, PAYER, PLENTY, providers, standing
-from tests.gateway.upstream import EVENTS, Reply
+from tests.gateway.upstream import EVENTS, Reply, sse
 
 GENERATE = "/gemini/v1beta/models/test-model:streamGenerateContent"
 STREAMS = {
@@ -228,3 +229,82 @@ async def test_a_stream_goes_on_when_a_limit_is_raised_meanwhile(upstream):
         await upstream.request(count + 1)
         await gate.do(PutBudget(account=PAYER, unit="tokens", limit=PLENTY, budget="tokens"))
         assert len(events_of((await call).body)) == 401
+
+
+# covers E2
+async def test_a_stream_that_runs_comes_before_a_new_one_which_waits(upstream):
+    async with standing(providers(upstream), budget=False, margin_tokens=8) as gate:
+        await gate.account(PAYER, tokens=PLENTY)
+        gate.knows(100)
+        await gate.limit(PAYER, "tokens", 300)
+        usage = {"prompt_tokens": 11, "completion_tokens": 180}
+        long = wire.streamed(wire.chat_stream(*WORDS[:180], usage=usage), pieces=300, pause_s=0.005)
+        upstream.answers(long, wire.streamed(wire.chat_stream()))
+        first = asyncio.create_task(gate.chat(wire.chat(stream=True, max_tokens=200)))
+        await upstream.request()
+        second = asyncio.create_task(gate.chat(wire.chat(stream=True, max_tokens=200)))
+        assert len(events_of((await first).body)) == 181, "it was not cut: what it grew into was left to it"
+        assert (await second).status == 200
+        asked = [one.json["max_tokens"] for one in upstream.asked]
+        assert asked[0] == 200 > asked[1], "the second one has what the first one left"
+        assert (await gate.balance()).overdrawn == 0
+
+
+# covers E2, E15
+async def test_of_many_streams_on_a_small_budget_one_is_cut_at_most_and_all_of_it_is_used(upstream):
+    """Callers ask until the budget is spent; the provider produces a token a piece, and no more than it was told."""
+    lengths = [40 + 37 * (number * 7 % 11) for number in range(11)]
+
+    def answering(asked):
+        wanted, bound = lengths[len(upstream.asked) % len(lengths)], asked.json["max_tokens"]
+        tokens = min(wanted, bound)
+        usage = {"prompt_tokens": 11, "completion_tokens": tokens}
+        end = [wire.chat_stop("length" if wanted > bound else "stop"), wire.chat_chunk(choices=[], usage=usage)]
+        return wire.streamed(sse(*[wire.chat_chunk("ab ")] * tokens, *end), pieces=300, pause_s=0.004)
+
+    upstream.answers_by(answering)
+    async with standing(providers(upstream), budget=False) as gate:
+        await gate.account(PAYER, output_tokens=PLENTY)
+        for length in lengths:
+            gate.knows(length, answers=3)
+        await gate.limit(PAYER, "output_tokens", 5_000)
+        ends = []
+
+        async def caller():
+            while (answer := await gate.chat(wire.chat(stream=True, max_tokens=1_000))).status != 402:
+                if answer.status == 200:
+                    ends.append(b'"length"' in answer.body)
+
+        async with asyncio.timeout(30):
+            await asyncio.gather(*(caller() for _ in range(8)))
+        balance = await gate.balance(unit="output_tokens")
+        produced = sum(bytes(asked.sent).count(b'"ab "') for asked in upstream.asked)
+        assert 0.99 * 5_000 <= produced <= balance.spent <= 5_000
+        assert sum(ends) <= 1
+        assert len(ends) > 15
+
+
+async def test_a_hold_lasts_as_long_as_its_stream(upstream, monkeypatch):
+    monkeypatch.setattr("fiscus.gateway.application.LEASE_S", 1)
+    async with standing(providers(upstream, answer_s_max=0.25, silence_s_max=0.25)) as gate:
+        upstream.answers(wire.streamed(wire.chat_stream(*WORDS[:20]), pieces=100, pause_s=0.1))
+        assert (await gate.chat(wire.chat(stream=True))).status == 200
+        kinds = [entry.kind for entry in await gate.entries()]
+        assert kinds.count("extended") >= 2
+        assert "expired" not in kinds
+
+
+async def test_a_picture_in_a_stream_without_usage_is_booked(gate, upstream):
+    part = {"inlineData": {"mimeType": "image/png", "data": "QUJD"}}
+    chunk = {"candidates": [{"content": {"parts": [part]}, "finishReason": "STOP"}], "modelVersion": wire.MODEL}
+    upstream.answers(wire.streamed(sse(chunk, done=False)))
+    assert (await gate.post(f"{GENERATE}?alt=sse", wire.contents())).status == 200
+    assert (await gate.last()).amounts["output_tokens"] == IMAGE_TOKENS
+
+
+async def test_a_call_of_a_tool_without_usage_is_booked(gate, upstream):
+    call = {"index": 0, "id": "c", "function": {"name": "look_up", "arguments": '{"where": "here and there"}'}}
+    stream = sse(wire.chat_chunk(choices=[{"index": 0, "delta": {"tool_calls": [call]}}]), wire.chat_stop("tool_calls"))
+    upstream.answers(wire.streamed(stream))
+    assert (await gate.chat(wire.chat(stream=True))).status == 200
+    assert (await gate.last()).amounts["output_tokens"] == -(-len('look_up{"where": "here and there"}') // 3)

@@ -68,8 +68,7 @@ async def test_a_stream_does_not_grow_into_what_is_kept(upstream):
     upstream.answers(wire.streamed(wire.chat_stream(*texts, usage=usage), pieces=400, pause_s=0.002))
     async with standing(providers(upstream), **KEPT) as gate:
         await gate.account(PAYER, tokens=600)
-        for _ in range(20):
-            gate.gateway._tools.lengths.learn(PAYER, wire.MODEL, 20)
+        gate.knows(20)
         answer = await gate.chat(wire.chat(max_tokens=500, stream=True))
         assert answer.status == 200
         assert b'"finish_reason":"length"' in answer.body.replace(b" ", b"")

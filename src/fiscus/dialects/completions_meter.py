@@ -118,6 +118,11 @@ class ChatMeter(CompletionsMeter):
                         yield "tool", function[name]
                     elif name == "arguments" and isinstance(function.get(name), dict):
                         yield "tool", encoded(function[name]).decode()
+        images = message.get("images")  # OpenRouter
+        for image in images if isinstance(images, list) else ():
+            place = image.get("image_url") if isinstance(image, dict) else None
+            if isinstance(place, dict) and isinstance(place.get("url"), str):
+                yield "image", place["url"]
         audio = message.get("audio")
         if isinstance(audio, dict) and isinstance(audio.get("transcript"), str):
             yield "audio", audio["transcript"]

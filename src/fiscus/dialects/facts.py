@@ -9,8 +9,8 @@ import msgspec
 
 from fiscus.core.records import Tokens
 
-Kind = Literal["text", "reasoning", "tool", "refusal", "audio", "opaque"]
-"""What a piece of output is; ``tool``: arguments of a call; ``audio``: a transcript; ``opaque``: signatures, media."""
+Kind = Literal["text", "reasoning", "tool", "refusal", "audio", "image", "opaque"]
+"""What a piece of output is; ``tool``: arguments of a call; ``audio``: a transcript; ``opaque``: signatures, sound."""
 
 Code = Literal[
     "budget_exceeded",

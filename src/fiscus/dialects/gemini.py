@@ -290,7 +290,8 @@ def _pieces(part: dict[str, Any]) -> Iterator[tuple[Kind, str]]:
         yield "opaque", part["thoughtSignature"]
     media = part.get("inlineData")
     if isinstance(media, dict) and isinstance(media.get("data"), str):
-        yield "opaque", media["data"]
+        is_image = str(media.get("mimeType")).startswith("image/")
+        yield ("image" if is_image else "opaque"), media["data"]
 
 
 def _tools(tools: list[dict[str, msgspec.Raw]]) -> tuple[list[object], list[str], list[str]]:

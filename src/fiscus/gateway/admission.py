@@ -1,4 +1,4 @@
-"""Before a call: how much it may cost at most, a hold for that on the whole chain, less if less is left."""
+"""Before a call: a hold on the whole chain for what it may cost, or for less; it grows while an answer comes."""
 
 from __future__ import annotations
 
@@ -12,86 +12,18 @@ from fiscus.contract.errors import TreasuryError
 from fiscus.contract.treasury import Treasury
 from fiscus.core.commands import Extend, Release, Request, Reserve
 from fiscus.core.outcomes import HoldAnswer, Refused
-from fiscus.core.units import AMOUNT_MAX, Amounts, Unit
-from fiscus.dialects import RequestFacts
-from fiscus.gateway.options import GatewayOptions
+from fiscus.core.units import Amounts
+from fiscus.gateway.bounds import Bound
 from fiscus.gateway.payers import Caller, Payer
-from fiscus.pricing import Count, Extras, Price
+from fiscus.gateway.produced import Expected
 
 TRIES_MAX = 8
 """How often a smaller hold is asked for when a larger one does not fit."""
 
 LEASE_S = 900
+LEASE_S_MAX = 86_400
 ROOM = frozenset(("budget_exceeded", "budget_busy"))
 OUTPUT_UNITS = frozenset(("tokens", "output_tokens", "cost"))
-
-
-class Bound(msgspec.Struct, frozen=True, kw_only=True):
-    """What a call may use at most, as a function of the output of one of its choices.
-
-    Attributes:
-        input_tokens: with the margin, all prompts together.
-        choices: outputs that are produced.
-        output_tokens_max: of one choice, as asked; ``output_tokens_least``: the smallest that the provider takes.
-        prices: of all upstreams that may be asked; none: the cost is not bounded.
-        may_write_cache, may_have_audio: see ``Price.worst_case_cost``.
-        extras_max: calls of server tools.
-        leave: what has to stay free besides, for calls that wrap up.
-    """
-
-    input_tokens: int
-    choices: int
-    output_tokens_max: int
-    output_tokens_least: int = 1
-    prices: tuple[Price, ...]
-    may_write_cache: bool = True
-    may_have_audio: bool = False
-    may_have_images: bool = True
-    extras_max: Extras = Extras()
-    leave: Amounts = {}
-
-    def cost(self, output_tokens: int) -> int:
-        """Nano-USD at most, at the dearest of the prices."""
-        return max(
-            price.worst_case_cost(
-                input_tokens_max=self.input_tokens,
-                output_tokens_max=output_tokens,
-                n=self.choices,
-                may_write_cache=self.may_write_cache,
-                may_have_audio=self.may_have_audio,
-                may_have_images=self.may_have_images,
-                extras_max=self.extras_max,
-            )
-            for price in self.prices
-        )
-
-    def amounts(self, output_tokens: int) -> Amounts:
-        """What is held for an output of so many tokens a choice."""
-        output = output_tokens * self.choices
-        amounts: Amounts = {
-            "input_tokens": self.input_tokens,
-            "output_tokens": output,
-            "tokens": self.input_tokens + output,
-            "calls": 1,
-        }
-        if self.prices:
-            amounts["cost"] = self.cost(output_tokens)
-        return {unit: min(amount, AMOUNT_MAX) for unit, amount in amounts.items()}
-
-    def output_within(self, unit: Unit, room: int) -> int:
-        """The largest output of a choice that leaves a unit within ``room``; below 0 if none does."""
-        room -= self.leave.get(unit, 0)
-        if unit == "output_tokens":
-            return room // self.choices
-        if unit == "tokens":
-            return (room - self.input_tokens) // self.choices
-        if self.cost(0) > room:
-            return -1
-        low, high = 0, self.output_tokens_max
-        while low < high:  # the cost never falls with the output
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self.cost(middle) <= room else (low, middle - 1)
-        return low
 
 
 class Admitted(msgspec.Struct, kw_only=True):
@@ -101,6 +33,7 @@ class Admitted(msgspec.Struct, kw_only=True):
         id: of the hold.
         output_tokens: bound of the output of one choice: what the provider is told.
         held_output_tokens: for how much of it the hold is, by now.
+        lease_s: how long it holds from now on, if it is not renewed.
     """
 
     id: str
@@ -108,70 +41,168 @@ class Admitted(msgspec.Struct, kw_only=True):
     request: Request
     output_tokens: int
     held_output_tokens: int
+    lease_s: int
+
+
+class Asking:
+    """One call that asks for a hold, of this size or that.
+
+    Attributes:
+        held: by unit, what calls in flight hold of the budget that binds, as far as is known.
+    """
+
+    def __init__(
+        self,
+        treasury: Treasury,
+        bound: Bound,
+        payer: Payer,
+        caller: Caller,
+        tenant: str,
+        *,
+        attributes: dict[str, str],
+        lease_s: int = LEASE_S,
+        held: Amounts | None = None,
+    ) -> None:
+        self.bound = bound
+        self.held: Amounts = held or {}
+        self._treasury = treasury
+        self._payer = payer
+        self._caller = caller
+        self._tenant = tenant
+        self._attributes = attributes
+        self._lease_s = min(LEASE_S_MAX, lease_s)
+        self._id = str(uuid_utils.uuid7())
+        self._also: Sequence[str] = payer.others
+
+    async def hold(self, held: int, leave: Amounts, *, told: int | None = None) -> Admitted | Refused:
+        """Hold an output of so many tokens a choice, if ``leave`` is free besides.
+
+        Args:
+            held: output tokens of a choice.
+            leave: what is left free.
+            told: what the provider is told; as much as is held, unless said.
+
+        Raises:
+            TreasuryError: the ledger cannot be asked; nothing is held.
+        """
+        while True:
+            request = self._request(held, leave)
+            outcome = await self._treasury.execute(request)
+            if isinstance(outcome, HoldAnswer):
+                output = min(self.bound.output_tokens_max, held if told is None else told)
+                return Admitted(
+                    id=self._id,
+                    bound=self.bound,
+                    request=request,
+                    output_tokens=output,
+                    held_output_tokens=held,
+                    lease_s=self._lease_s,
+                )
+            assert isinstance(outcome, Refused), outcome
+            if outcome.binding is not None:
+                self.held = {outcome.binding.unit: outcome.binding.held}
+            is_other = outcome.code in ("unknown_account", "also_not_shared") and outcome.field != "account"
+            if not self._also or not is_other:
+                return outcome
+            self._also = _without(self._also, outcome)
+
+    def _request(self, held: int, leave: Amounts) -> Request:
+        payer, caller = self._payer, self._caller
+        command = Reserve(
+            id=self._id,
+            account=payer.account,
+            amounts=self.bound.amounts(held),
+            also=tuple(self._also),
+            lease_s=self._lease_s,
+            attributes=self._attributes,
+            parent=payer.parent,
+            leave=leave,
+        )
+        return Request(
+            command=command, tenant=self._tenant, actor=caller.actor, scope=caller.scope, may_open=caller.may_open
+        )
 
 
 async def admit(
-    treasury: Treasury,
-    bound: Bound,
-    payer: Payer,
-    caller: Caller,
-    output_tokens_least: int,
-    tenant: str,
-    *,
-    expected_output: int | None,
-    attributes: dict[str, str],
+    asking: Asking, output_tokens_least: int, *, expected: Expected | None, ahead: int, grows: bool
 ) -> Admitted | Refused:
-    """Hold the worst case of a call, or as much of its output as is left, if that is still of use.
+    """Hold what a call may use, or as much of its output as is left, if that is still of use.
+
+    Calls in flight come before new ones: whoever knows what to expect leaves room into which those that run can grow,
+    and takes less than it expects, or all that is left, only when it is alone with the rest of a budget.
 
     Args:
+        asking: the call.
         output_tokens_least: less is of no use.
-        expected_output: of one choice, if the hold can grow while the answer comes; None: all of it is held now.
+        expected: of one choice; None: nothing is known, and all of it is held.
+        ahead: for less than so much it is not worth while to begin a hold that grows.
+        grows: whether the hold can grow while the answer comes; else all is held now, too.
+
+    Returns:
+        A refusal as *busy* when the call might be made after calls in flight have ended.
 
     Raises:
         TreasuryError: the ledger cannot be asked; nothing is held.
     """
+    bound = asking.bound
     output = bound.output_tokens_max
     least = min(max(output_tokens_least, bound.output_tokens_least), output)
-    refused: Refused | None = None
-    id = str(uuid_utils.uuid7())
-    also = payer.others
+    if expected is None:
+        refused = await asking.hold(output, bound.leave)
+        return await _clamped(asking, refused, least, bound.leave) if isinstance(refused, Refused) else refused
+    tokens = min(output, max(expected.tokens, ahead, least))
+    running = bound.calls_in(asking.held, tokens)
+    outcome = await asking.hold(tokens if grows else output, bound.room(expected.leave(running)), told=output)
+    if isinstance(outcome, Refused) and (fewer := bound.calls_in(asking.held, tokens)) < running:
+        running = fewer
+        outcome = await asking.hold(tokens if grows else output, bound.room(expected.leave(running)), told=output)
+    if isinstance(outcome, Refused) and outcome.code == "budget_exceeded":
+        outcome = await _rest(asking, outcome, least)
+    if isinstance(outcome, Refused) and outcome.code == "budget_busy" and not grows:
+        outcome = await _clamped(asking, outcome, tokens, bound.room(expected.leave(running)))
+    return outcome
+
+
+async def _clamped(asking: Asking, refused: Refused, least: int, leave: Amounts) -> Admitted | Refused:
+    """As much output as there is room for now, if that is not less than ``least``."""
+    first, held = refused, asking.bound.output_tokens_max
     for _ in range(TRIES_MAX):
-        held = output if expected_output is None else min(output, max(expected_output, least))
-        command = Reserve(
-            id=id,
-            account=payer.account,
-            amounts=bound.amounts(held),
-            also=also,
-            lease_s=LEASE_S,
-            attributes=attributes,
-            parent=payer.parent,
-            leave=bound.leave,
-        )
-        request = Request(
-            command=command, tenant=tenant, actor=caller.actor, scope=caller.scope, may_open=caller.may_open
-        )
-        outcome = await treasury.execute(request)
-        if isinstance(outcome, HoldAnswer):
-            return Admitted(
-                id=id,
-                bound=bound,
-                request=request,
-                output_tokens=output,
-                held_output_tokens=held,
-            )
-        assert isinstance(outcome, Refused), outcome
-        if also and outcome.code in ("unknown_account", "also_not_shared") and outcome.field != "account":
-            also = _without(also, outcome)
-            continue
-        refused = outcome if refused is None else refused
-        if outcome.code not in ROOM or (outcome.binding is not None and outcome.binding.unit not in OUTPUT_UNITS):
+        held = min(held - 1, _fitting(asking.bound, refused, held, leave))
+        if not _is_room(refused) or held < least:
+            break
+        outcome = await asking.hold(held, leave)
+        if isinstance(outcome, Admitted):
             return outcome
-        fits = _fitting(bound, outcome, held)
-        if fits < least or fits >= held:
+        refused = outcome
+    return first if _is_room(refused) else refused
+
+
+async def _rest(asking: Asking, refused: Refused, least: int) -> Admitted | Refused:
+    """All that is left, for a call that found its budget too small: unless calls in flight may give some of it back.
+
+    Only the ledger knows whether they may: it is asked for a little more than there is.
+    """
+    bound = asking.bound
+    first, fits = refused, bound.output_tokens_max
+    for _ in range(TRIES_MAX):
+        if not _is_room(refused):
             return refused
-        output, expected_output = fits, None
-    assert refused is not None
-    return refused
+        fits = min(fits, _fitting(bound, refused, fits, bound.leave))
+        is_all = fits == bound.output_tokens_max
+        outcome = await asking.hold(fits if is_all else max(fits + 1, least), bound.leave)
+        if isinstance(outcome, Refused) and outcome.code == "budget_exceeded" and fits >= least:
+            outcome = await asking.hold(fits, bound.leave)
+        if isinstance(outcome, Admitted) or outcome.code != "budget_exceeded":
+            return outcome
+        if fits < least:
+            break
+        refused = outcome
+    return first
+
+
+def _is_room(refused: Refused) -> bool:
+    """Whether less output might fit."""
+    return refused.code in ROOM and (refused.binding is None or refused.binding.unit in OUTPUT_UNITS)
 
 
 def _without(also: Sequence[str], refused: Refused) -> tuple[str, ...]:
@@ -182,17 +213,21 @@ def _without(also: Sequence[str], refused: Refused) -> tuple[str, ...]:
     return ()
 
 
-def _fitting(bound: Bound, refused: Refused, held: int) -> int:
+def _fitting(bound: Bound, refused: Refused, held: int, leave: Amounts) -> int:
     """How much output would have fitted; a key that may not see the budget that binds halves."""
-    if refused.binding is None:
+    binding = refused.binding
+    if binding is None:
         return held // 2
-    return min(held - 1, bound.output_within(refused.binding.unit, max(0, refused.binding.available)))
+    return bound.output_within(binding.unit, max(0, binding.available) - leave.get(binding.unit, 0))
 
 
 async def extend(treasury: Treasury, admitted: Admitted, output_tokens: int) -> Refused | None:
-    """Let the hold grow to an output of so many tokens a choice, or not at all."""
+    """Let the hold grow to an output of so many tokens a choice, or not at all. Its lease begins anew."""
     command = Extend(
-        id=admitted.id, to=admitted.bound.amounts(output_tokens), lease_s=LEASE_S, leave=admitted.bound.leave
+        id=admitted.id,
+        to=admitted.bound.amounts(output_tokens),
+        lease_s=admitted.lease_s,
+        leave=admitted.bound.leave,
     )
     outcome = await treasury.execute(msgspec.structs.replace(admitted.request, command=command))
     if isinstance(outcome, Refused):
@@ -201,45 +236,32 @@ async def extend(treasury: Treasury, admitted: Admitted, output_tokens: int) -> 
     return None
 
 
+async def grow(treasury: Treasury, admitted: Admitted, output_tokens: int) -> bool:
+    """Let the hold grow to an output of so many tokens a choice, or as far as there is room; False: there is none.
+
+    Raises:
+        TreasuryError: the ledger cannot be asked; what is held still holds.
+    """
+    bound, held = admitted.bound, admitted.held_output_tokens
+    for _ in range(TRIES_MAX):
+        refused = await extend(treasury, admitted, output_tokens)
+        if refused is None:
+            return True
+        if not _is_room(refused):
+            return False
+        binding = refused.binding
+        if binding is None:
+            output_tokens = (output_tokens + held) // 2
+        else:
+            room = bound.amounts(held).get(binding.unit, 0) + max(0, binding.available)
+            fits = bound.output_within(binding.unit, room - bound.leave.get(binding.unit, 0))
+            output_tokens = min(output_tokens - 1, fits)
+        if output_tokens <= held:
+            return False
+    return False
+
+
 async def release(treasury: Treasury, admitted: Admitted) -> None:
     """Give a hold back before anything was asked. While the ledger is away it expires by itself."""
     with contextlib.suppress(TreasuryError):
         await treasury.execute(msgspec.structs.replace(admitted.request, command=Release(id=admitted.id)))
-
-
-def bound_of(
-    facts: RequestFacts,
-    counted: Count,
-    prices: Sequence[Price],
-    options: GatewayOptions,
-    *,
-    output_tokens_default: int,
-    is_embedding: bool,
-    leave: Amounts,
-) -> Bound:
-    """The worst case of a request.
-
-    Args:
-        prices: of every upstream that may be asked.
-        output_tokens_default: of a choice, where the request says nothing.
-        leave: what has to stay free besides.
-    """
-    asked = output_tokens_default if facts.output_tokens_max is None else facts.output_tokens_max
-    unseen = options.unseen_input_tokens_max if is_unseen(facts, counted) else None
-    calls = options.server_tool_calls_max if facts.server_tools else 0
-    return Bound(
-        input_tokens=counted.upper_bound + (unseen or 0),
-        choices=facts.choices * (facts.prompts if not is_embedding else 1),
-        output_tokens_max=0 if is_embedding else asked,
-        output_tokens_least=facts.output_tokens_least,
-        prices=tuple(prices),
-        may_have_audio=counted.media > 0,
-        may_have_images=counted.images > 0 or counted.media > 0,
-        extras_max=Extras(web_searches=calls, file_searches=calls, code_executions=calls),
-        leave=leave,
-    )
-
-
-def is_unseen(facts: RequestFacts, counted: Count) -> bool:
-    """Whether a call has input that is not in its request."""
-    return bool(facts.server_tools or facts.input_unknown or counted.unseen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -15,10 +16,11 @@ from fiscus.contract.treasury import Treasury
 from fiscus.core.outcomes import Refused
 from fiscus.core.units import Amounts
 from fiscus.dialects import DIALECTS, Change, Code, Dialect, Malformed, Problem, RequestFacts
-from fiscus.gateway.admission import admit, bound_of, is_unseen, release
+from fiscus.gateway.admission import LEASE_S, Admitted, Asking, admit, release
 from fiscus.gateway.apart import ApartFailed
-from fiscus.gateway.asgi import Headers, Message, Receive, Send, send_refusal
+from fiscus.gateway.asgi import Headers, Message, Presence, Receive, Send, send_refusal
 from fiscus.gateway.bodies import Body, read_body
+from fiscus.gateway.bounds import bound_of, is_unseen
 from fiscus.gateway.call import Call
 from fiscus.gateway.downgrade import first_affordable
 from fiscus.gateway.live import Live
@@ -27,12 +29,13 @@ from fiscus.gateway.notes import Note, Notes
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.order import Incoming, Order, Tools
 from fiscus.gateway.payers import Caller, Payer, Unnamed, payer_of, secret_of, without_key, wraps_up
-from fiscus.gateway.produced import Lengths
+from fiscus.gateway.produced import Expected, Lengths, Shares
 from fiscus.gateway.reading import Reader
 from fiscus.gateway.remaining import Remaining, within
 from fiscus.gateway.routes import Route, family_at, route_at
 from fiscus.gateway.unmetered import pass_list, pass_unmetered
 from fiscus.gateway.upstreams import Target, Upstreams
+from fiscus.gateway.waiting import Room
 from fiscus.pricing import Count, Price, PriceBook, UnknownPrice, count
 
 log = get_logger(__name__)
@@ -78,6 +81,8 @@ class Gateway:
             upstreams=Upstreams(options),
             reader=Reader(),
             lengths=Lengths(),
+            shares=Shares(),
+            room=Room(self._names_above),
             live=self.live,
             metrics=self.metrics,
         )
@@ -263,20 +268,40 @@ class Gateway:
             leave=options.wrap_up if options.wrap_up and not wraps_up(incoming.headers) else {},
         )
         attributes = _attributes(payer, model, targets)
-        expected = tools.lengths.expected(payer.account, model) if facts.stream and facts.choices == 1 else None
+        grows = facts.stream and facts.choices == 1 and tools.shares.shows_all(model)
+        expected = tools.lengths.expected(payer.account, model) if facts.choices == 1 else None
+        if expected is None and grows:
+            start = options.output_tokens_start
+            expected = Expected(tokens=start, spread=start, known=1)
+        silent_s = max(target.upstream.answer_s_max + target.upstream.silence_s_max for target in targets)
+        asking = Asking(
+            tools.treasury,
+            bound,
+            payer,
+            caller,
+            self._tenant,
+            attributes=attributes,
+            lease_s=max(LEASE_S, 2 * math.ceil(silent_s)),
+            held={} if expected is None else await self._remaining.held(payer.account),
+        )
+
+        async def attempt() -> Admitted | Refused:
+            return await admit(
+                asking, output_tokens_least, expected=expected, ahead=2 * options.margin_tokens, grows=grows
+            )
+
+        may_wait = output_tokens_least == options.output_tokens_least  # else a cheaper model is asked first
         try:
-            admitted = await admit(
-                tools.treasury,
-                bound,
-                payer,
-                caller,
-                output_tokens_least,
-                self._tenant,
-                expected_output=None if expected is None else expected + options.margin_tokens,
-                attributes=attributes,
+            admitted = await tools.room.admitted(
+                attempt,
+                payer.account,
+                options.busy_wait_s_max if may_wait else 0,
+                lambda: Presence(incoming.receive),
             )
         except TreasuryError as error:
             return _unavailable(error)
+        if admitted is None:
+            return None  # nobody is there any more
         if isinstance(admitted, Refused):
             return problem_of(admitted, bound.leave)
         if not options.unbudgeted and not await self._remaining.is_limited(payer.account, attributes):

@@ -16,6 +16,7 @@ from fiscus.core.records import Outcome, Tokens
 from fiscus.dialects import Meter, Usage
 from fiscus.gateway.attempts import Attempts
 from fiscus.gateway.order import Order, Tools
+from fiscus.gateway.produced import tokens_produced
 from fiscus.gateway.settling import Ended, booked
 
 log = get_logger(__name__)
@@ -92,6 +93,7 @@ class Books:
             counted=order.counted,
             meter=meter,
             usage=usage,
+            produced=self._produced(meter, was_cut=ended.was_cut),
             ended=ended,
             payer=order.payer,
             prices=self._tools.prices,
@@ -111,7 +113,7 @@ class Books:
         if target.rate is not None:
             target.rate.took(what.total["tokens"])
         if usage is not None and not what.record.tokens_estimated:
-            self._learn(usage, provider, ended)
+            self._learn(usage, meter, provider, ended)
         self._command = Settle(id=order.admitted.id, total=what.total, record=what.record)
 
     async def finish(self) -> None:
@@ -134,16 +136,31 @@ class Books:
                 log.error("settlement_refused", hold=self._command.id, code=outcome.code, detail=outcome.detail)
             break
         self._is_finished = True
+        payer = self._order.payer
+        await self._tools.room.freed((payer.account, *payer.others))
 
     def _elapsed_ms(self) -> int:
         return int((time.monotonic() - self.started_s) * 1_000)
 
-    def _learn(self, usage: Usage, provider: str, ended: Ended) -> None:
-        """What this call teaches of counts and of lengths."""
+    def _produced(self, meter: Meter, *, was_cut: bool) -> int:
+        """Tokens of output that have come; with those that are on their way when the provider is left."""
+        order = self._order
+        come = tokens_produced(meter.produced, self._tools.shares.permille(order.model))
+        return max(come, order.admitted.held_output_tokens * order.admitted.bound.choices) if was_cut else come
+
+    def _learn(self, usage: Usage, meter: Meter, provider: str, ended: Ended) -> None:
+        """What this call teaches of counts, of texts and of lengths."""
         order = self._order
         facts = order.facts
         if not (order.counted.unseen or facts.input_unknown or facts.server_tools):
             self._tools.reader.learn(order.counted, provider, usage.tokens.input)
             self._tools.metrics.counted(provider, order.counted, usage.tokens.input)
-        if not ended.was_cut and ended.outcome == "success" and facts.choices == 1:
-            self._tools.lengths.learn(order.payer.account, order.model, usage.tokens.output)
+        if ended.was_cut or ended.outcome != "success":
+            return
+        output = usage.tokens.output
+        is_text = all(kind != "image" for _, kind in meter.produced)
+        bound = tokens_produced(meter.produced)
+        self._tools.shares.learn(order.model, bound=bound, billed=output, is_text=is_text)
+        told, asked = order.admitted.output_tokens, order.admitted.bound.output_tokens_max
+        if facts.choices == 1 and (output < told or told == asked):  # what was clamped would have been longer
+            self._tools.lengths.learn(order.payer.account, order.model, output)

@@ -99,6 +99,9 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         downgrade: model (or pattern) that is asked for → cheaper ones of the same family that are asked in their order
             instead while money is short.
         downgrade_below_tokens: it is short when no more output than this would fit, nor all that was asked for.
+        output_tokens_start: what a stream holds at first of its output where the lengths of its payer's answers are not
+            known yet, and its model is known to show all that it bills.
+        busy_wait_s_max: how long a call waits for calls in flight to give room back before it is refused as busy.
         unseen_input_tokens_max: bound of what a request adds to its input from elsewhere (server tools, stored
             conversations); None: such requests are refused.
         server_tool_calls_max: bound of the calls of server tools, which are billed apart.
@@ -124,6 +127,8 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     output_tokens_least: Tokens = 16
     downgrade: dict[str, tuple[str, ...]] = {}
     downgrade_below_tokens: Tokens = 1_024
+    output_tokens_start: Tokens = 512
+    busy_wait_s_max: Annotated[float, msgspec.Meta(ge=0, le=600)] = 5
     unseen_input_tokens_max: Tokens | None = None
     server_tool_calls_max: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 20
     margin_tokens: Tokens = 64

@@ -15,10 +15,11 @@ from fiscus.gateway.live import Live
 from fiscus.gateway.metrics import GatewayMetrics
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.payers import Caller, Payer
-from fiscus.gateway.produced import Lengths
+from fiscus.gateway.produced import Lengths, Shares
 from fiscus.gateway.reading import Reader
 from fiscus.gateway.routes import Route
 from fiscus.gateway.upstreams import Target, Upstreams
+from fiscus.gateway.waiting import Room
 from fiscus.pricing import Count, Price, PriceBook
 
 
@@ -31,6 +32,8 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     upstreams: Upstreams
     reader: Reader
     lengths: Lengths
+    shares: Shares
+    room: Room
     live: Live
     metrics: GatewayMetrics
 

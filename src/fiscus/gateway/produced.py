@@ -1,47 +1,118 @@
-"""How much a stream has produced so far, and how much its kind usually produces."""
+"""How much a stream has produced so far, and what its kind usually produces."""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Mapping
+from math import isqrt
+from operator import mul
+from typing import Any, Generic, TypeVar
 
-from fiscus.dialects import Delta, Meter
+import msgspec
+
+from fiscus.dialects import Kind, Produced
 
 KEYS_MAX = 4_096
 SAMPLES_MAX = 64
 SAMPLES_LEAST = 8
-QUANTILE = 0.9
+LENGTHS_MAX = 256
+"""So many of the last lengths are known of a kind: of the longest, which weigh most, a few have to be among them."""
+
+SPREADS = 4
+"""See ``Expected.leave``."""
+
 BYTES_PER_TOKEN = 3
-"""A token has at least so many bytes of UTF-8, on the average of what has come; a bound until the provider says."""
+"""A token has at least so many bytes of UTF-8, on the average of what has come; a bound until more is known."""
+
+IMAGE_TOKENS = 2_000
+"""An image in a stream comes to so many at most (Gemini's largest)."""
+
+WHOLE_PERMILLE = 1_000
+SHARE_MARGIN_PERMILLE = 1_100
+SHARE_TOKENS_LEAST = 32
+"""Shorter texts say nothing of their model: the few tokens around a text weigh too much in them."""
+
+HIDDEN_TOKENS = 32
+"""A model that bills so many tokens more than it shows thinks unseen."""
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 
-def tokens_produced(meter: Meter) -> int:
+def tokens_produced(produced: Mapping[tuple[int, Kind], Produced], share_permille: int = WHOLE_PERMILLE) -> int:
     """An upper estimate of the tokens that have come, all choices and kinds together.
 
     No less than the number of pieces: a provider sends at least a token in each.
+
+    Args:
+        produced: as a meter has it.
+        share_permille: of the bound by bytes, how much plain ASCII really comes to; see ``Shares``.
+
+    >>> tokens_produced({(0, "text"): Produced(characters=300, utf8_bytes=300, deltas=50)})
+    100
+    >>> tokens_produced({(0, "text"): Produced(characters=300, utf8_bytes=300, deltas=50)}, 750)
+    75
     """
-    usage = meter.usage()
     total = 0
-    for (_, kind), produced in meter.produced.items():
-        if kind == "opaque":
-            continue
-        total += max(produced.deltas, -(-produced.utf8_bytes // BYTES_PER_TOKEN))
-    return max(total, usage.tokens.output if usage is not None else 0)
+    for (_, kind), one in produced.items():
+        if kind == "image":
+            total += one.deltas * IMAGE_TOKENS
+        elif kind != "opaque":
+            other = min(one.utf8_bytes, 2 * (one.utf8_bytes - one.characters))  # bytes that are not ASCII
+            thousandths = (one.utf8_bytes - other) * share_permille + other * WHOLE_PERMILLE
+            total += max(one.deltas, -(-thousandths // (BYTES_PER_TOKEN * WHOLE_PERMILLE)))
+    return total
 
 
-class Counted:
-    """``tokens_produced`` of a stream, kept as pieces come."""
+class _Kept(Generic[Key, Value]):
+    """What is known of each of the keys that were used last."""
 
-    def __init__(self) -> None:
-        self.tokens = 0
+    def __init__(self, make: Callable[[], Value]) -> None:
+        self._make = make
+        self._known: OrderedDict[Key, Value] = OrderedDict()
 
-    def add(self, deltas: Iterable[Delta]) -> int:
-        """Add pieces; returns the sum."""
-        for _, kind, text in deltas:
-            if kind != "opaque":
-                length = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-                self.tokens += max(1, -(-length // BYTES_PER_TOKEN))
-        return self.tokens
+    def get(self, key: Key) -> Value | None:
+        """What is known of a key."""
+        return self._known.get(key)
+
+    def used(self, key: Key) -> Value:
+        """What is known of a key, to which something is added."""
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = self._make()
+            if len(self._known) > KEYS_MAX:
+                self._known.popitem(last=False)
+        self._known.move_to_end(key)
+        return known
+
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer may come to.
+
+    Attributes:
+        tokens: of output, of one that runs. Long answers run longer, so at any moment more of those that run are long:
+            on the average they come to the mean of all lengths, each weighed with itself.
+        spread: the standard deviation of one length, in tokens.
+        known: from how many lengths that was learned.
+    """
+
+    tokens: int
+    spread: int
+    known: int
+
+    def leave(self, running: int) -> int:
+        """Tokens beyond what so many that run are expected to come to, and one more: it is rarely not enough.
+
+        What they come to together spreads with the root of their number, and what is expected of them is as uncertain
+        as few lengths are known. Whatever the lengths are like, more than ``SPREADS`` standard deviations are wanted in
+        one of 17 cases at most (Cantelli), and far more rarely of most.
+
+        >>> expected = Expected(tokens=345, spread=170, known=256)
+        >>> expected.leave(0), expected.leave(8), expected.leave(127)
+        (681, 2075, 9422)
+        """
+        more = running + 1
+        return isqrt(SPREADS**2 * self.spread**2 * more * (self.known + more) // self.known)
 
 
 class Lengths:
@@ -50,25 +121,89 @@ class Lengths:
     >>> lengths = Lengths()
     >>> lengths.expected("agent:a", "m") is None
     True
-    >>> for tokens in range(100, 120): lengths.learn("agent:a", "m", tokens)
+    >>> for tokens in (100, 100, 100, 100, 100, 100, 100, 500): lengths.learn("agent:a", "m", tokens)
     >>> lengths.expected("agent:a", "m")
-    118
+    Expected(tokens=267, spread=141, known=8)
+    >>> lengths.longer("agent:a", "m", 100), lengths.longer("agent:a", "m", 500)
+    (500, None)
     """
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[str, str], deque[int]] = OrderedDict()
+        self._known: _Kept[tuple[str, str], _Lengths] = _Kept(_Lengths)
 
-    def expected(self, account: str, model: str) -> int | None:
-        """A length that nine of ten answers did not exceed; None: not enough is known."""
+    def expected(self, account: str, model: str) -> Expected | None:
+        """Of an answer that begins; None: not enough is known."""
         known = self._known.get((account, model))
-        if known is None or len(known) < SAMPLES_LEAST:
-            return None
-        return sorted(known)[int(len(known) * QUANTILE)]
+        return known.expected() if known is not None and len(known.last) >= SAMPLES_LEAST else None
+
+    def longer(self, account: str, model: str, tokens: int) -> int | None:
+        """What one that runs comes to, that has so many tokens already; None: none was longer."""
+        known = self._known.get((account, model))
+        longer = [length for length in known.last if length > tokens] if known is not None else []
+        return -(-sum(map(mul, longer, longer)) // sum(longer)) if longer else None
 
     def learn(self, account: str, model: str, tokens: int) -> None:
         """An answer was so long."""
-        known = self._known.setdefault((account, model), deque(maxlen=SAMPLES_MAX))
-        known.append(tokens)
-        self._known.move_to_end((account, model))
-        if len(self._known) > KEYS_MAX:
-            self._known.popitem(last=False)
+        self._known.used((account, model)).add(tokens)
+
+
+class _Lengths:
+    """The last lengths of one kind, with their sum and that of their squares."""
+
+    def __init__(self) -> None:
+        self.last: deque[int] = deque()
+        self._total = self._squares = 0
+
+    def add(self, tokens: int) -> None:
+        """One more; the oldest is forgotten."""
+        oldest = self.last.popleft() if len(self.last) == LENGTHS_MAX else 0
+        self.last.append(tokens)
+        self._total += tokens - oldest
+        self._squares += tokens**2 - oldest**2
+
+    def expected(self) -> Expected:
+        """Of two lengths or more."""
+        count, total, squares = len(self.last), self._total, self._squares
+        variance = (count * squares - total**2) // (count * (count - 1))
+        return Expected(tokens=-(-squares // max(1, total)), spread=isqrt(variance), known=count)
+
+
+class Shares:
+    """What the texts of each model came to when they were billed, against the bound by their bytes.
+
+    >>> shares = Shares()
+    >>> shares.shows_all("m"), shares.permille("m")
+    (False, 1000)
+    >>> for _ in range(8): shares.learn("m", bound=100, billed=60)
+    >>> shares.shows_all("m"), shares.permille("m")
+    (True, 660)
+    >>> shares.learn("m", bound=100, billed=900)
+    >>> shares.shows_all("m"), shares.permille("m")
+    (False, 1000)
+    """
+
+    def __init__(self) -> None:
+        self._hides: _Kept[str, deque[bool]] = _Kept(_last)
+        self._permille: _Kept[str, deque[int]] = _Kept(_last)
+
+    def shows_all(self, model: str) -> bool:
+        """Whether what a model bills is known to be what it shows; else nobody sees how much it has produced."""
+        known = self._hides.get(model)
+        return known is not None and not any(known)
+
+    def permille(self, model: str) -> int:
+        """An upper bound of the share, in thousandths; all of it, until enough is known."""
+        known = self._permille.get(model)
+        if known is None or len(known) < SAMPLES_LEAST:
+            return WHOLE_PERMILLE
+        return min(WHOLE_PERMILLE, -(-max(known) * SHARE_MARGIN_PERMILLE // 1_000))
+
+    def learn(self, model: str, *, bound: int, billed: int, is_text: bool = True) -> None:
+        """A whole answer, of so many tokens at most by its bytes, was billed as so many."""
+        self._hides.used(model).append(billed > bound + HIDDEN_TOKENS)
+        if is_text and bound >= SHARE_TOKENS_LEAST:
+            self._permille.used(model).append(-(-billed * WHOLE_PERMILLE // bound))
+
+
+def _last() -> deque[Any]:
+    return deque(maxlen=SAMPLES_MAX)

@@ -29,6 +29,7 @@ class _Kept:
         self.at_s = at_s
         self.chain = chain
         self.charged = charged(chain)
+        self.held = held_of(self.charged)
         self.headers: dict[str | None, tuple[Header, ...]] = {}
 
 
@@ -86,6 +87,10 @@ class Remaining:
         kept = await self._read(account)
         return not kept.chain or any(limits(one, attributes) for one in kept.charged)
 
+    async def held(self, account: str) -> Amounts:
+        """By unit, what calls in flight hold of the budget that has the least left, as of a moment ago."""
+        return (await self._read(account)).held
+
     async def chain(self, account: str, *, is_fresh: bool = False) -> tuple[AccountAnswer, ...]:
         """The payer and all above it, leaf first; empty while the ledger cannot be asked.
 
@@ -130,6 +135,12 @@ class Remaining:
 def limits(budget: BudgetView, attributes: Mapping[str, str]) -> bool:
     """Whether a budget refuses calls with these attributes when it is used up."""
     return budget.mode == "enforce" and budget.match.items() <= attributes.items()
+
+
+def held_of(budgets: Sequence[BudgetView]) -> Amounts:
+    """By unit, what is held of the budget that has the least left."""
+    least = least_left(one.balance for one in budgets if one.balance is not None)
+    return {unit: balance.held for unit, balance in least.items() if balance.held}
 
 
 def within(chain: Sequence[AccountAnswer], scope: str | None) -> Sequence[AccountAnswer]:

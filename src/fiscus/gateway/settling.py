@@ -10,7 +10,6 @@ from fiscus.core.records import CallRecord, CostSource, Outcome, Tokens
 from fiscus.core.units import Amounts
 from fiscus.dialects import Meter, RequestFacts, Usage
 from fiscus.gateway.payers import Payer
-from fiscus.gateway.produced import tokens_produced
 from fiscus.pricing import Count, Extras, Price, PriceBook
 
 SERVER_TOOLS = {
@@ -55,6 +54,7 @@ def booked(
     counted: Count,
     meter: Meter,
     usage: Usage | None,
+    produced: int,
     ended: Ended,
     payer: Payer,
     prices: PriceBook,
@@ -69,12 +69,12 @@ def booked(
     what has come as output. What a call costs is never taken for 0 because nobody said it.
 
     Args:
-        usage: as ``meter`` tells it.
+        usage: as ``meter`` tells it. ``produced``: tokens of output that have come, as counted here.
         provider, asked_model, at: whose price of which model, when.
         otherwise: the price that was held for, where the model that answered is not known.
     """
     is_last_word = usage is not None and (usage.final or ended.is_whole)
-    tokens, is_known = _tokens(usage, counted, meter, is_last_word=is_last_word)
+    tokens, is_known = _tokens(usage, counted, produced, is_last_word=is_last_word)
     model = meter.model or asked_model
     tier = (usage.service_tier if usage is not None else None) or meter.service_tier
     found = prices.price_of(provider, model, at, tier)
@@ -122,16 +122,16 @@ def booked(
     return Booked(total=total, record=record)
 
 
-def _tokens(usage: Usage | None, counted: Count, meter: Meter, *, is_last_word: bool) -> tuple[Tokens, bool]:
+def _tokens(usage: Usage | None, counted: Count, produced: int, *, is_last_word: bool) -> tuple[Tokens, bool]:
     """What was used, and whether the provider has said all of it; what it has not said is what was counted."""
     if usage is None:
-        return Tokens(input=counted.tokens, output=tokens_produced(meter)), False
+        return Tokens(input=counted.tokens, output=produced), False
     said = usage.tokens
     unsaid = {"input", "output"} & set(usage.missing) if is_last_word else {"input", "output"}
     if "input" in unsaid:
         said = msgspec.structs.replace(said, input=max(said.input, counted.tokens))
     if "output" in unsaid:
-        said = msgspec.structs.replace(said, output=max(said.output, tokens_produced(meter)))
+        said = msgspec.structs.replace(said, output=max(said.output, produced))
     return said, not unsaid
 
 

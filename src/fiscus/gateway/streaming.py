@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterable
 
 from fiscus.contract.errors import TreasuryError
-from fiscus.core.outcomes import Refused
 from fiscus.dialects import Event
-from fiscus.gateway.admission import Admitted, extend
+from fiscus.gateway.admission import grow
 from fiscus.gateway.asgi import Presence, Send, passed_on
 from fiscus.gateway.attempts import Attempts
 from fiscus.gateway.books import Books
 from fiscus.gateway.connection import Answer, UpstreamFailed
 from fiscus.gateway.live import Running
 from fiscus.gateway.order import Order, Tools
-from fiscus.gateway.produced import Counted
+from fiscus.gateway.produced import tokens_produced
 from fiscus.gateway.settling import Ended
 from fiscus.gateway.whole import BROKE_OFF, BROKE_OFF_CODE
 
 CUT_TOKENS = 4
-"""A stream that cannot be extended ends so many tokens before its bound: what is on its way then still fits."""
+CUT_S = 0.1
+"""A stream that cannot grow ends so many tokens before its bound, and as many as come in so many seconds: what is on
+its way then still fits."""
 
 GROWTH = 1.5
-"""By how much a hold grows when a stream comes near its end."""
+"""By how much a hold grows of a stream that is longer than any before."""
+
+AGAIN_S = 0.2
+"""How soon a hold that could not grow is asked to grow again: calls in flight may have given room back."""
 
 
 class Streaming:
@@ -41,7 +47,9 @@ class Streaming:
         self._dialect = order.incoming.dialect
         self._events = order.incoming.dialect.events(content_type)
         self._meter = order.incoming.dialect.meter(content_type)
-        self._counted = Counted()
+        self._share_permille = tools.shares.permille(order.model)
+        self._again_s = 0.0
+        self._renewed_s = time.monotonic()
         self._running = Running(
             hold=order.admitted.id,
             account=order.payer.account,
@@ -85,40 +93,47 @@ class Streaming:
         """Meter events, and pass them on; after that the stream may have to end for want of budget."""
         out: list[bytes] = []
         for event in found:
-            produced = self._running.output_tokens = self._counted.add(self._meter.feed(event))
+            self._meter.feed(event)
+            produced = tokens_produced(self._meter.produced, self._share_permille)
+            self._running.output_tokens = produced
             raw = self._dialect.strip_usage(event) if self._strips else event.raw
             if raw:
                 out.append(raw)
-            if produced + self._tools.options.margin_tokens > self._held and not await self._grow(produced):
+            if not await self._keep_ahead(produced):
                 self._was_cut = True
                 break
         if out and not self._presence.is_gone:
             await send({"type": "http.response.body", "body": b"".join(out), "more_body": True})
 
-    @property
-    def _held(self) -> int:
-        """Output tokens that are held, all choices together."""
-        return self._order.admitted.held_output_tokens * self._order.admitted.bound.choices
-
-    async def _grow(self, produced: int) -> bool:
-        """Let the hold grow ahead of the stream; False: it must end now."""
+    async def _keep_ahead(self, produced: int) -> bool:
+        """Let the hold grow ahead of the stream, and last as long; False: the stream must end now."""
         admitted = self._order.admitted
-        if admitted.held_output_tokens >= admitted.output_tokens:
-            return True  # all that the provider was told is held
-        choices = admitted.bound.choices
-        ahead = -(-(produced + 2 * self._tools.options.margin_tokens) // choices)
-        wanted = min(admitted.output_tokens, max(int(admitted.held_output_tokens * GROWTH), ahead))
-        for _ in range(3):
-            try:
-                refused = await extend(self._tools.treasury, admitted, wanted)
-            except TreasuryError:
-                break  # the ledger is away: what is held still holds
-            if refused is None:
-                return True
-            wanted = _less(admitted, refused, wanted)
-            if wanted <= admitted.held_output_tokens:
-                break
-        return produced + CUT_TOKENS <= self._held
+        held, choices = admitted.held_output_tokens, admitted.bound.choices
+        is_near = held < admitted.output_tokens and produced + self._tools.options.margin_tokens > held * choices
+        now_s = time.monotonic()
+        if not is_near and now_s < self._renewed_s + admitted.lease_s / 3:
+            return True
+        is_last = is_near and produced + self._on_its_way(produced, now_s) > held * choices
+        if is_last or not is_near or now_s >= self._again_s:
+            self._again_s, self._renewed_s = now_s + AGAIN_S, now_s
+            # while the ledger is away, what is held still holds
+            with contextlib.suppress(TreasuryError):
+                await grow(self._tools.treasury, admitted, self._wanted(produced) if is_near else held)
+        return not is_last or admitted.held_output_tokens > held
+
+    def _on_its_way(self, produced: int, now_s: float) -> int:
+        """Tokens that a provider may have sent before it hears that it is left."""
+        began_s = self._books.started_s + (self._books.first_ms or 0) / 1_000
+        of_late = int(produced * CUT_S / max(CUT_S, now_s - began_s))
+        return CUT_TOKENS + min(self._tools.options.margin_tokens - CUT_TOKENS, of_late)
+
+    def _wanted(self, produced: int) -> int:
+        """For how much output of a choice the hold should be, now that so much has come of all of them."""
+        order, admitted = self._order, self._order.admitted
+        come = -(-produced // admitted.bound.choices)
+        longer = self._tools.lengths.longer(order.payer.account, order.model, come)
+        wanted = longer or int(admitted.held_output_tokens * GROWTH)
+        return min(admitted.output_tokens, max(wanted, come + 2 * self._tools.options.margin_tokens))
 
     def _ended(self) -> Ended:
         books, meter = self._books, self._meter
@@ -140,13 +155,3 @@ class Streaming:
         if self._has_failed and not self._meter.ended:
             return self._dialect.error_event(BROKE_OFF, self._meter)
         return b""
-
-
-def _less(admitted: Admitted, refused: Refused, wanted: int) -> int:
-    """How far the hold may grow all the same."""
-    binding = refused.binding
-    if binding is None:
-        return (wanted + admitted.held_output_tokens) // 2
-    held = admitted.bound.amounts(admitted.held_output_tokens)
-    room = held.get(binding.unit, 0) + max(0, binding.available)
-    return min(wanted - 1, admitted.bound.output_within(binding.unit, room))

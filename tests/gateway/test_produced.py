@@ -1,0 +1,94 @@
+"""What streams have produced, what their kind comes to, and how much room they want together."""
+
+import doctest
+import math
+import random
+
+from fiscus.dialects import Produced
+from fiscus.gateway import produced as module
+from fiscus.gateway.produced import IMAGE_TOKENS, LENGTHS_MAX, Expected, Lengths, Shares, tokens_produced
+
+ASKED = 1_024
+
+
+def piece(text, deltas=1):
+    return Produced(characters=len(text), utf8_bytes=len(text.encode()), deltas=deltas)
+
+
+def test_examples():
+    assert doctest.testmod(module).failed == 0
+
+
+def test_each_kind_counts_and_each_piece_is_a_token_at_least():
+    said = {(0, "text"): piece("a" * 30, 2), (1, "text"): piece("ab", 9), (0, "tool"): piece('{"a": 1}')}
+    assert tokens_produced(said) == 10 + 9 + 3
+    assert tokens_produced({(0, "opaque"): piece("x" * 9_000)}) == 0
+    assert tokens_produced({(0, "image"): piece("x" * 9_000, 2)}) == 2 * IMAGE_TOKENS
+
+
+def test_what_was_learned_of_ascii_holds_for_ascii_only():
+    assert tokens_produced({(0, "text"): piece("a" * 300)}, 500) == 50
+    assert tokens_produced({(0, "text"): piece("日本" * 50)}, 500) == 100
+
+
+def test_a_model_that_bills_what_it_does_not_show_is_never_trusted_to_show_all():
+    shares = Shares()
+    for _ in range(20):
+        shares.learn("m", bound=100, billed=90)
+    assert (shares.shows_all("m"), shares.permille("m")) == (True, 990)
+    shares.learn("m", bound=100, billed=700)
+    assert (shares.shows_all("m"), shares.permille("m")) == (False, 1_000)
+
+
+def test_images_and_short_texts_say_nothing_of_long_ones():
+    shares = Shares()
+    for _ in range(20):
+        shares.learn("m", bound=2_000, billed=1_290, is_text=False)
+        shares.learn("m", bound=9, billed=3)
+    assert (shares.shows_all("m"), shares.permille("m")) == (True, 1_000)
+
+
+def test_only_the_last_lengths_count():
+    lengths = Lengths()
+    for tokens in range(10_000):
+        lengths.learn("a", "m", tokens)
+    for _ in range(LENGTHS_MAX):
+        lengths.learn("a", "m", 50)
+    assert lengths.expected("a", "m") == Expected(tokens=50, spread=0, known=LENGTHS_MAX)
+    assert lengths.longer("a", "m", 50) is None
+    assert lengths.expected("a", "other") is None
+
+
+def test_answers_of_no_length_are_expected_to_have_none():
+    lengths = Lengths()
+    for _ in range(20):
+        lengths.learn("a", "m", 0)
+    assert lengths.expected("a", "m") == Expected(tokens=0, spread=0, known=20)
+
+
+def log_normal(draw):
+    return max(1, min(ASKED, round(math.exp(draw.gauss(math.log(150), 0.8)))))
+
+
+def test_streams_that_run_rarely_want_more_than_they_hold_and_was_left():
+    """As many as run at any moment, each somewhere in its answer, by what was learned of the lengths before them."""
+    draw = random.Random(7)
+    short = 0
+    for running in (1, 8, 64):
+        for _ in range(200):
+            lengths = Lengths()
+            for _ in range(64):
+                lengths.learn("a", "m", log_normal(draw))
+            expected = lengths.expected("a", "m")
+            # a stream that is met at some moment is the more probable the longer it is
+            answers = draw.choices(
+                range(1, ASKED + 1), [weight(length) * length for length in range(1, ASKED + 1)], k=running
+            )
+            new = log_normal(draw)
+            wanted = sum(answers) + new
+            short += wanted > (running + 1) * expected.tokens + expected.leave(running)
+    assert short <= 600 / 17
+
+
+def weight(length):
+    return math.exp(-((math.log(length / 150) / 0.8) ** 2) / 2) / length
