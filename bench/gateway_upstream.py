@@ -92,15 +92,13 @@ class Produced(msgspec.Struct, kw_only=True):
 class Upstream:
     """What all connections share."""
 
-    def __init__(self) -> None:
-        self.plan = Plan(pace_s=0.005, length_median=150, length_sigma=0.8, budget=1 << 40, seed=0)
-        self.produced: dict[str, Produced] = {}
-        self._random = random.Random(0)
+    def __init__(self, plan: Plan) -> None:
+        self.replan(plan)
 
     def replan(self, plan: Plan) -> None:
         """Begin anew."""
         self.plan = plan
-        self.produced = {}
+        self.produced: dict[str, Produced] = {}
         self._random = random.Random(plan.seed)
 
     def length(self) -> int:
@@ -213,7 +211,7 @@ class Stream:
 
 async def serve() -> None:
     """Serve until SIGTERM."""
-    upstream = Upstream()
+    upstream = Upstream(Plan(pace_s=0.005, length_median=150, length_sigma=0.8, budget=1 << 40, seed=0))
     server = await asyncio.get_running_loop().create_server(lambda: Connection(upstream), sock=listen("127.0.0.1", 0))
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
