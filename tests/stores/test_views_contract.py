@@ -187,6 +187,28 @@ def test_usage_is_listed_in_order_by_account_and_by_time(store):
     assert [row.seq for row in views.usage(1, 0, 100, 1, AT_MS + 5, None)] == [5, 6, 7, 8, 10]
 
 
+def test_overrides_are_listed_by_id_within_an_account_and_those_that_are_open(store):
+    tree(store)
+    rows = [
+        entity("override", id, owner, body=id.encode(), due_at=due_at)
+        for id, owner, due_at in (("b", 2, 9), ("a", 1, None), ("B", 3, None), ("ä", 5, 9), ("c", 3, 9))
+    ]
+    store.views.write(
+        [snapshot(1, 11, rows, after=10), snapshot(2, 1, [entity("override", "z", 1, body=b"z")])], NOW_MS
+    )
+
+    def listed(after="", limit=10, within=None, pending=False):
+        return [body.decode() for body in store.views.overrides(1, after, limit, within, pending)]
+
+    assert listed() == ["B", "a", "b", "c", "ä"]
+    assert listed("a", 2) == ["b", "c"]
+    assert listed("ä") == []
+    assert listed(within=2) == ["B", "b", "c"]
+    assert listed(pending=True) == ["b", "c", "ä"]
+    assert listed("b", 1, 1, pending=True) == ["c"]
+    assert store.views.overrides(3, "", 10, None, False) == []
+
+
 def test_writing_a_snapshot_twice_is_as_writing_it_once(store):
     tree(store)
     tree(store)

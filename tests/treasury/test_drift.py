@@ -16,13 +16,18 @@ from fiscus.contract.queries import ReadAccount
 from fiscus.core.commands import (
     Adjust,
     Allocate,
+    ApproveOverride,
     Compound,
+    DenyOverride,
     Extend,
     PutAccount,
     PutBudget,
     Release,
     Request,
+    RequestOverride,
     Reserve,
+    ResetGate,
+    RevokeOverride,
     SetStatus,
     Settle,
     Transfer,
@@ -170,6 +175,11 @@ def barred(place, tenant="default"):
         Transfer(source="agent:1", target="agent:2", unit="tokens", amount=1),
         PutBudget(account="agent:0", unit="calls", limit=5),
         Adjust(id="more", account="agent:0", budget="own", amount=5, reason="more"),
+        RequestOverride(id="raise", account="agent:0", budget="own", amount=5, reason="more"),
+        ApproveOverride(id="raise"),
+        DenyOverride(id="raise"),
+        RevokeOverride(id="raise"),
+        ResetGate(account="agent:0"),
         Compound(commands=(Reserve(id="part", account="agent:0", amounts={"tokens": 1}),)),
         PutAccount(account="agent:new", parent="team"),
         SetStatus(account="agent:4", status="suspended", reason="a test"),
@@ -189,7 +199,8 @@ def test_a_tenant_that_drifts_admits_nothing_books_everything_and_others_go_on(p
     place.change_in_views(less_held)
     place.drift.check("default")
     place.drift.check("other")
-    assert barred(place) == {"Reserve", "Extend", "Allocate", "Transfer", "PutBudget", "Adjust", "Compound"}
+    admitting = {"Reserve", "Extend", "Allocate", "Transfer", "PutBudget", "Adjust", "Compound"}
+    assert barred(place) == admitting | {"RequestOverride", "ApproveOverride"}
     assert barred(place, "other") == set()
     assert place.desk.balance("agent:0", "own").spent == 33
     readiness = place.desk.engine.readiness()

@@ -9,8 +9,10 @@ from typing import Any
 from fiscus.core.commands import (
     Adjust,
     Allocate,
+    ApproveOverride,
     Compound,
     Deallocate,
+    DenyOverride,
     EndAdjustment,
     EraseName,
     Extend,
@@ -21,8 +23,11 @@ from fiscus.core.commands import (
     Release,
     RemoveBudget,
     Request,
+    RequestOverride,
     Reserve,
+    ResetGate,
     RevokeKey,
+    RevokeOverride,
     SetStatus,
     Settle,
     TemplateBudget,
@@ -34,6 +39,8 @@ from fiscus.core.records import CallRecord, Tokens
 TEAMS = ("team:a", "team:b")
 AGENTS = tuple(f"agent:{letter}" for letter in "abcdefghij")
 DAY_MS = 86_400_000
+DECIDED_EVERY = 13
+"""One request of so many is about an override or a confidence gate."""
 
 
 def founding(tenant: str = "default") -> list[Request]:
@@ -59,6 +66,7 @@ def founding(tenant: str = "default") -> list[Request]:
             budgets=(TemplateBudget(unit="tokens", limit=300), TemplateBudget(unit="calls", limit=5)),
         )
     )
+    commands += [PutKey(key=key, digest=f"digest of {key}", role="operator") for key in ("asker", "boss")]
     return [Request(tenant=tenant, command=command) for command in commands]
 
 
@@ -71,6 +79,7 @@ class Traffic:
         self._count = 0
         self._holds: list[str] = []
         self._adjustments: list[str] = []
+        self._overrides: list[str] = []
 
     def pause_ms(self) -> int:
         """How long nothing happens before the next batch: mostly little, now and then hours or days."""
@@ -89,9 +98,12 @@ class Traffic:
 
     def _next(self) -> Request:
         self._count += 1
-        command = self._command()
+        command = self._command() if self._count % DECIDED_EVERY else self._decided()
         key = f"key-{self._count}" if not isinstance(command, Reserve | Extend | Settle | Release) else None
-        return Request(tenant=self._tenant, command=command, idempotency_key=key)
+        actor = ""
+        if isinstance(command, RequestOverride | ApproveOverride | DenyOverride | RevokeOverride):
+            actor = "asker" if isinstance(command, RequestOverride) else self._random.choice(("boss", "boss", "asker"))
+        return Request(tenant=self._tenant, command=command, idempotency_key=key, actor=actor)
 
     def _payer(self) -> str:
         pick = self._random
@@ -154,6 +166,36 @@ class Traffic:
             return None
         tokens = Tokens(input=pick.randrange(90), output=pick.randrange(90))
         return CallRecord(model="gpt", provider="openai", tokens=tokens, user_id=f"user {pick.randrange(9)}")
+
+    def _decided(self) -> Any:
+        """Something about an override or a gate."""
+        pick = self._random
+        kind = pick.choice(("ask", "ask", "approve", "approve", "deny", "revoke", "gate", "sure", "sure", "reset"))
+        if kind == "ask" or (not self._overrides and kind in ("approve", "deny", "revoke")):
+            self._overrides.append(f"override-{self._count}")
+            return RequestOverride(
+                id=self._overrides[-1],
+                account=pick.choice(TEAMS),
+                budget="tokens-hour",
+                amount=pick.choice((10, 4_000, 50_000)),
+                reason="a need",
+                valid_s=pick.choice((None, 3, 900)),
+                open_s=pick.choice((5, 900)),
+            )
+        if kind in ("approve", "deny", "revoke"):
+            id = pick.choice(self._overrides[-4:])
+            if kind == "approve":
+                return ApproveOverride(id=id, reason="so be it")
+            return DenyOverride(id=id, reason="no") if kind == "deny" else RevokeOverride(id=id)
+        account = pick.choice(AGENTS[4:])
+        if kind == "gate":
+            return PutAccount(account=account, confidence_threshold=pick.choice((0.5, None)))
+        if kind == "sure":
+            task = {"task": pick.choice(("review", "write"))}
+            record = CallRecord(confidence=pick.choice((0.4, 0.9)))
+            total: Any = {"tokens": 3}
+            return Settle(id=f"sure-{self._count}", account=account, total=total, record=record, attributes=task)
+        return ResetGate(account=account, task=pick.choice((None, "review")))
 
     def _manage(self) -> Any:
         pick = self._random

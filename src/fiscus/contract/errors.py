@@ -67,9 +67,7 @@ class Conflict(Refusal):
 
 
 class Unknown(Refusal):
-    """There is no such account, hold, budget, allocation, adjustment, loan, template or key."""
-
-    """There is no such account, hold, budget, allocation, adjustment, override, template or key."""
+    """There is no such account, hold, budget, allocation, adjustment, override, loan, template or key."""
 
 
 class Invalid(Refusal):
