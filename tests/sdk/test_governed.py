@@ -316,6 +316,33 @@ async def test_a_call_that_is_given_up_while_it_begins_holds_nothing(books):
     assert isinstance(call, Call)
 
 
+async def test_a_call_whose_booking_is_cancelled_is_booked_all_the_same(books, monkeypatch):
+    # covers E14
+    booking, go_on = asyncio.Event(), asyncio.Event()
+    governor = Governor(books)
+    raise_to = governor.raise_to
+
+    async def slow(*args):
+        booking.set()
+        await go_on.wait()
+        return await raise_to(*args)
+
+    monkeypatch.setattr(governor, "raise_to", slow)
+
+    async def ask() -> dict[str, object]:
+        return used(120)
+
+    task = asyncio.create_task(governed(ask, governor, Terms(account=ACCOUNT, note="ask"), SameLoop())())
+    await booking.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go_on.set()
+    async with asyncio.timeout(5):
+        while await state(books) != (120, 0, 0):
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize("said", [float("nan"), float("inf"), -1, True, "12", None, 2**60])
 def test_what_is_no_number_of_tokens_counts_as_not_said(said):
     assert whole(said) is None

@@ -144,7 +144,7 @@ class Call:
             estimated, own = False, 0
         assert self._lately is not None, "it has begun"
         self._lately.add(own + (self._reported or 0))
-        await self._end(own, self._record(estimated), result)
+        await self.governor.to_the_end(self._end(own, self._record(estimated), result))
         return own + (self._reported or 0)
 
     async def failed(self, error: BaseException) -> int:
@@ -167,7 +167,7 @@ class Call:
             own = min(own, max(1, self._purse.free if self._purse is not None else self._promised))
         record = self._record(estimated, error)
         with suppress(BudgetOverrun):  # the function's own exception is on its way
-            await self._end(own, record, None)
+            await self.governor.to_the_end(self._end(own, record, None))
         return own + (self._reported or 0)
 
     async def _share(self, purse: Purse, need: Need) -> None:

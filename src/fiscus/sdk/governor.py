@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import uuid_utils
@@ -34,6 +34,8 @@ from fiscus.contract.queries import PAGE_LENGTH_MAX, ListUsage, MoveView, Reallo
 from fiscus.sdk.hold import Hold
 from fiscus.sdk.sizing import Lately, Need
 from fiscus.sdk.treasury import Treasury
+
+T = TypeVar("T")
 
 FUNCTIONS_MAX = 1_000
 """Of so many functions it is remembered what they use; those not called for longest are forgotten."""
@@ -123,6 +125,14 @@ class Governor:
         self._wait_s = wait_s
         self._on_moved = on_moved
         self._lately: OrderedDict[tuple[str, str], Lately] = OrderedDict()
+        self._ending: set[asyncio.Task[Any]] = set()
+
+    async def to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await the end of a call, which is booked whatever becomes of the waiting."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        return await asyncio.shield(task)
 
     async def lately(self, terms: Terms) -> Lately:
         """What the last calls of a function used; the first time from the records of the ledger."""

@@ -414,7 +414,8 @@ class _RouterCall:
             error_code=None if error is None else type(error).__name__,
         )
         try:
-            await self._reach(self._settle(purse, record, event.cost_nanousd))
+            settling = self._settle(purse, record, event.cost_nanousd)
+            await self._reach(self._router.governor.to_the_end(settling))
         except Exception as failure:  # noqa: BLE001  (the answer is there and paid for, or another error is on its way)
             self._router.failed_to("booking", failure)
 
