@@ -67,7 +67,11 @@ def _function(node: Any) -> Callable[..., Any]:
         if not callable(node):
             raise TypeError("a node must be callable, or have invoke")
         return node  # type: ignore[no-any-return]  # it is callable
-    return invoke  # type: ignore[no-any-return]  # a runnable's
+
+    def run(state, config=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  (LangGraph knows it by its name)
+        return invoke(state, config)
+
+    return run
 
 
 def _name(node: Any) -> str:
