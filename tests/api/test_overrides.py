@@ -1,5 +1,6 @@
 """Overrides and gates over HTTP: who asks, who decides, what is listed, and how it is refused."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -248,3 +249,39 @@ async def test_a_bound_key_does_not_open_its_own_gate(court):
     assert (await api.post("/v1/accounts/agent:x/gates/reset", key=secrets["of_a"])).status == 200
     put = await api.put("/v1/accounts/agent:x", {"confidence_threshold": None}, key=secrets["of_x"])
     assert put.status == 403
+
+
+# covers R8, R31
+async def test_a_blocked_call_waits_until_another_key_approves_and_goes_on(court):
+    api, secrets, _ = court
+    await api.post("/v1/usage", {"id": "u", "account": "agent:x", "total": {"tokens": 900}}, key=FIRST_SECRET)
+    call = {"account": "agent:x", "amounts": {"tokens": 300}, "wait_s": 30}
+    assert (await api.post("/v1/holds", {"id": "h0", **call}, key=secrets["of_x"])).status == 402
+    assert (await api.post("/v1/overrides", {"id": "o", **ASK}, key=secrets["asker"])).status == 201
+    waiting = asyncio.create_task(api.post("/v1/holds", {"id": "h1", **call}, key=secrets["of_x"]))
+    while (await api.get("/v1/holds/h1", key=FIRST_SECRET)).status != 200:
+        await asyncio.sleep(0)
+    seen = (await api.get("/v1/holds/h1", key=FIRST_SECRET)).json["hold"]
+    assert (seen["state"], seen["place"]) == ("waiting", 1)
+    assert (await api.get("/v1/overrides/o", key=secrets["asker"])).json["override"]["state"] == "pending"
+    assert not waiting.done()
+    assert (await api.post("/v1/overrides/o/approve", key=FIRST_SECRET)).status == 200
+    held = await waiting
+    assert (held.status, held.json["state"]) == (201, "held")
+    settled = await api.post("/v1/holds/h1/settle", {"total": {"tokens": 290}}, key=secrets["of_x"])
+    assert "uncovered" not in settled.json
+    assert await available(api) == 1_300 - 900 - 290
+
+
+# covers R31
+async def test_a_call_that_waits_for_a_decision_is_refused_when_it_is_no(court):
+    api, secrets, _ = court
+    await api.post("/v1/usage", {"id": "u", "account": "agent:x", "total": {"tokens": 900}}, key=FIRST_SECRET)
+    await api.post("/v1/overrides", {"id": "o", **ASK}, key=secrets["asker"])
+    call = {"id": "h", "account": "agent:x", "amounts": {"tokens": 300}, "wait_s": 30}
+    waiting = asyncio.create_task(api.post("/v1/holds", call, key=secrets["of_x"]))
+    while (await api.get("/v1/holds/h", key=FIRST_SECRET)).status != 200:
+        await asyncio.sleep(0)
+    assert (await api.post("/v1/overrides/o/deny", key=FIRST_SECRET)).status == 200
+    refused = await waiting
+    assert (refused.status, refused.code) == (402, "budget_exceeded")

@@ -21,6 +21,7 @@ from fiscus.core.decide import decide
 from fiscus.core.fold import REASONS_MAX
 from fiscus.core.outcomes import Refused
 from fiscus.core.overrides import PENDING_MAX, is_pending, policy_of, room_in
+from fiscus.core.records import CallRecord
 from fiscus.core.units import AMOUNT_MAX
 from tests.core.builders import DAY, HOUR, MINUTE, SECOND, START_MS, Ledger, moment, rows
 
@@ -519,3 +520,75 @@ def test_the_clock_of_the_ledger_decides_and_not_the_request(court):
 
 def _request(command, actor):
     return Request(command=command, actor=actor)
+
+
+# -- a call that waits for the decision --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def blocked(court):
+    """root is exhausted by 90 of 100, and more was asked for it."""
+    court.spend("a", 90)
+    court.ask("o", "root", 50, open_s=600)
+    return court
+
+
+# covers R8, R31
+def test_a_call_that_is_blocked_waits_for_the_decision_and_goes_on(blocked):
+    blocked.reserve("now", "a", 40, refused="budget_exceeded")
+    blocked.queue("h", "a", 40, wait_s=300)
+    assert blocked.wait(9 * SECOND).reserve("h", "a", 40, wait_s=300).state == "waiting"
+    blocked.approve("o", 30)
+    assert blocked.kinds() == ["OverrideApproved", "Adjusted", "Held"]
+    assert blocked.attend("h").state == "held"
+    assert blocked.cell("root") == (130, 90, 40, 0, 0)
+
+
+def test_where_nothing_was_asked_for_nobody_waits_for_a_decision(court):
+    court.spend("a", 90)
+    court.reserve("h", "a", 40, wait_s=300, refused="budget_exceeded")
+
+
+@pytest.mark.parametrize("how", ["deny", "withdraw", "expire"])
+def test_a_call_that_waits_for_a_decision_in_vain_is_refused_with_it(blocked, how):
+    blocked.queue("h", "a", 40, wait_s=3_600)
+    blocked.queue("too much", "a", 80, wait_s=3_600)
+    if how == "deny":
+        blocked.deny("o")
+    elif how == "withdraw":
+        blocked.revoke("o", by="asker")
+    else:
+        for _ in range(29):
+            blocked.wait(20 * SECOND).attend("h")
+            blocked.attend("too much")
+        blocked.wait(20 * SECOND).due()
+    for id in ("h", "too much"):
+        assert blocked.draft.holds[id].state == "refused"
+        assert blocked.draft.holds[id].ended == "budget_exceeded"
+    blocked.reserve("h", "a", 40, refused="budget_exceeded")
+
+
+def test_what_was_granted_for_too_little_lets_wait_who_may_still_hope(blocked):
+    blocked.ask("o2", "root", 40)
+    blocked.queue("h", "a", 40, wait_s=300)
+    blocked.approve("o", 10)
+    assert blocked.draft.holds["h"].state == "waiting"
+    blocked.approve("o2", 40)
+    assert blocked.draft.holds["h"].state == "held"
+
+
+def test_who_hoped_for_more_than_was_granted_is_refused_with_the_last_decision(blocked):
+    blocked.queue("h", "a", 40, wait_s=300)
+    blocked.approve("o", 10)
+    assert blocked.draft.holds["h"].state == "refused"
+
+
+# covers T12
+def test_a_gate_that_closes_ends_the_waiting_for_its_task(court):
+    court.account("a", confidence_threshold=0.9)
+    court.reserve("h1", "a", 100, attributes={"task": "t"})
+    court.queue("h2", "a", 60, attributes={"task": "t"})
+    court.queue("h3", "a", 60, attributes={"task": "other"})
+    court.settle("h1", 1, record=CallRecord(confidence=0.95))
+    assert (court.draft.holds["h2"].state, court.draft.holds["h2"].ended) == ("refused", "gated")
+    assert court.draft.holds["h3"].state == "held"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 import fiscus
@@ -117,3 +119,36 @@ def test_the_face_without_await_has_them_too(tmp_path):
         treasury.reserve("agent:x", tokens=1)
         assert treasury.override("o").amount == 50
         assert treasury.revoke_override("o").state == "revoked"
+
+
+# covers R8, R31
+async def test_a_hold_waits_for_the_decision_of_another_key_and_is_entered(tmp_path):
+    options = ApiOptions(keys_required=True, key_pepper=PEPPER)
+    async with ledger() as served:
+        await store_first_key(served, FIRST_SECRET, PEPPER)
+        key = await issued(Api(served, options), role="operator")
+        async with (
+            serving(create_app(served, options)) as url,
+            fiscus.connect(url, FIRST_SECRET, spool_directory=tmp_path / "a") as boss,
+            fiscus.connect(url, key["secret"], spool_directory=tmp_path / "b") as agent,
+        ):
+            await boss.put_account("team:a")
+            await boss.put_budget("team:a", "tokens", 1_000, budget="main")
+            await agent.usage("team:a", {"input_tokens": 900, "output_tokens": 50})
+            with pytest.raises(BudgetExceeded):
+                await agent.reserve("team:a", tokens=200, wait_s=30)
+            asked = await agent.request_override("team:a", "main", 300, reason="a long day")
+
+            async def decide() -> None:
+                async for entry in boss.events():
+                    if entry.kind == "queued":
+                        await boss.approve_override(asked.id)
+                        return
+
+            deciding = asyncio.create_task(decide())
+            async with agent.hold("team:a", tokens=200, wait_s=30) as hold:
+                assert (await agent.override(asked.id)).state == "approved"
+                hold.settle({"input_tokens": 150, "output_tokens": 40})
+            await deciding
+            (balance,) = await boss.balance("team:a")
+            assert (balance.limit, balance.spent) == (1_300, 1_140)
