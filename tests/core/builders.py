@@ -34,7 +34,7 @@ from fiscus.core.commands import (
     Transfer,
 )
 from fiscus.core.decide import bring_due, decide, new_draft
-from fiscus.core.events import StatusChanged
+from fiscus.core.events import Held, StatusChanged
 from fiscus.core.fold import fold
 from fiscus.core.invariants import broken, broken_admission
 from fiscus.core.outcomes import Refused
@@ -55,6 +55,8 @@ DUE = {
     "WindowOpened",
     "ThresholdCrossed",
     "OverrideExpired",
+    "TicketChanged",
+    "TicketEnded",
     "Transferred",
     "LoanEnded",
 }
@@ -143,7 +145,7 @@ class Ledger:
 
     def _check_nothing_changed(self, events: list[Any], before: Any) -> None:
         """What is due happens all the same; what the policy of an exhausted budget does is recorded by itself."""
-        kinds = {type(event).__name__ for event in events}
+        kinds = {type(event).__name__ for event in events if not (isinstance(event, Held) and event.unclaimed)}
         allowed = DUE | BY_POLICY if any(isinstance(event, StatusChanged) for event in events) else DUE
         assert kinds <= allowed, f"a refusal changed something: {events}"
         if not events:
