@@ -32,6 +32,8 @@ from starlette.datastructures import URLPath
 from starlette.routing import BaseRoute, Match
 
 from fiscus import __version__
+from fiscus.alerts.desk import Alerts, AlertsCollector
+from fiscus.alerts.options import AlertOptions
 from fiscus.api import ApiOptions, JoiningProtocol
 from fiscus.api.application import Application
 from fiscus.api.beside import Admit, Payers, Receive, Scope, Send
@@ -54,7 +56,7 @@ from fiscus.core.state import Rules
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.payers import Unnamed, payer_of
 from fiscus.spool import Spool, SpoolingTreasury
-from fiscus.stores import POSTGRES_SCHEMES, SQLITE_SCHEME, open_store
+from fiscus.stores import POSTGRES_SCHEMES, SQLITE_SCHEME, open_alerts, open_store
 from fiscus.stores.sqlite.scratch import scratch_folder
 from fiscus.stores.sqlite.views import SqliteViews
 from fiscus.treasury.archiving import CPU_SHARE, ArchivePlan, Archivist
@@ -146,6 +148,7 @@ class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
         drift_check_interval_s: how often a sample of cells is checked against the journal; 0: never.
         tracing: None: no spans are made.
         gateway: the providers behind the gateway; None: there is none.
+        alerts: who is told outside, and of what; None: nobody.
     """
 
     ledger: LedgerOptions
@@ -166,6 +169,7 @@ class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
     drift_check_interval_s: int = 300
     tracing: TracingOptions | None = None
     gateway: GatewayOptions | None = None
+    alerts: AlertOptions | None = None
     api: ApiOptions = ApiOptions()
 
 
@@ -233,11 +237,13 @@ async def _serve(service: ServiceOptions, on_started: Callable[[Started], None])
                 _archiving(local, service),
                 _drift(local, service) as drift,
                 _gateway(treasury, service) as gateway,
+                _alerts(local, service) as alerts,
             ):
                 registry = CollectorRegistry()
                 registry.register(EconomyMetrics(economy))
                 LedgerCollector(local.engine, drift).register(registry)
                 SpoolCollector(treasury.spool, treasury.outbox).register(registry)
+                registry.register(AlertsCollector(alerts))
                 if gateway is not None:
                     gateway.collector().register(registry)
                 ProcessCollector(registry=registry)
@@ -251,6 +257,7 @@ async def _serve(service: ServiceOptions, on_started: Callable[[Started], None])
                     extra_paths=economy_paths(),
                     extra_schemas=economy_schemas(),
                     registry=registry,
+                    alerts=alerts,
                     tracer=tracing,
                     tenant=service.ledger.tenant,
                     version=__version__,
@@ -506,6 +513,26 @@ async def _gateway(treasury: Treasury, service: ServiceOptions) -> AsyncIterator
         yield _GatewayBeside(gateway)
     finally:
         await gateway.close()
+
+
+@asynccontextmanager
+async def _alerts(treasury: LocalTreasury, service: ServiceOptions) -> AsyncIterator[Alerts | None]:
+    """Tell what happens meanwhile, if somebody wants to know. Nothing of the ledger waits for it."""
+    if service.alerts is None:
+        yield None
+        return
+    tenant = service.ledger.tenant
+    store = await asyncio.to_thread(open_alerts, service.ledger.store_url, tenant)
+    try:
+        alerts = Alerts(treasury, store, service.alerts, tenant=tenant)
+    except BaseException:
+        store.close()
+        raise
+    alerts.start()
+    try:
+        yield alerts
+    finally:
+        await alerts.close()
 
 
 def payers_of(gateway: GatewayOptions | None) -> Payers:

@@ -103,6 +103,13 @@ class Settings(BaseSettings):
         "there is no gateway unless set.",
     )
 
+    # Alerts
+    alerts_path: Path | None = Field(
+        None,
+        description="TOML file that names the channels of alerts and what each hears (docs/guides/alerts.md); nothing "
+        "is told outside unless set.",
+    )
+
     # Bounds of a request
     body_bytes_max: int = Field(
         1_048_576, ge=1_024, le=268_435_456, description="Longest body of a request that is read, in bytes."

@@ -48,18 +48,18 @@ class Receiver:
         self._leaving = asyncio.Event()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        body = await request.read()
+        body, mode = await request.read(), self.mode
         self.requests.append((dict(request.headers), body))
-        if self.mode == "hang":
+        if mode == "hang":
             await self._leaving.wait()
-        if self.mode == "reset":
+        if mode == "reset":
             assert request.transport is not None
             request.transport.abort()
-        if isinstance(self.mode, int):
-            if 200 <= self.mode < 300:
-                self.taken.append((dict(request.headers), body))
-            return web.Response(status=self.mode, headers=self.headers)
-        return web.Response()
+        if not isinstance(mode, int):
+            return web.Response()
+        if 200 <= mode < 300:
+            self.taken.append((dict(request.headers), body))
+        return web.Response(status=mode, headers=self.headers)
 
     @property
     def bodies(self) -> list[dict[str, Any]]:

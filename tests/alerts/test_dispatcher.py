@@ -75,7 +75,7 @@ async def test_while_a_secret_is_changed_receivers_with_the_old_and_with_the_new
         assert standardwebhooks.Webhook(secret).verify(body, headers)
 
 
-# the issue's bad input: a web hook that answers 500 for an hour
+# A web hook that answers 500 for an hour is the bad input of the issue.
 async def test_an_hour_of_500s_loses_nothing_and_does_not_hammer():
     store, clock = SqliteAlerts(None, "default"), Clock()
     async with receiver() as hook:

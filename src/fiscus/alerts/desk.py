@@ -149,23 +149,10 @@ class Alerts:
 
     async def view(self, state: DeliveryState | None, after: int, limit: int) -> AlertsView:
         """See ``AlertDesk``."""
-        counts = {count.channel: count for count in await self._aside(self._store.counts)}
-        page = await self._aside(self._store.deliveries, state, after, limit)
-        return AlertsView(
-            as_of_seq=self.follower.seq,
-            channels=tuple(self._channel_views(counts)),
-            deliveries=tuple(map(delivery_view, page)),
-            next=page[-1].number if len(page) == limit else None,
-        )
-
-    def _channel_views(self, counts: dict[str, Count]) -> Iterable[ChannelView]:
-        now = self._clock_ms()
-        declared = {channel.name: channel for channel in self._options.channels}
-        for name in (*declared, *(name for name in counts if name not in declared)):
-            view = channel_view(name, declared.get(name), self.dispatcher.posts.get(name))
-            count = counts.get(name, Count(channel=name))
-            oldest_age_s = max(0, now - count.oldest_at) // 1_000 if count.oldest_at is not None else 0
-            yield msgspec.structs.replace(view, waiting=count.waiting, dead=count.dead, oldest_age_s=oldest_age_s)
+        view = await self._aside(stored_view, self._store, self._options, state, after, limit, self._clock_ms())
+        known = self.dispatcher.posts
+        channels = (with_attempts(one, known[one.channel]) if one.channel in known else one for one in view.channels)
+        return msgspec.structs.replace(view, as_of_seq=self.follower.seq, channels=tuple(channels))
 
     async def retry(self, id: str | None) -> int:
         """See ``AlertDesk``."""
@@ -179,20 +166,55 @@ class Alerts:
         return await try_channel(post.channel, post.sender, self._tenant) if post is not None else None
 
 
-def channel_view(name: str, channel: Channel | None, post: Post | None) -> ChannelView:
+def stored_view(
+    store: AlertStore,
+    options: AlertOptions | None,
+    state: DeliveryState | None,
+    after: int,
+    limit: int,
+    now: int | None = None,
+) -> AlertsView:
+    """What is kept: the channels of the file and of the outbox, and a page of deliveries."""
+    counts = {count.channel: count for count in store.counts()}
+    page = store.deliveries(state, after, limit)
+    used = {channel.name for channel in options.active} if options is not None else set()
+    declared = {channel.name: channel for channel in options.channels} if options is not None else {}
+    names = (*declared, *(name for name in counts if name not in declared))
+    at = now_ms() if now is None else now
+    return AlertsView(
+        as_of_seq=0,
+        channels=tuple(
+            channel_view(declared.get(name), counts.get(name, Count(channel=name)), at, is_used=name in used)
+            for name in names
+        ),
+        deliveries=tuple(map(delivery_view, page)),
+        next=page[-1].number if len(page) == limit else None,
+    )
+
+
+def channel_view(channel: Channel | None, count: Count, now: int, *, is_used: bool) -> ChannelView:
     """A channel without what is secret of it."""
-    if channel is None:
-        return ChannelView(channel=name, kind="", state="off")
     return ChannelView(
-        channel=name,
-        kind=channel.kind,
-        state="off" if post is None else "failing" if post.failures else "ok",
-        error=post.error if post is not None else "",
-        severity=channel.severity,
-        accounts=channel.accounts,
-        kinds=channel.kinds,
-        sent=post.sent if post is not None else 0,
-        failed=post.failed if post is not None else 0,
+        channel=count.channel,
+        kind=channel.kind if channel is not None else "",
+        state="ok" if is_used else "off",
+        severity=channel.severity if channel is not None else None,
+        accounts=channel.accounts if channel is not None else (),
+        kinds=channel.kinds if channel is not None else (),
+        waiting=count.waiting,
+        dead=count.dead,
+        oldest_age_s=max(0, now - count.oldest_at) // 1_000 if count.oldest_at is not None else 0,
+    )
+
+
+def with_attempts(view: ChannelView, post: Post) -> ChannelView:
+    """A channel with what this process knows of its attempts."""
+    return msgspec.structs.replace(
+        view,
+        state="failing" if post.failures else "ok",
+        error=post.error,
+        sent=post.sent,
+        failed=post.failed,
     )
 
 

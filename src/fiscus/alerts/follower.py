@@ -52,7 +52,9 @@ PAGE = 1_000
 PAGES_MAX = 10
 """Pages of usage in one turn; the rest in the next."""
 
-LEAD_MS = 15_000
+LEAD_MS = 6_000
+"""How long a node that was killed keeps the others from reading; one that is slow only loses its turn."""
+
 TURN_S = 0.5
 RETRY_S = 2.0
 LOOK_MS = 5_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -106,7 +106,7 @@ def read_options(text: bytes, where: str, secret_of: Callable[[str], str]) -> Al
     'warning'
     """
     try:
-        options = msgspec.toml.decode(text, type=AlertOptions)
+        options = msgspec.convert(_with_defaults(msgspec.toml.decode(text)), AlertOptions)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigurationInvalid(f"{where}: {error}") from None
     if len(options.channels) > CHANNELS_MAX:
@@ -123,6 +123,17 @@ def read_options(text: bytes, where: str, secret_of: Callable[[str], str]) -> Al
         if name not in names:
             raise ConfigurationInvalid(f"{where}: alert_channels: there is no channel {name!r}")
     return msgspec.structs.replace(options, channels=tuple(channels))
+
+
+def _with_defaults(file: dict[str, Any]) -> dict[str, Any]:
+    """A file whose rules have all their figures: what it leaves out is as that rule has it."""
+    rules = file.get("rules")
+    if isinstance(rules, dict):
+        figures = msgspec.to_builtins(Rules())
+        for name, rule in rules.items():
+            if isinstance(rule, dict):
+                rules[name] = {**figures.get(name, {}), **rule}
+    return file
 
 
 def _checked(channel: Channel, at: str, secret_of: Callable[[str], str]) -> Channel:

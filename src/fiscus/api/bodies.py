@@ -141,10 +141,14 @@ class UsageParameters(PageParameters):
 
 
 class JournalParameters(ReadParameters):
-    """``after``: a sequence number; the page begins with the next entry that the caller may see."""
+    """``after``: a sequence number; the page begins with the next entry that the caller may see.
+
+    ``kinds``: only entries of these, with commas between them; of the entries up to ``limit`` they are picked.
+    """
 
     after: JournalSequence = 0
     limit: PageLength = PAGE_LENGTH_DEFAULT
+    kinds: Annotated[str, Meta(pattern=r"^[a-z_]+(\.[a-z_]+)?(,[a-z_]+(\.[a-z_]+)?)*$", max_length=2_000)] | None = None
 
 
 class EventsParameters(Parameters):

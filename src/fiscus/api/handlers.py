@@ -358,7 +358,13 @@ read_reallocation = reading(
 read_account = reading(lambda call: ReadAccount(account=call.path[0]))
 list_templates = reading(lambda _: ListTemplates())
 list_keys = reading(lambda _: ListKeys())
-list_journal = reading(lambda call: ListEntries(after=call.parameters.after, limit=call.parameters.limit))
+list_journal = reading(
+    lambda call: ListEntries(
+        after=call.parameters.after,
+        limit=call.parameters.limit,
+        kinds=tuple(call.parameters.kinds.split(",")) if call.parameters.kinds is not None else (),
+    )
+)
 
 
 async def list_budgets(call: Call) -> Reply | Problem:

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute
 
 from fiscus.api.beside import Beside, Payers
 from fiscus.api.watching import RequestTracer
+from fiscus.contract.alerts import AlertDesk
 
 MEBIBYTE = 1_048_576
 
@@ -44,6 +45,7 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
         beside: what answers at addresses of its own in other protocols; None: nothing does.
         payers: who pays for the calls of a caller with such headers, then who does where that one does not exist yet;
             None: the account that its key is bound to.
+        alerts: what is told outside; None: nothing is.
         registry: where the metrics are registered; None: one of its own.
         tenant: whose ledger this is.
         version: shown in the OpenAPI document.
@@ -71,6 +73,7 @@ class ApiOptions(msgspec.Struct, frozen=True, kw_only=True):
     extra_paths: dict[str, Any] = {}
     extra_schemas: dict[str, Any] = {}
     payers: Payers | None = None
+    alerts: AlertDesk | None = None
     registry: CollectorRegistry | None = None
     tenant: str = "default"
     version: str = ""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from fiscus.api import answers, bodies, handlers
+from fiscus.api import alerts, answers, bodies, handlers
 from fiscus.api.calls import Route
 from fiscus.api.own_budget import OwnBudgetParameters, read_own_budget
 from fiscus.contract import queries
+from fiscus.contract.alerts import Retried, Tested
 from fiscus.contract.chains import OwnBudget
 from fiscus.contract.queries import Entry
 from fiscus.contract.treasury import Readiness
@@ -616,6 +617,35 @@ ROUTES: tuple[Route, ...] = (
         problems=("unknown_account", "forbidden"),
         headers=("Last-Event-ID",),
         content_type="text/event-stream",
+    ),
+    # Alerts
+    Route(
+        method="GET",
+        path="/v1/alerts",
+        summary="List the channels of alerts, and what was sent, waits, or was given up.",
+        access="read_all",
+        handle=alerts.list_alerts,
+        parameters=alerts.AlertsParameters,
+        answer=alerts.AlertsAnswer,
+    ),
+    Route(
+        method="POST",
+        path="/v1/alerts/retry",
+        summary="Send alerts again that were given up.",
+        access="operate",
+        handle=alerts.retry_alerts,
+        body=alerts.RetryBody,
+        body_optional=True,
+        answer=Retried,
+    ),
+    Route(
+        method="POST",
+        path="/v1/alerts/test",
+        summary="Send a test to a channel now, and say what became of it.",
+        access="operate",
+        handle=alerts.test_channel,
+        body=alerts.TestBody,
+        answer=Tested,
     ),
     # The service
     Route(

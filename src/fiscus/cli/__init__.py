@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fiscus.cli.accounts import accounts
+from fiscus.cli.alerts import alerts
 from fiscus.cli.budgets import budgets
 from fiscus.cli.invocation import ApiKey, Invocation, Json, Store, Tenant, Url, command, remember
 from fiscus.cli.keys import keys
@@ -28,6 +29,7 @@ app.add_typer(budgets, name="budgets", rich_help_panel=DECLARED)
 app.add_typer(loans, name="loans", rich_help_panel=DECLARED)
 app.add_typer(overrides, name="overrides", rich_help_panel=DECLARED)
 app.add_typer(keys, name="keys", rich_help_panel=SERVICE)
+app.add_typer(alerts, name="alerts", rich_help_panel=SERVICE)
 
 
 def main() -> None:

@@ -78,6 +78,13 @@ class Connection:
             Refusal: it said no.
             TreasuryError: it could not be asked.
         """
+        return await self._call(path, body, kind)
+
+    async def get(self, path: str, kind: type[B]) -> B:
+        """Read from the service what is not a query of the ledger; raises as ``post`` does."""
+        return await self._call(path, None, kind)
+
+    async def _call(self, path: str, body: dict[str, Any] | None, kind: type[B]) -> B:
         import aiohttp
 
         from fiscus.client.problems import decode_problem
@@ -86,10 +93,11 @@ class Connection:
         key = api_key(self.settings)
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         timeout = aiohttp.ClientTimeout(total=WORK_S_MAX)
+        method, data = ("GET", None) if body is None else ("POST", msgspec.json.encode(body))
         try:
             async with aiohttp.ClientSession(timeout=timeout) as session:
-                data = msgspec.json.encode(body)
-                async with session.post(self.address.rstrip("/") + path, data=data, headers=headers) as response:
+                url = self.address.rstrip("/") + path
+                async with session.request(method, url, data=data, headers=headers) as response:
                     answer = await response.read()
                     if response.status < 300:
                         return msgspec.json.decode(answer, type=kind)

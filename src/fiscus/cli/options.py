@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pydantic import SecretStr
 
+from fiscus.alerts.options import AlertOptions
 from fiscus.api import ApiOptions
 from fiscus.app import LedgerOptions, RedisOptions, ServiceOptions, TracingOptions
+from fiscus.contract.errors import ConfigurationInvalid
 from fiscus.core.state import Rules
 from fiscus.gateway.options import GatewayOptions
 from fiscus.settings import Settings
@@ -52,6 +54,7 @@ def service_options(settings: Settings) -> ServiceOptions:
         economy_starts_at_once="economy_budget_tokens" in settings.model_fields_set,
         redis=redis_options(settings),
         gateway=gateway_options(settings),
+        alerts=alert_options(settings),
         api=ApiOptions(
             allowed_hosts=settings.allowed_hosts,
             body_bytes_max=settings.body_bytes_max,
@@ -93,6 +96,25 @@ def gateway_options(settings: Settings) -> GatewayOptions | None:
     from fiscus.sdk.local_models import gateway_options as read
 
     return read(path, "gateway_path")
+
+
+def alert_options(settings: Settings) -> AlertOptions | None:
+    """What the file of the alerts says, with addresses and secrets; None: nothing is told outside.
+
+    Raises:
+        ConfigurationInvalid: it cannot be read or makes no sense.
+    """
+    path = settings.alerts_path
+    if path is None:
+        return None
+    from fiscus.alerts.options import read_options
+    from fiscus.settings import secret_of
+
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationInvalid(f"alerts_path: {path}: {error.strerror or error}") from None
+    return read_options(text, str(path), secret_of)
 
 
 def tracing_options(settings: Settings) -> TracingOptions | None:

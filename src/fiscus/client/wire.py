@@ -206,7 +206,8 @@ def exchange_for_query(query: AnyQuery) -> Exchange:
             }
             return _get("/v1/overrides", shared | asked, _decoder(OverridesPage))
         case ListEntries():
-            return _get("/v1/journal", shared | {"after": query.after, "limit": query.limit}, _decoder(EntriesPage))
+            asked = {"after": query.after, "limit": query.limit, "kinds": ",".join(query.kinds) or None}
+            return _get("/v1/journal", shared | asked, _decoder(EntriesPage))
         case ListTemplates():
             return _get("/v1/templates", shared, _decoder(TemplatesView))
         case ListKeys():
