@@ -130,7 +130,7 @@ async def test_an_entry_says_the_same_whether_the_views_know_of_it_or_not(tmp_pa
         for request in founding():
             await treasury.execute(request)
         traffic = Traffic(4)
-        for _ in range(40):
+        for _ in range(60):
             batch = traffic.batch(8)
             traffic.heard(batch, await treasury.execute_many(batch))
         head = (await treasury.read(ListEntries(limit=1))).as_of_seq

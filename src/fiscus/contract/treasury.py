@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -110,8 +110,12 @@ class Treasury(Protocol):
     ``TreasuryError`` (``BudgetUnavailable`` when the ledger is away or the queue is full); none raises a refusal.
     """
 
-    async def execute(self, request: Request) -> AnyOutcome:
-        """Decide one command. The answer is durable when it comes."""
+    def execute(self, request: Request) -> Awaitable[AnyOutcome]:
+        """Decide one command. The answer is durable when it comes.
+
+        Raises:
+            TreasuryError: at once, or when it is awaited.
+        """
         ...
 
     async def execute_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:

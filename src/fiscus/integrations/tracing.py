@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from threading import Thread
 from typing import Any, cast
 
@@ -180,28 +180,28 @@ class TracedTreasury(LocalTreasury):
                 plain.append((token, result))
         super().deliver(plain)
 
-    async def _decided(self, request: Request) -> AnyOutcome:
+    def _submit(self, request: Request) -> Awaitable[AnyOutcome]:
         """One decision; a reserve that waits takes several."""
         span = trace.get_current_span()
-        if not span.is_recording():
-            return await super()._decided(request)
-        call = self._submit(request, span)
+        return self._traced(request, span) if span.is_recording() else super()._submit(request)
+
+    async def _traced(self, request: Request, span: trace.Span) -> AnyOutcome:
+        call = self._call(request, span)
         outcome: AnyOutcome | None = None
         try:
-            outcome = await call.future
+            outcome = cast("AnyOutcome", await call.future)
             return outcome
         finally:
             self._make_spans([call], self._about([request], [outcome]))
 
-    async def execute_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:
-        """See ``Treasury``."""
+    async def _submit_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:
         span = trace.get_current_span()
         if not span.is_recording() or any(request.may_wait for request in requests):
-            return await super().execute_many(requests)
+            return await super()._submit_many(requests)
         calls: list[_Call] = []
         outcomes: list[AnyOutcome] = []
         try:
-            calls += [self._submit(request, span) for request in requests]
+            calls += [self._call(request, span) for request in requests]
             outcomes = list(await asyncio.gather(*(call.future for call in calls)))
             return outcomes
         finally:
@@ -212,13 +212,13 @@ class TracedTreasury(LocalTreasury):
         span = trace.get_current_span()
         if not span.is_recording() or isinstance(query, ListQuery):
             return await super().read(query)
-        call = self._submit(query, span)
+        call = self._call(query, span)
         try:
             return cast("View | Refused", await call.future)
         finally:
             self._make_spans([call], {"fiscus.query": type(query).__name__})
 
-    def _submit(self, wish: Request | AnyQuery, span: trace.Span) -> _Call:
+    def _call(self, wish: Request | AnyQuery, span: trace.Span) -> _Call:
         loop = self._loop or self._start()
         call = _Call(loop.create_future(), span.get_span_context())
         self.engine.submit(self, call, wish)

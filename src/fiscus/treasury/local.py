@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any
 
 from fiscus.contract.errors import BudgetUnavailable, TreasuryError
@@ -32,7 +32,7 @@ class LocalTreasury:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready: deque[tuple[asyncio.Future[Any], AnyResult]] = deque()
         self._news: set[asyncio.Event] = set()
-        self._attendance = Attendance(self._decided, self._leave)
+        self._attendance = Attendance(self._reserve, self._leave)
         engine.observers.append(self._observe)
 
     # -- the port -------------------------------------------------------------------------------------------------
@@ -78,38 +78,44 @@ class LocalTreasury:
 
     # -- Treasury -------------------------------------------------------------------------------------------------
 
-    async def execute(self, request: Request) -> AnyOutcome:
+    def execute(self, request: Request) -> Awaitable[AnyOutcome]:
         """See ``Treasury``."""
-        if request.may_wait:
-            self._start()
-            return await self._attendance.reserve(request)
-        return await self._decided(request)
+        command = request.command
+        if type(command) is not Reserve:
+            return self._submit(request)
+        return self._attended(request) if command.wait_s else self._reserve(request)
 
-    async def _decided(self, request: Request) -> AnyOutcome:
-        loop = self._loop or self._start()
-        future: asyncio.Future[AnyOutcome] = loop.create_future()
-        self.engine.submit(self, future, request)
-        outcome = await future
-        if type(outcome) is Refused and outcome.shortage and type(request.command) is Reserve:
+    async def _attended(self, request: Request) -> AnyOutcome:
+        self._start()
+        return await self._attendance.reserve(request)
+
+    async def _reserve(self, request: Request) -> AnyOutcome:
+        """What is decided at once; if there is no room, what the account's list says."""
+        outcome = await self._submit(request)
+        if type(outcome) is Refused and outcome.shortage:
             return await run_list(self, request, outcome)
         return outcome
 
+    def _submit(self, request: Request) -> Awaitable[AnyOutcome]:
+        """One decision."""
+        loop = self._loop or self._start()
+        future: asyncio.Future[AnyOutcome] = loop.create_future()
+        self.engine.submit(self, future, request)
+        return future
+
     async def execute_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:
         """See ``Treasury``."""
-        loop = self._loop or self._start()
-        futures: list[asyncio.Future[AnyOutcome]] = []
-        for request in requests:
-            if request.may_wait:
-                futures.append(loop.create_task(self.execute(request)))
-                continue
-            future: asyncio.Future[AnyOutcome] = loop.create_future()
-            self.engine.submit(self, future, request)
-            futures.append(future)
-        outcomes = list(await asyncio.gather(*futures))
+        outcomes = await self._submit_many(requests)
         for index, outcome in enumerate(outcomes):
             if type(outcome) is Refused and outcome.shortage and type(requests[index].command) is Reserve:
                 outcomes[index] = await run_list(self, requests[index], outcome)
         return outcomes
+
+    async def _submit_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:
+        """One decision each; those that wait for room take several."""
+        return await asyncio.gather(
+            *(self._attended(request) if request.may_wait else self._submit(request) for request in requests)
+        )
 
     def _leave(self, request: Request) -> None:
         """Have a command decided that nobody waits for."""

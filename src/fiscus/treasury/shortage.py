@@ -30,7 +30,7 @@ CHANGED = LACKING_ROOM | {"conflict", "lower_priority", "other_windows", "unknow
 class Ledger(Protocol):
     """What decides and answers, such as the treasury in this process."""
 
-    async def execute(self, request: Request, /) -> AnyOutcome:
+    def execute(self, request: Request, /) -> Awaitable[AnyOutcome]:
         """See ``Treasury``."""
         ...
 
