@@ -320,6 +320,18 @@ def test_the_shortfall_is_moved_and_not_a_token_more(manager):
     assert manager.remaining("a") == 0
 
 
+def test_an_error_says_why_so_much_was_needed(manager):
+    # covers T14
+    manager.register_agent("a", max_tokens=100, min_reserve=0)
+    work = manager.govern("a", usage_fn=lambda _: 30)(lambda: None)
+    for _ in range(3):
+        work()
+    with pytest.raises(BudgetExceededError) as error:
+        work()
+    assert (error.value.requested, error.value.available) == (30, 10)
+    assert "95 % of its last 3 calls used at most 30 tokens" in error.value.why
+
+
 def test_a_method_and_what_calls_itself_are_governed(manager):
     # covers T14
     manager.register_agent("a", max_tokens=1_000)

@@ -28,8 +28,8 @@ from fiscus.compat.xml_pipeline import (
     warning,
 )
 from fiscus.compat.xml_pipeline.prices import cost_nanousd, nanousd_of
-from fiscus.contract import TemplateBudget, Tokens
-from fiscus.contract.errors import ConfigurationInvalid, FiscusError
+from fiscus.contract import OverridePolicy, TemplateBudget, Tokens
+from fiscus.contract.errors import ConfigurationInvalid, FiscusError, Refusal
 from fiscus.pricing import PriceBook
 
 
@@ -244,6 +244,29 @@ def test_a_thread_that_is_reset_has_its_whole_budget_again_and_the_journal_says_
     assert limits["thread-tokens"] == 1_000 + 900 + 800, "raised by adjustments that are on record"
     registry.reset_thread("nobody")
     assert not registry.has_budget("nobody")
+
+
+def test_a_thread_may_ask_for_more_and_its_thresholds_are_armed_anew(registry, treasury):
+    # covers X9, X13
+    registry.consume("t", 800, 0)
+    account = registry.threads.account_of("t")
+    treasury.put_budget(
+        account,
+        "tokens",
+        1_000,
+        budget="thread-tokens",
+        override=OverridePolicy(requires_approval=False, max_percent=100),
+    )
+    assert registry.request_increase("t", 1_000, "the book is long") == "approved"
+    assert registry.get_budget("t").max_tokens == 2_000
+    assert registry.consume("t", 100, 0)[1] == []
+    after, crossed = registry.consume("t", 650, 0)
+    assert [one.severity for one in crossed] == ["warning"], "of the new limit"
+    assert after.remaining == 450
+    registry.extend_chain("t", "hop")
+    assert registry.get_all_usage()["hop"]["remaining"] == 450
+    with pytest.raises(Refusal):
+        registry.request_increase("t", 10**6, "more than the policy allows")
 
 
 def test_a_thread_of_somebody_else_without_counters_is_named(registry, treasury):

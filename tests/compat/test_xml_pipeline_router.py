@@ -193,6 +193,15 @@ async def test_no_more_calls_run_at_once_than_a_backend_takes_and_none_for_longe
     assert (defaults.timeout_s, defaults.name, defaults.priority) == (120.0, "Fake", 0)
 
 
+async def test_a_backend_whose_tokens_of_the_minute_are_used_up_is_waited_for():
+    # covers X17
+    target = Target(Fake("done", rate_limit_tpm=60_000))
+    target.rate.took(60_100)
+    began_s = asyncio.get_running_loop().time()
+    assert await target.ask({}) == "done"
+    assert asyncio.get_running_loop().time() - began_s >= 0.05
+
+
 async def test_a_failed_attempt_is_tried_again_elsewhere_after_a_pause(make):
     # covers X17
     first, second = Fake(TimeoutError(), name="a"), Fake(answer(), name="b", priority=2)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import doctest
+import sys
 from types import SimpleNamespace
 
 import pytest
 
 import fiscus
-from fiscus.contract.errors import BudgetExceeded, BudgetOverrun, Refusal
+from fiscus.contract.errors import BudgetExceeded, BudgetOverrun, Gated, Refusal
 from fiscus.sdk import calls
 from fiscus.sdk.calls import Call, call_of, usage_in, whole
 from fiscus.sdk.governed import SameLoop, governed
@@ -35,7 +36,7 @@ def used(tokens: int) -> dict[str, object]:
 
 
 def test_the_examples_are_true():
-    assert doctest.testmod(calls).failed == 0
+    assert doctest.testmod(calls).failed == doctest.testmod(sys.modules["fiscus.sdk.governed"]).failed == 0
 
 
 async def test_a_call_is_held_before_and_booked_by_what_it_used(books):
@@ -279,6 +280,24 @@ async def test_calls_at_the_same_time_wait_for_each_other_and_never_use_more_tha
     assert sum(isinstance(one, dict) for one in results) == len(running) == 10
     assert sum(isinstance(one, Refusal) for one in results) == 4
     assert await state(books) == (1_000, 0, 0)
+
+
+async def test_a_task_that_is_done_well_enough_is_gated(books):
+    # covers T12
+    await books.put_account(ACCOUNT, confidence_threshold=0.9)
+
+    async def ask(sure: float) -> float:
+        return sure
+
+    first, second = (
+        fiscus.govern(books, ACCOUNT, task=task, confidence_of=lambda sure: sure)(ask) for task in ("one", "two")
+    )
+    assert await first(0.5) == 0.5
+    assert await first(0.95) == 0.95
+    with pytest.raises(Gated):
+        await first(0.1)
+    assert await second(float("nan")) is not None
+    assert await second(0.1) == 0.1
 
 
 async def test_an_ordinary_function_cannot_be_governed_on_a_loop(books):

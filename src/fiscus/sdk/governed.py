@@ -38,7 +38,14 @@ class Way(Protocol):
 
 
 class Watch:
-    """Looks at one call from where it is made; the context is left with what the call raises. This one does nothing."""
+    """Looks at one call from where it is made; the context is left with what the call raises.
+
+    Args:
+        confidence_of: from a result to how sure it is, 0 … 1; what else it gives or raises counts as not said.
+    """
+
+    def __init__(self, confidence_of: Callable[[Any], Any] | None = None) -> None:
+        self._confidence_of = confidence_of
 
     def __enter__(self) -> Watch:
         """The call is about to begin."""
@@ -51,10 +58,31 @@ class Watch:
 
     def returned(self, result: object) -> float | None:
         """The function has returned this, and is not booked yet; gives how sure the result is (0 … 1), if it can."""
+        if self._confidence_of is None:
+            return None
+        try:
+            confidence = self._confidence_of(result)
+        except Exception as error:  # noqa: BLE001  (a user's function; the work is done and must not be lost)
+            log.warning("confidence_not_read", error=type(error).__name__)
+            return None
+        if is_confidence(confidence):
+            return float(confidence)
+        if confidence is not None:
+            log.warning("confidence_out_of_range")
         return None
 
     def used(self, tokens: int) -> None:
         """So much was booked."""
+
+
+def is_confidence(value: Any) -> bool:
+    """Whether it is a number within 0 … 1.
+
+    >>> is_confidence(0.5), is_confidence(float("nan")), is_confidence(True), is_confidence(1.5)
+    (True, False, False, False)
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value <= 1
 
 
 MakeWatch = Callable[[], Watch]
@@ -67,6 +95,8 @@ def govern(
     tokens: int | None = None,
     note: str | None = None,
     usage_of: UsageOf | None = None,
+    task: str | None = None,
+    confidence_of: Callable[[Any], float | None] | None = None,
 ) -> Callable[[Function], Function]:
     """Decorate a function so that its account is asked before each call, and every call is booked by what it used.
 
@@ -81,9 +111,11 @@ def govern(
             what is left and what such calls usually need is held, which is learned.
         note: what the calls are called in the records; by default the function's name.
         usage_of: reads the result.
+        task: what the calls work on, for the account's confidence gate.
+        confidence_of: from a result to how sure it is, 0 … 1, which may close that gate.
 
     Raises:
-        Refusal: there is too little left; the function has not run.
+        Refusal: there is too little left, or the gate is closed; the function has not run.
         BudgetOverrun: the function has run, and used more than was left; ``result`` is on the error.
     """
     is_sync = isinstance(treasury, SyncTreasury)
@@ -96,8 +128,14 @@ def govern(
                 f"{name_of(function)} must be a coroutine function here: fiscus.open and fiscus.connect govern those, "
                 "open_sync and connect_sync functions of every kind"
             )
-        terms = Terms(account=account, note=note or name_of(function), tokens=tokens, usage_of=usage_of)
-        return governed(function, governor, terms, way)
+        terms = Terms(
+            account=account,
+            note=note or name_of(function),
+            tokens=tokens,
+            usage_of=usage_of,
+            task_of=None if task is None else lambda args, kwargs: task,
+        )
+        return governed(function, governor, terms, way, lambda: Watch(confidence_of))
 
     return decorate
 

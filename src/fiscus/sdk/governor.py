@@ -186,7 +186,7 @@ class Governor:
             if amount >= need.least and attempts < ATTEMPTS_MAX:
                 continue
             if not may_come_back(refused, need.least) or loop.time() >= until_s:
-                raise short(refused, account, need.least, left)
+                raise short(refused, account, need, left)
             await asyncio.sleep(wait_s)
             amount, first, plan, attempts = need.wanted, (), None, 0
             wait_s = min(wait_s * 2, WAIT_S_EACH_MAX)
@@ -303,13 +303,13 @@ def may_come_back(refused: Refusal, least: int) -> bool:
     return binding is not None and binding.held > 0 and binding.available + binding.held >= least
 
 
-def short(refused: Refusal, account: str, least: int, left: int) -> Refusal:
-    """The refusal of a call that needs at least so much, in place of that of what would have been held."""
+def short(refused: Refusal, account: str, need: Need, left: int) -> Refusal:
+    """The refusal of a call that has less than it needs at least, in place of that of what would have been held."""
     return refusal(
         msgspec.structs.replace(
             refused.refused,
-            detail=f"{account}: {least} tokens asked, {max(0, left)} left",
-            requested=least,
+            detail=f"{account}: {need.least} tokens asked, {max(0, left)} left; {need.why}",
+            requested=need.least,
             index=None,
             field=None,
         )

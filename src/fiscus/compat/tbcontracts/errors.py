@@ -20,12 +20,20 @@ class BudgetExceededError(TBCError):
         available: how many there were.
         result: what the function returned, if it has run and used more than there was; all of it is booked.
         has_run: whether it has.
+        why: why so much was needed, in a sentence.
     """
 
     code = "budget_exceeded"
 
     def __init__(
-        self, agent_name: str, requested: int, available: int, *, result: object = None, has_run: bool = False
+        self,
+        agent_name: str,
+        requested: int,
+        available: int,
+        *,
+        result: object = None,
+        has_run: bool = False,
+        why: str = "",
     ) -> None:
         super().__init__(
             f"Agent '{agent_name}' requested {requested} tokens but only {available} were available "
@@ -36,6 +44,7 @@ class BudgetExceededError(TBCError):
         self.available = available
         self.result = result
         self.has_run = has_run
+        self.why = why
 
 
 class GateBlockedError(BudgetExceededError):

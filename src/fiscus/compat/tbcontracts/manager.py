@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from math import isfinite
 from types import TracebackType
 from typing import Any
 
@@ -16,15 +15,12 @@ from fiscus.compat.tbcontracts.ledger import Ledger
 from fiscus.compat.tbcontracts.reallocator import Reallocator
 from fiscus.compat.tbcontracts.telemetry import TelemetryRecorder, recorder_of
 from fiscus.contract.errors import BudgetOverrun, Gated, Refusal
-from fiscus.contract.logs import get_logger
 from fiscus.contract.queries import MoveView
 from fiscus.sdk import SyncTreasury
 from fiscus.sdk.calls import running_call
 from fiscus.sdk.decorator import Function
-from fiscus.sdk.governed import Watch, governed, name_of
+from fiscus.sdk.governed import Watch, governed, is_confidence, name_of
 from fiscus.sdk.governor import WAIT_S, Governor, InputOf, TaskOf, Terms, UsageOf, left_of
-
-log = get_logger(__name__)
 
 SHORT = frozenset(("budget_exceeded", "budget_busy"))
 
@@ -221,10 +217,10 @@ class _GovernedCall(Watch):
     def __init__(
         self, manager: BudgetManager, agent: str, note: str, confidence_fn: Callable[[Any], Any] | None
     ) -> None:
+        super().__init__(confidence_fn)
         self._manager = manager
         self._agent = agent
         self._note = note
-        self._confidence_fn = confidence_fn
         self._tokens = 0
 
     def __enter__(self) -> Watch:
@@ -241,19 +237,10 @@ class _GovernedCall(Watch):
 
     def returned(self, result: object) -> float | None:
         """How sure the result is, as far as that can be told."""
-        if self._confidence_fn is None:
-            return None
-        try:
-            confidence = self._confidence_fn(result)
-        except Exception as error:  # noqa: BLE001  (a user's function; the work is done and must not be lost)
-            log.warning("confidence_not_read", agent=self._agent, error=type(error).__name__)
-            return None
-        if not is_confidence(confidence):
-            if confidence is not None:
-                log.warning("confidence_out_of_range", agent=self._agent)
-            return None
-        self._manager.contracts[self._agent].last_confidence = float(confidence)
-        return float(confidence)
+        confidence = super().returned(result)
+        if confidence is not None:
+            self._manager.contracts[self._agent].last_confidence = confidence
+        return confidence
 
     def used(self, tokens: int) -> None:
         """For the span."""
@@ -271,7 +258,8 @@ class _GovernedCall(Watch):
             self._manager.telemetry.gate_block(self._agent, contract.last_confidence, contract.confidence_threshold)
             return GateBlockedError(self._agent, self._manager.remaining(self._agent), str(failure))
         if isinstance(failure, Refusal) and failure.code in SHORT:
-            return BudgetExceededError(self._agent, failure.refused.requested or 0, max(0, left_of(failure) or 0))
+            available = max(0, left_of(failure) or 0)
+            return BudgetExceededError(self._agent, failure.refused.requested or 0, available, why=str(failure))
         return None
 
 
@@ -279,9 +267,3 @@ def _task_of(task: str | Callable[..., str | None] | None) -> TaskOf | None:
     if task is None:
         return None
     return lambda args, kwargs: task(*args, **kwargs) if callable(task) else task
-
-
-def is_confidence(value: Any) -> bool:
-    """Whether it is a number within 0 … 1."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and isfinite(value) and 0 <= value <= 1

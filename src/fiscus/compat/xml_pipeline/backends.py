@@ -17,6 +17,9 @@ TIMEOUT_S = 120.0
 BACKOFF_S = 1.0
 BACKOFF_S_MAX = 60.0
 JITTER = 0.25
+RATE_WAIT_S = 0.05
+"""How long is waited between two looks at a bucket that is empty."""
+
 REJECTED = range(400, 500)
 AGAIN = frozenset((408, 409, 425, 429))
 """Of the statuses that reject a request, those after which it may be accepted all the same."""
@@ -59,6 +62,8 @@ class Target:
             self.in_flight += 1
             try:
                 async with asyncio.timeout(self.timeout_s):
+                    while self.rate.is_used_up:  # noqa: ASYNC110  (time alone fills it)
+                        await asyncio.sleep(RATE_WAIT_S)
                     return await self.backend.complete(**request)
             finally:
                 self.in_flight -= 1

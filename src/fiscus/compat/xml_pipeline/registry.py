@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from fiscus.compat.places import ledger_at
 from fiscus.compat.xml_pipeline.budget import (
@@ -62,7 +62,7 @@ class ThreadBudgetRegistry:
         self.max_tokens_per_thread = MAX_TOKENS_DEFAULT if max_tokens_per_thread is None else max_tokens_per_thread
         self._mutex = threading.Lock()
         self._checks: OrderedDict[str, tuple[str, int, float]] = OrderedDict()
-        self._told: OrderedDict[str, set[int]] = OrderedDict()
+        self._told: OrderedDict[str, _Told] = OrderedDict()
 
     def configure(self, max_tokens_per_thread: int) -> None:
         """Another limit, for threads that begin from now on."""
@@ -150,10 +150,11 @@ class ThreadBudgetRegistry:
         state = self._wait(self.threads.open(thread_id))
         with self._mutex:
             plain = state.budget()
-            plain.triggered_thresholds = set(self._told.get(state.root.account, ()))
+            told = self._told.get(state.root.account)
+            plain.triggered_thresholds = told.under(plain.max_tokens) if told is not None else set()
             crossed = plain.check_thresholds() if state.is_open else []
             if state.is_open:
-                self._tell(state.root.account, plain.triggered_thresholds)
+                self._tell(state.root.account, plain)
         return self._shown(thread_id, state), crossed
 
     def told(self, thread_id: str, percents: set[int]) -> None:
@@ -161,7 +162,9 @@ class ThreadBudgetRegistry:
         state = self._wait(self.threads.find(thread_id))
         if state is not None and state.is_open:
             with self._mutex:
-                self._tell(state.root.account, self._told.get(state.root.account, set()) | percents)
+                budget = self._shown(thread_id, state)
+                budget.triggered_thresholds |= percents
+                self._tell(state.root.account, budget)
 
     def get_usage(self, thread_id: str) -> dict[str, int] | None:
         """A thread's figures by name; None: it has not begun, or has ended."""
@@ -170,7 +173,19 @@ class ThreadBudgetRegistry:
 
     def get_all_usage(self) -> dict[str, dict[str, int]]:
         """Of all threads that have begun and not ended; a hop with what it used itself."""
-        return {thread_id: state.own().as_dict() for thread_id, state in self._wait(self.threads.all()).items()}
+        return {thread_id: state.figures() for thread_id, state in self._wait(self.threads.all()).items()}
+
+    def request_increase(self, thread_id: str, tokens: int, reason: str) -> str:
+        """Ask for more tokens for a thread: an override, granted by somebody else, or at once where the budget says so.
+
+        Returns:
+            ``approved``, ``pending``, or what else became of it; see ``docs/guides/overrides.md``.
+
+        Raises:
+            Refusal: it is more than the budget's policy allows.
+        """
+        state: str = self._wait(self.threads.ask_for_more(thread_id, tokens, reason))
+        return state
 
     def reset_thread(self, thread_id: str) -> None:
         """Give back what a thread has used; that is an adjustment, which stays in the journal."""
@@ -213,10 +228,10 @@ class ThreadBudgetRegistry:
             if state.root.account not in self._told:
                 budget = state.budget()
                 budget.check_thresholds()
-                self._tell(state.root.account, budget.triggered_thresholds)
+                self._tell(state.root.account, budget)
 
-    def _tell(self, account: str, percents: set[int]) -> None:
-        self._told[account] = percents
+    def _tell(self, account: str, budget: ThreadBudget) -> None:
+        self._told[account] = _Told(budget.max_tokens, budget.total_tokens, frozenset(budget.triggered_thresholds))
         self._told.move_to_end(account)
         if len(self._told) > TOLD_MAX:
             self._told.popitem(last=False)
@@ -229,7 +244,7 @@ class ThreadBudgetRegistry:
             prompt_tokens=budget.prompt_tokens,
             completion_tokens=budget.completion_tokens,
             request_count=budget.request_count,
-            triggered_thresholds=set(told or ()),
+            triggered_thresholds=told.under(budget.max_tokens) if told is not None else set(),
             registry=self,
             thread_id=thread_id,
         )
@@ -261,6 +276,20 @@ class ThreadBudgetRegistry:
 
     def _wait(self, work: Any) -> Any:
         return self.treasury.thread.wait(work)
+
+
+class _Told(NamedTuple):
+    """Which thresholds of a thread were told, and how it stood then."""
+
+    max_tokens: int
+    total_tokens: int
+    percents: frozenset[int]
+
+    def under(self, max_tokens: int) -> set[int]:
+        """Those that count as told under a limit: one that was raised arms what lies above the use again."""
+        if max_tokens <= self.max_tokens:
+            return set(self.percents)
+        return {percent for percent in self.percents if self.total_tokens * 100 >= percent * max_tokens}
 
 
 class _Shown(ThreadBudget):

@@ -95,6 +95,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigurationInvalid(f"{self.root.account} has no budget {LIMIT}: it was not opened by the registry")
         return limits[0] - reset_of(self.root).total_tokens
 
+    def figures(self) -> dict[str, int]:
+        """What it has used itself, by name, and what is left for it."""
+        return {**self.own().as_dict(), "remaining": self.budget().remaining}
+
 
 def reset_of(account: AccountAnswer) -> Counted:
     """What a thread had used when it was last reset."""
@@ -276,6 +280,12 @@ class Threads:
             )
             commands.append(adjust)
         await self._treasury.compound(commands)
+
+    async def ask_for_more(self, thread_id: str, tokens: int, reason: str) -> str:
+        """Ask for an override of the budget that a thread draws on; returns its state."""
+        state = await self.open(thread_id)
+        asked = await self._treasury.request_override(state.root.account, LIMIT, tokens, reason=reason)
+        return asked.state
 
     async def close(self, thread_id: str) -> State | None:
         """End a thread, with its hops if it is a root; None: it is not there, or has ended before."""
