@@ -4,7 +4,7 @@ from fractions import Fraction
 from typing import Any
 
 import msgspec
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fiscus.api.economy.books import Books, GrantNote
@@ -302,6 +302,7 @@ events = st.one_of(
 
 
 @given(st.lists(events, max_size=40), st.integers(1, 5), st.integers(0, 40))
+@example([("put", 2, 0), ("put", 1, 1), ("use", 1, 1, 0.0), ("put", 1, 0)], 1, 4)
 def test_the_sums_over_all_labels_are_the_sums_over_all_agents_at_any_point(steps, labels_max, cut):
     # covers E12
     journal = Journal()

@@ -215,9 +215,9 @@ class Books:
         self._cells[data["cell"]] = number
         book.cell = data["cell"]
         book.begin_grant()
-        book.consumed, book.value = 0, Fraction(0)
+        book.value = Fraction(0)
         is_parked = data.get("parked", False)
-        self._size(number, book, allocated=data["size"], active=not is_parked)
+        self._size(number, book, allocated=data["size"], active=not is_parked, consumed=0)
         book.uncounted = data["size"]
         if not is_parked:
             self._hand_out(book)
@@ -343,10 +343,12 @@ class Books:
             book = self.agents[number]
             self._size(number, book, allocated=book.allocated, active=active)
 
-    def _size(self, number: int, book: AgentBook, *, allocated: int, active: bool) -> None:
+    def _size(self, number: int, book: AgentBook, *, allocated: int, active: bool, consumed: int | None = None) -> None:
         """Set what an agent may use; keeps the sums of ``other`` and the order of retirement."""
         before = book.remaining
         book.allocated, book.active = allocated, active
+        if consumed is not None:
+            book.consumed = consumed
         if not book.labelled:
             self.other.remaining += book.remaining - before
         elif active:
