@@ -64,7 +64,7 @@ def test_a_setting_without_a_description_or_a_number_without_a_range_is_not_allo
 
 
 def test_a_number_says_what_it_counts_in_its_name():
-    counted = re.compile(r"_(ms|s|days|bytes|tokens|max|minute)(_max)?$")
+    counted = re.compile(r"_(ms|s|days|bytes|tokens|max|minute|percent)(_max)?$")
     for view in views().values():
         if isinstance(view.default, int) and not isinstance(view.default, bool) and view.name != "port":
             assert counted.search(view.name), view.name

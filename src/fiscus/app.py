@@ -55,6 +55,7 @@ from fiscus.core.outcomes import Refused
 from fiscus.core.state import Rules
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.payers import Unnamed, payer_of
+from fiscus.policy.grants import Strategy
 from fiscus.spool import Spool, SpoolingTreasury
 from fiscus.stores import POSTGRES_SCHEMES, SQLITE_SCHEME, open_alerts, open_store
 from fiscus.stores.sqlite.scratch import scratch_folder
@@ -164,6 +165,8 @@ class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_interval_s: int = 86_400
     archive_interval_s: int = 3_600
     economy_budget_tokens: int = 100_000
+    economy_strategy: Strategy = "classic"
+    economy_reserve_percent: int = 0
     economy_starts_at_once: bool = False
     redis: RedisOptions | None = None
     drift_check_interval_s: int = 300
@@ -863,6 +866,8 @@ async def _economy(
         labels_max=service.api.metric_labels_max,
         tenant=service.ledger.tenant,
         sealed=lambda: local.sealed_allocations(service.ledger.tenant),
+        strategy=service.economy_strategy,
+        reserve_percent=service.economy_reserve_percent,
     )
     async with contextlib.AsyncExitStack() as stack:
         start = _Once(lambda: stack.enter_async_context(economy))

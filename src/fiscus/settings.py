@@ -211,6 +211,17 @@ class Settings(BaseSettings):
         description="Limit of the pool (account global), made at the first call of that API, in tokens; "
         "made at the start when this is set.",
     )
+    economy_strategy: Literal["classic", "proven"] = Field(
+        "classic",
+        description="How an agent's history counts when its grants are sized: as in the token economy service, or so "
+        "that an unknown name never gets more than a proven one.",
+    )
+    economy_reserve_percent: int = Field(
+        0,
+        ge=0,
+        le=90,
+        description="Part of the pool that only grants from the emergency reserve may use, in percent.",
+    )
     economy_anonymous_account: str | None = Field(
         None,
         min_length=1,

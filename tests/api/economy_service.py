@@ -18,6 +18,7 @@ from fiscus.api.economy import EconomyMetrics, TokenEconomy, economy_paths, econ
 from fiscus.api.options import ApiOptions
 from fiscus.contract.queries import AccountView, ReadAccount
 from fiscus.core.outcomes import AccountAnswer, Balance
+from fiscus.policy.grants import Strategy
 from fiscus.stores import open_store
 from fiscus.treasury.engine import Engine
 from fiscus.treasury.local import LocalTreasury
@@ -89,11 +90,20 @@ async def serve(
     pool_tokens: int = 100_000,
     labels_max: int = 1_000,
     key: str | None = None,
+    strategy: Strategy = "classic",
+    reserve_percent: int = 0,
     **options: Any,
 ) -> AsyncIterator[Economy]:
     """Serve the ledger at ``path`` (or a temporary one), or a treasury that is open already."""
     ledger = treasury or LocalTreasury(Engine(open_store(f"sqlite:///{path}" if path is not None else "memory:")))
-    economy = TokenEconomy(ledger, pool_tokens=pool_tokens, labels_max=labels_max, sealed=ledger.sealed_allocations)
+    economy = TokenEconomy(
+        ledger,
+        pool_tokens=pool_tokens,
+        labels_max=labels_max,
+        sealed=ledger.sealed_allocations,
+        strategy=strategy,
+        reserve_percent=reserve_percent,
+    )
     registry = CollectorRegistry()
     registry.register(EconomyMetrics(economy))
     app = create_app(

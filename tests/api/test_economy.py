@@ -9,8 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fiscus.api.economy import TokenEconomy
 from fiscus.api.economy.bodies import AllocateBody, Allocated
+from fiscus.api.economy.rehearsal import Rehearsal
 from fiscus.api.keys import LOCAL, digest_of, make_key_id, make_secret
 from fiscus.contract.errors import StoreUnavailable
+from fiscus.contract.queries import ListEntries
 from fiscus.core.commands import Adjust, Compound, PutAccount, PutBudget, PutKey, RemoveBudget, Request, SetStatus
 from fiscus.core.outcomes import AccountAnswer, AdjustmentAnswer, BudgetAnswer, CompoundAnswer, KeyAnswer
 from fiscus.stores import open_store
@@ -774,3 +776,97 @@ def test_the_answer_to_a_grant_has_the_fields_of_the_interface():
         "remaining_global_budget",
         "warning",
     )
+
+
+# -- strategies, the reserve, pausing ------------------------------------------------------------------------------
+
+
+async def test_a_grant_explains_itself_when_it_is_asked_to(economy):
+    # covers D6, D18
+    await earn(economy, "parent", 0.35)
+    _, plain = await economy.allocate("child", 1000, parent_agent_id="parent")
+    assert "explanation" not in plain
+    _, body = await economy.allocate("child", 1000, parent_agent_id="parent", explain=True)
+    assert body["explanation"] == {
+        "strategy": "classic",
+        "history_of": "parent",
+        "requested_tokens": 1000.0,
+        "base_tokens": 1000.0,
+        "multiplier": 0.85,
+        "historical": 0.35,
+        "available_tokens": 99_050,
+        "reserve_tokens": 0,
+        "terms": {"historical_efficiency": 0.35},
+    }
+
+
+async def test_known_fault_9_of_d_under_the_proven_strategy_a_new_name_gains_nothing():
+    # covers D9
+    async with serve(strategy="proven") as economy:
+        for name, value in (("good", 60), ("fair", 40), ("poor", 25)):
+            await economy.allocate(name, 2000)
+            await economy.consume(name, 400, value)
+        sizes = {name: (await economy.allocate(name, 1000))[1]["allocated_tokens"] for name in ("good", "fair", "poor")}
+        assert sizes["good"] > sizes["fair"] > sizes["poor"]
+        for number in range(3):
+            assert (await economy.allocate(f"new_{number}", 1000))[1]["allocated_tokens"] == 500 < sizes["poor"]
+        await economy.allocate("boaster", 1000)
+        await economy.consume("boaster", 1, 1e308)
+        _, body = await economy.allocate("boaster", 1000, explain=True)
+        assert body["allocated_tokens"] <= sizes["poor"]
+        assert body["explanation"]["terms"]["evidence"] == 0.001
+
+
+async def test_the_history_survives_a_restart_under_either_strategy(tmp_path):
+    sizes = []
+    for _ in range(2):
+        async with serve(tmp_path / "fiscus.db", strategy="proven") as economy:
+            if not sizes:
+                await economy.allocate("a", 1000)
+                await economy.consume("a", 500, 50)
+                await economy.allocate("b", 1000)
+                await economy.consume("b", 500, 25)
+            sizes.append((await economy.allocate("a", 1000, explain=True))[1]["explanation"]["terms"]["evidence"])
+    assert sizes == [0.5, 0.5]
+
+
+async def test_the_emergency_reserve_is_for_those_who_name_it_and_are_bound_to_no_agent():
+    # covers D63
+    async with serve(pool_tokens=1_000, reserve_percent=10) as economy:
+        assert (await economy.allocate("a", 1000))[1]["allocated_tokens"] == 900
+        assert (await economy.allocate("b", 100))[0] == 403
+        status, body = await economy.allocate("c", 100, source="emergency_reserve")
+        assert (status, body["allocated_tokens"], body["remaining_global_budget"]) == (200, 100, 0)
+
+
+async def test_one_agent_or_all_are_paused_and_go_on(economy):
+    # covers D63
+    for name in ("a", "b"):
+        await economy.allocate(name, 1000)
+    assert await economy.post("pause", {"agent_id": "a", "reason": "a look at it"}) == (200, {"agents": 1})
+    assert (await economy.allocate("a", 10))[0] == 403
+    assert (await economy.allocate("b", 10))[0] == 200
+    assert await economy.post("pause", {}) == (200, {"agents": 2})
+    assert (await economy.allocate("b", 10))[0] == 403
+    assert await economy.post("resume", {}) == (200, {"agents": 2})
+    assert (await economy.allocate("a", 10))[0] == 200
+    assert (await economy.post("pause", {"agent_id": "nobody"}))[0] == 404
+    assert (await economy.post("pause", {"agent_id": 5}))[0] == 422
+
+
+async def test_recorded_grants_are_rehearsed_by_another_strategy(economy):
+    # covers D9
+    await earn(economy, "a", 0.5)
+    await economy.allocate("a", 1000)
+    await economy.allocate("b", 400)
+    page = await economy.treasury.read(ListEntries(limit=1000))
+    found = {}
+    for strategy in ("classic", "proven"):
+        rehearsal = Rehearsal(strategy)
+        rehearsal.fold(page.entries)
+        found[strategy] = {
+            row.agent_id: (row.grants, row.granted_tokens, row.rehearsed_tokens) for row in rehearsal.rows()
+        }
+    assert found["classic"] == {"a": (2, 1100, 1100), "b": (1, 400, 400)}
+    assert found["proven"]["a"] == (2, 1100, 50 + 550)
+    assert found["proven"]["b"] == (1, 400, 200)

@@ -10,6 +10,8 @@ def test_every_address_of_the_token_economy_is_described():
     assert {(method, path) for path, methods in economy_paths().items() for method in methods} == {
         ("post", "/api/v1/tokens/allocate"),
         ("post", "/api/v1/tokens/consume"),
+        ("post", "/api/v1/tokens/pause"),
+        ("post", "/api/v1/tokens/resume"),
         ("get", "/api/v1/tokens/status"),
         ("get", "/api/v1/tokens/agent/{agent_id}"),
     }

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from fiscus.contract import Alternative, Tokens
+from fiscus.contract import Alternative, OverridePolicy, Tokens
 from fiscus.contract.errors import BudgetBusy, BudgetExceeded, Invalid, Unknown
 
 PEERS = (("agent:a", 3), ("agent:b", 1), ("agent:c", 1))
@@ -138,3 +138,15 @@ async def test_a_list_with_an_unknown_or_doubled_step_is_refused_by_name(peers):
     with pytest.raises(Invalid) as refused:
         await peers.put_account("team", shortage=["clamp", "clamp"])
     assert refused.value.refused.field == "shortage"
+
+
+async def test_an_override_is_asked_for_and_its_decision_waited_for(treasury):
+    # covers R8
+    await treasury.put_account("team", shortage=["ask"])
+    await treasury.put_budget("team", "tokens", 100, override=OverridePolicy(requires_approval=False))
+    granted = await treasury.reserve("team", tokens=120)
+    assert (granted.steps, granted.reserved["tokens"]) == (("ask",), 120)
+    assert (await treasury.balance("team"))[0].limit == 120
+    with pytest.raises(BudgetBusy) as refused:
+        await treasury.reserve("team", tokens=100)  # more than half of the limit: beyond the policy
+    assert refused.value.refused.steps == ("ask",)

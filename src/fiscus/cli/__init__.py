@@ -14,6 +14,7 @@ from fiscus.cli.invocation import ApiKey, Invocation, Json, Store, Tenant, Url, 
 from fiscus.cli.keys import keys
 from fiscus.cli.loans import loans
 from fiscus.cli.overrides import overrides
+from fiscus.policy.grants import Strategy
 
 SERVICE, DECLARED, JOURNAL, TRAFFIC = "The service", "Accounts and budgets", "The journal", "Traffic"
 
@@ -146,6 +147,20 @@ async def events(
 
     async with connected(invocation) as connection:
         await write_events(connection, after=after, follow=follow, account=account, json=invocation.json)
+
+
+@command(app, "grants", rich_help_panel=JOURNAL)
+async def grants(
+    invocation: Invocation,
+    strategy: Annotated[Strategy, typer.Option(help="By which they are sized anew.")] = "proven",
+    after: Annotated[int, typer.Option(min=0, help="Begin behind this sequence number.")] = 0,
+) -> None:
+    """Show what the token economy's grants in the journal would have been by another strategy. Nothing is granted."""
+    from fiscus.cli.connection import connected
+    from fiscus.cli.grants import rehearse
+
+    async with connected(invocation) as connection:
+        await rehearse(invocation, connection, strategy, after)
 
 
 @command(app, "verify", rich_help_panel=JOURNAL)

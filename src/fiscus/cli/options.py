@@ -51,6 +51,8 @@ def service_options(settings: Settings) -> ServiceOptions:
         drift_check_interval_s=settings.drift_check_interval_s,
         tracing=tracing_options(settings),
         economy_budget_tokens=settings.economy_budget_tokens,
+        economy_strategy=settings.economy_strategy,
+        economy_reserve_percent=settings.economy_reserve_percent,
         economy_starts_at_once="economy_budget_tokens" in settings.model_fields_set,
         redis=redis_options(settings),
         gateway=gateway_options(settings),

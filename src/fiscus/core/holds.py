@@ -58,7 +58,7 @@ def reserve(draft: Draft, request: Request, command: Reserve, now: int) -> HoldA
             found = ease(draft, request, command, outcome, now, lambda other: admission(draft, request, other, now))
         check = attributes_check(command.attributes) if command.attributes else 0
         if isinstance(found, Refused):
-            is_time = not found.shortage and request.steps[-1:] in ((), ("wait",))
+            is_time = not found.shortage and request.steps[-1:] in ((), ("wait",), ("ask",))
             if not command.wait_s or command.loans or not is_time:
                 return found
             return begin_to_wait(draft, request, command, found, now, check=check, again=known is not None)

@@ -15,7 +15,16 @@ from typing import Protocol
 import msgspec
 
 from fiscus.contract.queries import AnyQuery, ReadReallocation, ReallocationView, View
-from fiscus.core.commands import Compound, Lend, LoanPart, Request, Reserve, ShortageStep
+from fiscus.core.commands import (
+    OVERRIDE_OPEN_S_DEFAULT,
+    Compound,
+    Lend,
+    LoanPart,
+    Request,
+    RequestOverride,
+    Reserve,
+    ShortageStep,
+)
 from fiscus.core.outcomes import AnyOutcome, CompoundAnswer, Refused
 from fiscus.core.units import Unit, completed
 
@@ -127,6 +136,31 @@ async def _reallocation(
     return None
 
 
+async def _ask(ledger: Ledger, request: Request, command: Reserve, refused: Refused) -> AnyOutcome:
+    """Ask for an override of the budget that binds, for what is missing, and wait for the decision (``wait_s``).
+
+    An allocation has no overrides. Asking again with the same hold asks nobody twice.
+    """
+    plain = msgspec.structs.replace(command, wait_s=0)
+    seen = await ledger.execute(msgspec.structs.replace(request, command=plain, scope=None))
+    if not isinstance(seen, Refused) or seen.code not in LACKING_ROOM:
+        return seen
+    binding = seen.binding
+    if binding is None or binding.allocated or seen.requested is None:
+        return seen
+    wish = RequestOverride(
+        id=f"ask-{sha256(command.id.encode()).hexdigest()[:32]}",
+        account=binding.account,
+        budget=binding.budget,
+        amount=seen.requested - binding.available,
+        reason=f"{command.account} asked {seen.requested} {binding.unit} and {max(0, binding.available)} were left",
+        open_s=command.wait_s or OVERRIDE_OPEN_S_DEFAULT,
+    )
+    asking = msgspec.structs.replace(request, command=wish, scope=None, idempotency_key=None, steps=())
+    asked = await ledger.execute(asking)
+    return seen if isinstance(asked, Refused) else await ledger.execute(request)
+
+
 def loan_id(hold: str, unit: Unit) -> str:
     """The id of the loan that a hold is made with: the same each time it is tried."""
     return f"loan-{sha256(hold.encode()).hexdigest()[:32]}-{unit}"
@@ -137,4 +171,5 @@ STEPS: Mapping[ShortageStep, Step] = {
     "clamp": _ask_again,
     "downgrade": _ask_again,
     "wait": _ask_again,
+    "ask": _ask,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -30,6 +30,11 @@ class AllocateBody(msgspec.Struct, frozen=True, kw_only=True):
     parent_agent_id: Annotated[
         AgentId | None, Meta(description="The agent by whose history the grant is sized, instead of the agent's own.")
     ] = None
+    source: Annotated[
+        Literal["pool", "emergency_reserve"],
+        Meta(description="Whether the pool's emergency reserve may be used; for keys that are bound to no agent."),
+    ] = "pool"
+    explain: Annotated[bool, Meta(description="Whether the answer says why the grant is this large.")] = False
 
 
 class ConsumeBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,14 +45,49 @@ class ConsumeBody(msgspec.Struct, frozen=True, kw_only=True):
     value_generated: Annotated[float, Meta(ge=0, description="What they were worth, by the caller's own measure.")]
 
 
+class PauseBody(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom to pause, or to resume (D63)."""
+
+    agent_id: Annotated[AgentId | None, Meta(description="One agent; all of them unless given.")] = None
+    reason: Annotated[str, Meta(max_length=500, description="Why; kept in the journal.")] = ""
+
+
+class Paused(msgspec.Struct, frozen=True, kw_only=True):
+    """How many agents are paused, or run, now that were asked for."""
+
+    agents: int
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a grant is this large: ``min(base_tokens × multiplier, available_tokens)``, rounded down.
+
+    Attributes:
+        strategy: how the history counts.
+        history_of: the agent whose history was looked at.
+        multiplier: one half and ``historical``; ``terms`` are what that comes from.
+        available_tokens: what the pool could hand out, ``reserve_tokens`` left out.
+    """
+
+    strategy: str
+    history_of: str
+    requested_tokens: float
+    base_tokens: float
+    multiplier: float
+    historical: float
+    available_tokens: int
+    reserve_tokens: int
+    terms: dict[str, float]
+
+
 class Allocated(msgspec.Struct, frozen=True, kw_only=True):
-    """A grant (D23). Amounts are whole tokens."""
+    """A grant (D23). Amounts are whole tokens; ``explanation`` where it was asked for."""
 
     agent_id: str
     allocated_tokens: int
     efficiency_multiplier: float
     remaining_global_budget: int
     warning: str | None
+    explanation: Explanation | msgspec.UnsetType = msgspec.UNSET
 
 
 class Consumed(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +163,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 AGENT_FIELDS = ("agent_id", "parent_agent_id")
 """Fields with the name of an agent, which becomes part of an account's name."""
 
-Body = TypeVar("Body", AllocateBody, ConsumeBody)
+Body = TypeVar("Body", AllocateBody, ConsumeBody, PauseBody)
 
 _AT = re.compile(r"(?P<message>.*) - at `\$(?P<path>[^`]*)`$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<field>[^`]*)`")

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from fractions import Fraction
 from heapq import nlargest
 from math import fsum
@@ -22,6 +23,7 @@ import msgspec
 from fiscus.api.economy.bodies import ACCOUNT_PREFIX, Performer
 from fiscus.contract.queries import Entry
 from fiscus.policy.efficiency import HISTORY_LENGTH, efficiency, historical_efficiency
+from fiscus.policy.grants import History, Past, Strategy, smoothed_efficiency
 
 EFFICIENCY_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0)
 """Upper bounds of the histogram of efficiencies (D45)."""
@@ -40,6 +42,8 @@ GRANTS_MAX = 65_536
 EXHAUSTED_REASON = "Token budget exhausted"
 INSUFFICIENT_REASON = "Insufficient budget for meaningful allocation"
 
+HOUR = timedelta(hours=1)
+
 Data = dict[str, Any]
 
 
@@ -51,6 +55,7 @@ class GrantNote(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     task_complexity: float
     multiplier: float
     parent_agent_id: str | None = None
+    strategy: Strategy = "classic"
 
 
 class GrantMade(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +76,8 @@ class AgentBook:
         grant_consumed, grant_value: of the latest grant.
         uncounted: tokens of an allocation that began parked and was never handed out.
         past: efficiencies above 0 of the grants before, newest first.
+        before: the grants before of which something was used, newest first.
+        used_at: when something was last booked; None: never.
         allocated_total, consumed_total: over all allocations; they only rise.
         labelled: whether it has a metric label of its own.
     """
@@ -85,6 +92,8 @@ class AgentBook:
     grant_value: Fraction = Fraction(0)
     uncounted: int = 0
     past: tuple[Fraction, ...] = ()
+    before: tuple[Past, ...] = ()
+    used_at: datetime | None = None
     allocated_total: int = 0
     consumed_total: int = 0
     labelled: bool = False
@@ -103,11 +112,20 @@ class AgentBook:
         """What the next grant is sized by."""
         return historical_efficiency((efficiency(self.grant_value, self.grant_consumed), *self.past))
 
+    def history(self, now: datetime) -> History:
+        """What strategies look at: the classic one at efficiencies above 0 only, as long as there were any."""
+        latest = Past(value=self.grant_value, tokens=self.grant_consumed)
+        idle_h = max(0, (now - self.used_at) // HOUR) if self.used_at is not None else 0
+        return History(grants=(latest, *self.before), consumed_tokens=self.consumed_total, idle_h=idle_h)
+
     def begin_grant(self) -> None:
         """What comes now belongs to a new grant."""
         ended = efficiency(self.grant_value, self.grant_consumed)
         if ended > 0:
             self.past = (ended, *self.past)[:HISTORY_LENGTH]
+        if self.grant_consumed > 0:
+            latest = Past(value=self.grant_value, tokens=self.grant_consumed)
+            self.before = (latest, *self.before)[:HISTORY_LENGTH]
         self.grant_consumed, self.grant_value = 0, Fraction(0)
 
 
@@ -141,6 +159,7 @@ class Books:
 
     labels_max: int = 1_000
     seq: int = 0
+    at: datetime | None = None
     agents: dict[int, AgentBook] = field(default_factory=dict)
     terminated: int = 0
     efficiency_counts: list[int] = field(default_factory=lambda: [0] * (len(EFFICIENCY_BUCKETS) + 1))
@@ -160,6 +179,7 @@ class Books:
         if entry.seq <= self.seq:
             return
         apply = FOLDS.get(entry.kind)
+        self.at = entry.at
         if apply is not None:
             apply(self, entry.data, entry.names)
         self.seq = entry.seq
@@ -167,6 +187,7 @@ class Books:
     def begin_behind(self, seq: int, entries: Iterable[Entry]) -> None:
         """Begin with what stood when the entries up to ``seq`` were archived."""
         for entry in entries:
+            self.at = entry.at
             apply = FOLDS.get(entry.kind)
             if apply is not None:
                 apply(self, entry.data, entry.names)
@@ -184,6 +205,13 @@ class Books:
     def active(self) -> Iterator[AgentBook]:
         """The agents that have a live allocation."""
         return (book for book in self.agents.values() if book.active)
+
+    def others(self, agent_id: str) -> Iterator[tuple[Fraction, int]]:
+        """What all other agents made of their grants, and with how many tokens."""
+        for book in self.agents.values():
+            if book.agent_id != agent_id:
+                grants = (Past(value=book.grant_value, tokens=book.grant_consumed), *book.before)
+                yield smoothed_efficiency(grants, None), book.consumed_total
 
     def average_efficiency(self) -> float:
         """Mean over the active agents with an efficiency above 0; 0 without any."""
@@ -384,6 +412,8 @@ class Books:
         book.grant_consumed += rise
         book.grant_value += gain
         book.consumed_total += max(0, rise)
+        if rise > 0:
+            book.used_at = self.at
         self._count(book, consumed=max(0, rise))
         if not book.labelled:
             self.other.remaining += book.remaining - before

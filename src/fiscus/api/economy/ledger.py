@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
@@ -11,12 +12,23 @@ from fiscus.api.economy.books import GrantNote
 from fiscus.contract.errors import BudgetUnavailable, refusal
 from fiscus.contract.queries import AccountView, HoldView, ReadAccount, ReadHold
 from fiscus.contract.treasury import Treasury
-from fiscus.core.commands import Allocate, Compound, PutAccount, PutBudget, Request, SetStatus, Settle, SingleCommand
+from fiscus.core.commands import (
+    Allocate,
+    Compound,
+    PutAccount,
+    PutBudget,
+    Request,
+    SetStatus,
+    Settle,
+    SingleCommand,
+    Status,
+)
 from fiscus.core.outcomes import AccountAnswer, Balance, BudgetView, CompoundAnswer, Refused
 from fiscus.core.records import CallRecord
 
 POOL_ACCOUNT = "global"
 POOL_BUDGET = "pool"
+STATUSES_AT_ONCE = 500
 
 log = structlog.get_logger()
 
@@ -145,6 +157,23 @@ class EconomyLedger:
         )
         if isinstance(outcome, Refused) and outcome.code != "conflict":
             raise refusal(outcome)
+
+    async def set_status(self, accounts: Sequence[str], status: Status, *, reason: str, actor: str) -> int:
+        """Suspend or resume agents, each by itself; how many of them have the status now."""
+        requests = [
+            Request(
+                command=SetStatus(account=account, status=status, reason=reason),
+                tenant=self._tenant,
+                actor=actor,
+                scope=POOL_ACCOUNT,
+            )
+            for account in accounts
+        ]
+        done = 0
+        for start in range(0, len(requests), STATUSES_AT_ONCE):
+            for outcome in await self._treasury.execute_many(requests[start : start + STATUSES_AT_ONCE]):
+                done += isinstance(outcome, AccountAnswer)
+        return done
 
     async def _execute(
         self,

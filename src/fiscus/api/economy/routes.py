@@ -21,6 +21,8 @@ from fiscus.api.economy.bodies import (
     Consumed,
     Denied,
     Faults,
+    PauseBody,
+    Paused,
     Problem,
     fault,
     read_body,
@@ -29,7 +31,7 @@ from fiscus.api.economy.service import TokenEconomy
 from fiscus.api.keys import Caller
 from fiscus.api.problems import STATUSES
 from fiscus.contract.errors import BudgetUnavailable, FiscusError, Refusal
-from fiscus.core.commands import ID_LENGTH_MAX
+from fiscus.core.commands import ID_LENGTH_MAX, Status
 from fiscus.core.outcomes import Refused
 
 log = structlog.get_logger()
@@ -74,6 +76,18 @@ async def consume(economy: TokenEconomy, request: Request) -> Answer:
     return key if isinstance(key, Faults) else await economy.consume(caller_of(request), body, key)
 
 
+def pausing(status: Status) -> Handler:
+    """Pause or resume one agent, or all (D63)."""
+
+    async def handle(economy: TokenEconomy, request: Request) -> Answer:
+        body, key = await read_write(request, PauseBody)
+        if not isinstance(body, PauseBody):
+            return body
+        return key if isinstance(key, Faults) else await economy.set_paused(caller_of(request), body, status)
+
+    return handle
+
+
 async def status(economy: TokenEconomy, request: Request) -> Answer:
     """The pool and the active agents (D28)."""
     return await economy.status(caller_of(request))
@@ -102,6 +116,24 @@ ROUTES = (
         body=ConsumeBody,
         answer=Consumed,
         refusals=(401, 403, 404, 409, 413, 415, 429, 503),
+    ),
+    EconomyRoute(
+        method="POST",
+        path="/api/v1/tokens/pause",
+        summary="Pause one agent, or all of them: they get no grants and no calls until they are resumed.",
+        handle=pausing("suspended"),
+        body=PauseBody,
+        answer=Paused,
+        refusals=(401, 403, 404, 413, 415, 429, 503),
+    ),
+    EconomyRoute(
+        method="POST",
+        path="/api/v1/tokens/resume",
+        summary="Resume one agent, or all that are paused.",
+        handle=pausing("active"),
+        body=PauseBody,
+        answer=Paused,
+        refusals=(401, 403, 404, 413, 415, 429, 503),
     ),
     EconomyRoute(
         method="GET",

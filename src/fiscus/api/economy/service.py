@@ -11,6 +11,7 @@ from math import ceil
 from types import TracebackType
 from uuid import uuid4
 
+import msgspec
 import structlog
 
 from fiscus.api.economy.bodies import (
@@ -22,6 +23,9 @@ from fiscus.api.economy.bodies import (
     ConsumeBody,
     Consumed,
     Denied,
+    Explanation,
+    PauseBody,
+    Paused,
 )
 from fiscus.api.economy.books import EXHAUSTED_REASON, INSUFFICIENT_REASON, Books, GrantMade, GrantNote
 from fiscus.api.economy.follower import RETRY_PAUSE_S, WAIT_S_MAX, Follower, SealedAllocations
@@ -30,14 +34,18 @@ from fiscus.api.keys import ALLOWED, Caller
 from fiscus.contract.errors import BudgetUnavailable, FiscusError
 from fiscus.contract.queries import AccountView
 from fiscus.contract.treasury import Treasury
+from fiscus.core.commands import Status
 from fiscus.core.outcomes import AccountAnswer, Balance, BudgetView, Refused
 from fiscus.policy.efficiency import (
+    BASE_TOKENS_MAX,
     EFFICIENCY_UNKNOWN,
     Insufficient,
     PoolExhausted,
+    grant_multiplier,
     is_low,
     size_grant,
 )
+from fiscus.policy.grants import History, Standing, Strategy, middle_of, standing
 
 ATTEMPTS_MAX = 64
 """How often a grant is sized anew because somebody else's came first."""
@@ -75,6 +83,8 @@ class TokenEconomy:
         labels_max: int = 1_000,
         tenant: str = "default",
         sealed: SealedAllocations | None = None,
+        strategy: Strategy = "classic",
+        reserve_percent: int = 0,
     ) -> None:
         """Make it.
 
@@ -84,7 +94,11 @@ class TokenEconomy:
             labels_max: agents with a metric label of their own.
             tenant: whose economy it is.
             sealed: what the books begin with where entries were archived.
+            strategy: how an agent's history counts when its grants are sized.
+            reserve_percent: of the pool, what only grants from the emergency reserve may use (D63).
         """
+        self.strategy: Strategy = strategy
+        self.reserve_percent = reserve_percent
         self.books = Books(labels_max=labels_max)
         self.pool: Balance | None = None
         self.rejections: dict[str, int] = {"budget_exhausted": 0, "insufficient_allocation": 0}
@@ -130,6 +144,8 @@ class TokenEconomy:
         scope = await self._scope(caller)
         if (denied := await self._may_act(caller, scope, body.agent_id)) is not None:
             return denied
+        if body.source == "emergency_reserve" and scope != POOL_ACCOUNT:
+            return forbidden()
         parent = body.parent_agent_id
         if parent is not None and (denied := await self._may_act(caller, scope, parent)) is not None:
             return denied
@@ -237,6 +253,26 @@ class TokenEconomy:
         status = None if isinstance(view, Refused) else agent_status(agent_id, view.account, await self._ledger.pool())
         return status or Denied(status=404, detail=f"No active allocation for agent {agent_id}")
 
+    async def set_paused(self, caller: Caller, body: PauseBody, status: Status) -> Paused | Denied:
+        """Pause (``suspended``) or resume (``active``) one agent, or all of them; who was terminated stays so.
+
+        Raises:
+            TreasuryError: the ledger cannot be asked.
+        """
+        await self._ready()
+        if caller.role not in ALLOWED["write"] or await self._scope(caller) != POOL_ACCOUNT:
+            return forbidden()
+        await self._caught_up()
+        if body.agent_id is not None:
+            account = ACCOUNT_PREFIX + body.agent_id
+            if isinstance(await self._ledger.account(account, POOL_ACCOUNT), Refused):
+                return Denied(status=404, detail=f"No active allocation found for agent {body.agent_id}")
+            accounts = [account]
+        else:
+            accounts = [ACCOUNT_PREFIX + book.agent_id for book in list(self.books.agents.values())]
+        done = await self._ledger.set_status(accounts, status, reason=body.reason, actor=caller.actor)
+        return Paused(agents=done)
+
     # -- how it is done --------------------------------------------------------------------------------------------
 
     async def _try_allocate(
@@ -268,11 +304,13 @@ class TokenEconomy:
                 if current.balance.available < 0:
                     await self._exhaust(account, current.balance, caller)
                     return stopped(agent_id, "terminated")
-        available = pool.available if ceiling is None else min(pool.available, ceiling)
+        reserve = 0 if body.source == "emergency_reserve" else -(-pool.limit * self.reserve_percent // 100)
+        left = pool.available - reserve
+        available = left if ceiling is None else min(left, ceiling)
+        history_of = body.parent_agent_id or agent_id
+        found = self._standing(history_of)
         sized = size_grant(
-            requested=Fraction(str(body.requested_tokens)),
-            historical=self._history(body.parent_agent_id or agent_id),
-            available_tokens=available,
+            requested=Fraction(str(body.requested_tokens)), historical=found.historical, available_tokens=available
         )
         if isinstance(sized, PoolExhausted):
             self.rejections["budget_exhausted"] += 1
@@ -299,18 +337,28 @@ class TokenEconomy:
                 task_complexity=body.task_complexity,
                 multiplier=float(sized.multiplier),
                 parent_agent_id=body.parent_agent_id,
+                strategy=self.strategy,
             ),
             actor=caller.actor,
         )
         if isinstance(outcome, Refused):
             return outcome
         self.pool = outcome
-        return granted(body, sized.tokens, float(sized.multiplier), outcome)
+        answer = granted(body, sized.tokens, float(sized.multiplier), outcome)
+        if not body.explain:
+            return answer
+        return msgspec.structs.replace(
+            answer, explanation=explanation(body, self.strategy, history_of, found, available, reserve)
+        )
 
-    def _history(self, agent_id: str) -> Fraction:
-        """How efficient an agent was."""
+    def _standing(self, agent_id: str) -> Standing:
+        """What an agent is taken for; who is idle is so by the clock of this node."""
         book = self.books.agent(agent_id)
-        return book.historical_efficiency() if book is not None else EFFICIENCY_UNKNOWN
+        if self.strategy == "classic":
+            past = book.historical_efficiency() if book is not None else EFFICIENCY_UNKNOWN
+            return Standing(historical=past, terms={"historical_efficiency": float(past)})
+        history = book.history(datetime.now(UTC)) if book is not None else History()
+        return standing(self.strategy, history, middle_of(self.books.others(agent_id)))
 
     async def _efficiency(self, agent_id: str) -> float:
         """How efficient an agent is, its own last report included.
@@ -435,6 +483,23 @@ def granted(body: AllocateBody, tokens: int, multiplier: float, pool: Balance) -
         efficiency_multiplier=multiplier,
         remaining_global_budget=pool.available,
         warning=warning,
+    )
+
+
+def explanation(
+    body: AllocateBody, strategy: Strategy, history_of: str, found: Standing, available: int, reserve: int
+) -> Explanation:
+    """The terms by which a grant was sized."""
+    return Explanation(
+        strategy=strategy,
+        history_of=history_of,
+        requested_tokens=body.requested_tokens,
+        base_tokens=min(body.requested_tokens, BASE_TOKENS_MAX),
+        multiplier=float(grant_multiplier(found.historical)),
+        historical=float(found.historical),
+        available_tokens=available,
+        reserve_tokens=reserve,
+        terms=found.terms,
     )
 
 
