@@ -12,7 +12,8 @@ from fiscus.api import create_app
 from fiscus.compat.places import ledger_at
 from fiscus.compat.tbcontracts import BudgetExceededError, BudgetManager
 from fiscus.compat.xml_pipeline import BudgetExhaustedError, ThreadBudgetRegistry, UsageTracker
-from fiscus.contract.errors import BudgetExceeded
+from fiscus.contract.errors import BudgetExceeded, BudgetUnavailable
+from fiscus.sdk import connect_sync
 from tests.api.service import ledger, serving
 
 
@@ -83,9 +84,27 @@ def test_two_processes_that_use_one_service_share_their_budgets(service):
     second.ledger.books.treasury.close()
 
 
-def _another(url: str):
-    from fiscus.sdk import connect_sync
+def test_what_was_used_while_the_service_is_away_waits_on_the_disk(monkeypatch, tmp_path):
+    # covers T14, E11, E14
+    monkeypatch.setenv("HOME", str(tmp_path))
+    served = Served()
+    treasury = connect_sync(served.url, "", timeout_s=0.5, spool_directory=tmp_path)
+    manager = BudgetManager(place=treasury)
+    manager.register_agent("a", max_tokens=1_000)
 
+    @manager.govern("a", usage_fn=lambda _: 100)
+    def work() -> str:
+        served.stop()
+        return "done"
+
+    assert work() == "done"
+    assert treasury.spooled == 1
+    with pytest.raises(BudgetUnavailable):
+        manager.govern("a")(lambda: pytest.fail("must not run"))()
+    treasury.close()
+
+
+def _another(url: str):
     return connect_sync(url)
 
 

@@ -89,6 +89,9 @@ def test_a_contract_says_what_is_wrong_with_it(terms, text):
     with pytest.raises(ValueError) as error:
         BudgetContract("a", **terms)
     assert str(error.value) == text
+    for name in ("", None, 5):
+        with pytest.raises(ValueError, match="agent_name must be a text that is not empty"):
+            BudgetContract(name)  # type: ignore[arg-type]
 
 
 # -- the ledger ---------------------------------------------------------------------------------------------------
@@ -318,6 +321,14 @@ def test_the_shortfall_is_moved_and_not_a_token_more(manager):
     assert work() == "done"
     assert allocated(manager) == {"a": 250, "b": 850}
     assert manager.remaining("a") == 0
+
+
+@pytest.mark.parametrize("bound", [0, -5, 0.5, True, "100", 2**60])
+def test_a_bound_that_is_none_is_found_out_at_decoration(manager, bound):
+    # covers T14
+    manager.register_agent("a")
+    with pytest.raises(ValueError, match="tokens must be an integer in 1"):
+        manager.govern("a", max_tokens=bound)(lambda: None)
 
 
 def test_an_error_says_why_so_much_was_needed(manager):

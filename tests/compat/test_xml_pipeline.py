@@ -231,6 +231,32 @@ def test_clean_up_gives_the_final_figures_and_frees_what_was_held(registry, trea
     assert [one.balance.held for one in account.budgets if one.balance] == [0] * 6
 
 
+def test_what_was_held_for_hops_is_free_when_their_root_ends(registry, treasury):
+    # covers X7
+    registry.extend_chain("t", "hop")
+    registry.check_budget("hop", 300)
+    registry.check_budget("t", 200)
+    registry.cleanup_thread("t")
+    root = treasury.account(registry.threads.account_of("t"))
+    assert [one.balance.held for one in root.budgets if one.balance] == [0] * 6
+
+
+def test_what_was_more_than_checked_is_covered_as_far_as_there_is_room(registry, treasury):
+    # covers X5
+    account = registry.threads.account_of("t")
+
+    def uncovered() -> int:
+        return next(one.balance.uncovered for one in treasury.account(account).budgets if one.budget == "thread-tokens")
+
+    registry.check_budget("t", 100)
+    registry.consume("t", 300, 100)
+    assert uncovered() == 0
+    registry.check_budget("t", 100)
+    registry.consume("t", 900, 100)
+    assert uncovered() > 0
+    assert registry.get_usage("t")["total_tokens"] == 1_400
+
+
 def test_a_thread_that_is_reset_has_its_whole_budget_again_and_the_journal_says_so(registry, treasury):
     # covers X6
     registry.consume("t", 700, 200)

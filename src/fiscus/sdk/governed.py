@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
+from fiscus.contract import AMOUNT_MAX
 from fiscus.contract.errors import FiscusError
 from fiscus.contract.logs import get_logger
 from fiscus.sdk.calls import Call, call_of, running_call
@@ -174,7 +175,13 @@ def governed(function: Function, governor: Governor, terms: Terms, way: Way, mak
         governor, terms: by whom, and how.
         way: to the governor's loop.
         make_watch: what looks at each call.
+
+    Raises:
+        ValueError: the bound is no integer ≥ 1.
     """
+    bound: object = terms.tokens
+    if bound is not None and (type(bound) is not int or not 1 <= bound <= AMOUNT_MAX):
+        raise ValueError(f"tokens must be an integer in 1 … {AMOUNT_MAX}, not {bound!r:.50}")
     desk = _Desk(governor, terms, way)
 
     @functools.wraps(function)

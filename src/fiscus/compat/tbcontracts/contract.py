@@ -36,6 +36,9 @@ class BudgetContract:
     gate_s: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        name_given: object = self.agent_name
+        if not isinstance(name_given, str) or not name_given:
+            raise ValueError("agent_name must be a text that is not empty")
         for name in ("priority", "max_tokens", "min_reserve", "gate_s"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):

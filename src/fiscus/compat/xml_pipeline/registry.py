@@ -205,11 +205,12 @@ class ThreadBudgetRegistry:
             Its final figures, for billing: of a root all that was used on its budget, of a hop its own. None: it has
             not begun, or was ended before.
         """
-        while (hold := self._take_check(thread_id)) is not None:
-            self._wait(self.treasury.asynchronous.release(hold, account=self.threads.account_of(thread_id)))
-        ended: State | None = self._wait(self.threads.close(thread_id))
-        if ended is None:
+        closed: tuple[State, list[str]] | None = self._wait(self.threads.close(thread_id))
+        if closed is None:
             return None
+        ended, accounts = closed
+        for hold, account in self._take_checks_of(set(accounts)):
+            self._wait(self.treasury.asynchronous.release(hold, account=account))
         with self._mutex:
             self._told.pop(ended.account.account, None)
         final = ended.own()
@@ -261,14 +262,20 @@ class ThreadBudgetRegistry:
                     break
                 del self._checks[first]  # its lease is over
 
-    def _take_check(self, thread_id: str) -> str | None:
+    def _take_checks_of(self, accounts: set[str]) -> list[tuple[str, str]]:
+        """What is held for requests of threads that have ended: (hold, account)."""
+        with self._mutex:
+            owners = {key: self.threads.account_of(key.rpartition(":")[0]) for key in self._checks}
+            return [(self._checks.pop(key)[0], owner) for key, owner in owners.items() if owner in accounts]
+
+    def _take_check(self, thread_id: str) -> tuple[str, int] | None:
         """The hold of the request that ends: that of the same task, else the oldest of the thread, if there is one."""
         with self._mutex:
             mine = self._checks.pop(_key(thread_id), None)
             if mine is not None:
-                return mine[0]
+                return mine[:2]
             found = next((key for key in self._checks if key.rpartition(":")[0] == thread_id), None)
-            return self._checks.pop(found)[0] if found is not None else None
+            return self._checks.pop(found)[:2] if found is not None else None
 
     def _ended(self, thread_id: str, state: State) -> ThreadEndedError:
         budget = state.budget()

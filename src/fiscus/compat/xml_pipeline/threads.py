@@ -130,7 +130,7 @@ class Threads:
 
     def account_of(self, thread_id: str) -> str:
         """The account of a thread."""
-        return account_name(self._prefix, thread_id)
+        return account_name(self._prefix, str(thread_id))
 
     async def configure(self, limit: int) -> None:
         """Another limit, for threads that begin from now on."""
@@ -239,15 +239,31 @@ class Threads:
         await self._treasury.execute(reserve)
         return reserve.id
 
-    async def book(self, thread_id: str, amounts: dict[Any, int], record: CallRecord | None, hold: str | None) -> None:
+    async def book(
+        self,
+        thread_id: str,
+        amounts: dict[Any, int],
+        record: CallRecord | None,
+        hold: tuple[str, int] | None,
+    ) -> None:
         """Book the use of one request, under its hold, or else in one step, beyond the budget if it must be.
 
         A thread that has ended is booked, too, and stays ended.
+
+        Args:
+            thread_id: whose request.
+            amounts: prompt and completion.
+            record: what else is known of it.
+            hold: id and tokens of what was held for it.
         """
         account = self.account_of(thread_id)
         tokens = amounts["input_tokens"] + amounts["output_tokens"]
         if hold is not None:
-            await self._treasury.settle(hold, amounts, record=record, account=account)
+            id, held = hold
+            if tokens > held:
+                with suppress(FiscusError):  # as far as there is room it is covered; the rest shows as beyond the hold
+                    await self._treasury.extend(id, tokens=tokens)
+            await self._treasury.settle(id, amounts, record=record, account=account)
             return
         await self.prepare()
         id = str(uuid_utils.uuid7())
@@ -287,8 +303,12 @@ class Threads:
         asked = await self._treasury.request_override(state.root.account, LIMIT, tokens, reason=reason)
         return asked.state
 
-    async def close(self, thread_id: str) -> State | None:
-        """End a thread, with its hops if it is a root; None: it is not there, or has ended before."""
+    async def close(self, thread_id: str) -> tuple[State, list[str]] | None:
+        """End a thread, with its hops if it is a root.
+
+        Returns:
+            It, and the accounts that were closed; None: it is not there, or has ended before.
+        """
         state = await self.find(thread_id)
         if state is None or state.account.status != "active":
             return None
@@ -301,7 +321,7 @@ class Threads:
         ended: list[SingleCommand] = [SetStatus(account=name, status="closed", reason="thread ended") for name in names]
         for start in range(0, len(ended), COMPOUND_MAX):
             await self._treasury.compound(ended[start : start + COMPOUND_MAX])
-        return await self.find(thread_id)
+        return await self._found(thread_id), names
 
     async def all(self) -> dict[str, State]:
         """All threads that are open, by id, hops included."""
