@@ -10,6 +10,7 @@ import pytest
 
 import fiscus
 from fiscus.contract.errors import BudgetBusy, Invalid, Unknown
+from fiscus.contract.queries import ListEntries
 from fiscus.sdk import Treasury
 
 SOON_S = 10
@@ -96,3 +97,30 @@ def test_without_await(tmp_path: Path) -> None:
         with treasury.hold("a", tokens=50, wait_s=60) as hold:
             assert hold.amounts["tokens"] == 50
             hold.settle({"total_tokens": 5})
+
+
+async def test_waiting_is_a_step_of_a_list_and_the_answer_says_so(treasury: Treasury) -> None:
+    await founded(treasury)
+    await treasury.put_account("a", shortage=["clamp", "wait"])
+    await treasury.reserve("a", tokens=100, id="first")
+    with pytest.raises(BudgetBusy) as raised:
+        await treasury.reserve("a", tokens=50, least={"tokens": 10})
+    assert raised.value.refused.steps == ("clamp", "wait")
+    waiting = asyncio.create_task(treasury.reserve("a", tokens=50, least={"tokens": 10}, wait_s=60, id="x"))
+    async with asyncio.timeout(SOON_S):
+        while (await _state(treasury, "x")) != "waiting":
+            await asyncio.sleep(0.005)
+    await treasury.release("first")
+    answer = await asyncio.wait_for(waiting, SOON_S)
+    assert (answer.state, answer.steps) == ("held", ("clamp", "wait"))
+    kinds = [entry.kind for entry in (await treasury.read(ListEntries(limit=1_000))).entries]
+    assert kinds[-4:] == ["released", "held", "shortage_met", "extended"]
+
+
+async def test_a_list_without_waiting_does_not_wait(treasury: Treasury) -> None:
+    await founded(treasury)
+    await treasury.put_account("a", shortage=["clamp", "deny"])
+    await treasury.reserve("a", tokens=100, id="first")
+    with pytest.raises(BudgetBusy):
+        async with asyncio.timeout(SOON_S):
+            await treasury.reserve("a", tokens=50, wait_s=3_600)

@@ -109,7 +109,10 @@ class ApiCollector(Collector):
         )
         yield _counter("fiscus_key_requests", "Requests by key.", ("key",), _keyed(metrics.keys.counts))
         yield _counter(
-            "fiscus_holds", "Answers to reserve: held, or the code of the refusal.", ("result",), _keyed(metrics.holds)
+            "fiscus_holds",
+            "Answers to reserve: held, waiting (202), or the code of the refusal.",
+            ("result",),
+            _keyed(metrics.holds),
         )
         yield _counter(
             "fiscus_settlements",
