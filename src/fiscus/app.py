@@ -520,12 +520,17 @@ async def _gateway(treasury: Treasury, service: ServiceOptions) -> AsyncIterator
 
 @asynccontextmanager
 async def _alerts(treasury: LocalTreasury, service: ServiceOptions) -> AsyncIterator[Alerts | None]:
-    """Tell what happens meanwhile, if somebody wants to know. Nothing of the ledger waits for it."""
+    """Tell what happens meanwhile, if somebody wants to know. The ledger waits for none of it."""
     if service.alerts is None:
         yield None
         return
     tenant = service.ledger.tenant
-    store = await asyncio.to_thread(open_alerts, service.ledger.store_url, tenant)
+    try:
+        store = await asyncio.to_thread(open_alerts, service.ledger.store_url, tenant)
+    except StoreUnavailable as error:
+        log.error("alerts_unavailable", error=str(error))
+        yield None
+        return
     try:
         alerts = Alerts(treasury, store, service.alerts, tenant=tenant)
     except BaseException:

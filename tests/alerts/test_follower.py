@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 from fiscus.contract.alerts import Step
-from fiscus.contract.errors import StoreUnavailable
+from fiscus.contract.errors import EntriesArchived, StoreUnavailable
+from fiscus.contract.queries import EntriesPage, ListEntries
 from fiscus.core.commands import (
     EraseName,
+    OverridePolicy,
     PutAccount,
     PutBudget,
     Request,
+    RequestOverride,
     Reserve,
     SetStatus,
     Settle,
 )
 from fiscus.core.outcomes import HoldAnswer
 from fiscus.core.records import CallRecord, Tokens
+from fiscus.stores import open_store
 from fiscus.stores.sqlite.alerts import SqliteAlerts
+from fiscus.treasury.engine import Engine
+from fiscus.treasury.local import LocalTreasury
 from tests.alerts.rig import Clock, alerts, channel, deliver, do, follow, options, pump, receiver, views_are_current
 from tests.api.service import ledger
 
@@ -175,6 +182,88 @@ async def test_an_erased_account_takes_its_deliveries_along():
             shown = await desk.view(None, 0, 10)
     assert [one.alert.account for one in shown.deliveries] == [None]  # the closing, read when nobody knew the name
     assert all(b"agent:x" not in body for _, body in hook.taken)
+
+
+async def test_who_may_approve_is_told_of_a_request_and_what_becomes_of_it_without_the_reason():
+    async with ledger() as treasury, receiver() as hook:
+        policy = OverridePolicy(max_percent=50)
+        budget = PutBudget(account="agent:x", budget="main", unit="tokens", limit=100, override=policy)
+        await do(treasury, PutAccount(account="team:search"), AGENT, budget)
+        async with alerts(treasury, options(channel(hook, kinds=("budget_override_request",))), Clock()) as desk:
+            await begin(treasury, desk)
+            wish = RequestOverride(id="o1", account="agent:x", budget="main", amount=40, reason="a secret reason")
+            await do(treasury, wish)
+            await pump(desk)
+    (body,) = hook.bodies
+    assert body["type"] == "override_requested"
+    assert body["data"]["severity"] == "warning"
+    assert body["data"]["title"] == "agent:x: 40 tokens more is asked for in budget main (0 tokens of 100 tokens used)"
+    assert body["data"]["facts"]["id"] == "o1"
+    assert b"secret" not in hook.taken[0][1]
+
+
+class Troubled(LocalTreasury):
+    """A ledger of which something is wrong."""
+
+    archived_upto = 0
+    reasons: tuple[str, ...] = ()
+    shown_seq: int | None = None
+
+    async def read(self, query):
+        if isinstance(query, ListEntries) and query.after < self.archived_upto:
+            raise EntriesArchived("archived", self.archived_upto + 1)
+        view = await super().read(query)
+        if isinstance(view, EntriesPage) and self.shown_seq is not None:
+            return EntriesPage(as_of_seq=self.shown_seq, entries=(), next=None)
+        return view
+
+    async def readiness(self):
+        return msgspec.structs.replace(await super().readiness(), ready=not self.reasons, reasons=self.reasons)
+
+
+async def test_entries_that_were_archived_before_they_were_read_are_told_and_the_rest_is_read():
+    treasury = Troubled(Engine(open_store("memory:")))
+    async with receiver() as hook, alerts(treasury, options(channel(hook)), Clock()) as desk:
+        await begin(treasury, desk)
+        await do(treasury, PutAccount(account="team:search"), AGENT, BUDGET)
+        treasury.archived_upto = 2
+        await do(treasury, used(60))
+        await pump(desk)
+    await treasury.close()
+    assert [body["type"] for body in hook.bodies] == ["entries_missed", "budget_created", "threshold_crossed"]
+    assert hook.bodies[0]["data"]["facts"] == {"first_seq": 1, "last_seq": 2}
+
+
+async def test_an_older_journal_that_was_restored_is_read_from_its_end_on():
+    treasury = Troubled(Engine(open_store("memory:")))
+    async with receiver() as hook, alerts(treasury, options(channel(hook)), Clock()) as desk:
+        await do(treasury, PutAccount(account="team:search"), AGENT, BUDGET)
+        await begin(treasury, desk)
+        at = desk.follower.seq
+        treasury.shown_seq = 1
+        await follow(desk)
+        assert desk.follower.seq == 1
+        treasury.shown_seq = None
+        await pump(desk)
+        assert desk.follower.seq == at
+    await treasury.close()
+    assert [body["type"] for body in hook.bodies] == ["budget_created"]
+
+
+async def test_drift_is_told_once_in_its_cool_down_and_what_passes_by_itself_is_not():
+    treasury = Troubled(Engine(open_store("memory:")))
+    clock = Clock()
+    async with receiver() as hook, alerts(treasury, options(channel(hook)), clock) as desk:
+        await begin(treasury, desk)
+        for reasons in (("followers_behind",), ("drift", "followers_behind"), ("drift",)):
+            treasury.reasons = reasons
+            clock.move(6)
+            await pump(desk)
+        assert len(hook.bodies) == 1
+        clock.move(3_600)
+        await pump(desk)
+    await treasury.close()
+    assert [body["data"]["facts"] for body in hook.bodies] == [{"reasons": ["drift"]}] * 2
 
 
 # -- what is derived --------------------------------------------------------------------------------------------------

@@ -9,11 +9,8 @@ from contextlib import AsyncExitStack
 import pytest
 
 from fiscus.client import RemoteTreasury
-from fiscus.contract.alerts import Step
 from fiscus.core.commands import PutBudget
-from fiscus.stores.postgres.alerts import PostgresAlerts
-from tests.alerts.rig import Clock, do, receiver
-from tests.alerts.test_dispatcher import put
+from tests.alerts.rig import do, receiver
 from tests.alerts.test_service import begin, serving, spend, until
 from tests.servers.postgres import server
 
@@ -46,30 +43,3 @@ async def test_two_nodes_deliver_each_alert_once_and_one_goes_on_when_the_other_
     assert len(hook.requests) == 20
     assert len(set(hook.ids)) == 20
     assert sorted(body["data"]["facts"]["percent"] for body in hook.bodies) == [75] * 10 + [90] * 10
-
-
-@pytest.mark.slow
-def test_the_outbox_in_postgresql_keeps_a_step_whole_and_gives_each_delivery_to_one_node():
-    url = server("18").migrated_database()
-    a, b = PostgresAlerts(url, "default"), PostgresAlerts(url, "default")
-    clock = Clock()
-    assert a.lead("a", clock(), clock() + 100) is not None
-    assert b.lead("b", clock(), clock() + 100) is None
-    clock.move(1)
-    late = b.lead("b", clock(), clock() + 100)
-    assert late is not None
-    assert b.step(Step(progress=late))
-    assert not a.step(Step(progress=late)), "it is of a version that has passed"
-    clock.move(1)
-    made = put(a, clock, 5)
-    put(a, clock, 5)  # the same ids: nothing more
-    first, second = a.claim("ops", "a", clock(), clock() + 100, 3), b.claim("ops", "b", clock(), clock() + 100, 10)
-    assert [one.id for one in (*first, *second)] == [one.id for one in made]
-    assert a.claim("ops", "a", clock(), clock() + 100, 10) == []
-    clock.move(1)
-    assert len(a.claim("ops", "a", clock(), clock() + 100, 10)) == 5
-    assert a.counts()[0].waiting == 5
-    c = PostgresAlerts(url, "other")
-    assert c.deliveries(None, 0, 10) == []
-    for store in (a, b, c):
-        store.close()

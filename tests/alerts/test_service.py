@@ -123,3 +123,24 @@ async def test_dead_letters_are_listed_and_sent_again_by_command(tmp_path):
     assert 'fiscus_alerts_sent_total{channel="ops"} 1.0' in metrics
     assert "fiscus_alerts_lag_entries 0.0" in metrics
     assert hook.url not in (tmp_path / "service.log").read_text()
+
+
+@pytest.mark.slow
+def test_an_outbox_that_cannot_be_opened_keeps_nobody_from_the_ledger(tmp_path):
+    (tmp_path / "fiscus.db-alerts").write_bytes(b"this was a database once" * 1_000)
+    (tmp_path / "alerts.toml").write_text(FILE)
+    with service(tmp_path, FISCUS_ALERTS_PATH="alerts.toml", OPS_URL="https://example.org") as node:
+        assert answer(tmp_path, "status", "--url", node.url)["readiness"]["ready"]
+        assert answers(tmp_path, "alerts", "list", "--url", node.url) == []
+    assert "alerts_unavailable" in (tmp_path / "service.log").read_text()
+
+
+def test_a_file_that_makes_no_sense_keeps_the_service_from_starting_and_names_the_field(tmp_path):
+    (tmp_path / "alerts.toml").write_text(FILE.replace('"threshold_crossed"', '"nonsense"'))
+    secret = {"FISCUS_ALERTS_PATH": "alerts.toml", "OPS_URL": "https://example.org/secret-token"}
+    failed = fiscus(tmp_path, "serve", "--port", "0", code=1, **secret)
+    assert "alerts.toml: channels[0].kinds: there is no alert 'nonsense'" in failed.stderr
+    assert "secret-token" not in failed.stderr
+    (tmp_path / "alerts.toml").write_text(FILE)
+    failed = fiscus(tmp_path, "alerts", "test", "ops", code=1, FISCUS_ALERTS_PATH="alerts.toml")
+    assert "OPS_URL: is not set in the environment" in failed.stderr

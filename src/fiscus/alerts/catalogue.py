@@ -58,6 +58,8 @@ CATALOGUE: dict[str, Fact] = {
     "override_revoked": Fact(severity="info", source="override_revoked"),
     "gate_closed": Fact(severity="info", source="gate_closed"),
     "transferred": Fact(severity="info", source="transferred"),
+    "lent": Fact(severity="info", source="lent"),
+    "loan_ended": Fact(severity="info", source="loan_ended"),
     # Derived
     "overdrawn": Fact(severity="critical"),
     "budget_nearly_gone": Fact(severity="critical", rule="DEANTokenBudgetExhausted"),

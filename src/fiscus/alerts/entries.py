@@ -64,6 +64,9 @@ def entry_alert(
         warnings: budgets that would have refused a hold.
     """
     data: dict[str, Any] = {field: value for field, value in entry.data.items() if field not in LEFT_OUT}
+    for field in ("parts", "returned"):
+        if field in data or (name, field) == ("loan_ended", "returned"):
+            data["amount"] = sum(amount for _, amount in data.pop(field, ()))
     for field in ("source", "target"):
         if field in entry.data:
             data[field] = entry.names.get(str(entry.data[field]))

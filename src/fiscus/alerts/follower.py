@@ -173,8 +173,8 @@ class Follower:
     async def _read_on(self) -> bool:
         now_ms = self._clock_ms()
         self._deliveries = []
-        if self._progress.seq < 0:
-            await self._begin(now_ms)
+        if self._progress.seq < 0 and not await self._begin(now_ms):
+            return False
         seq, more, erased = await self._read_entries()
         if now_ms - self._looked_ms >= LOOK_MS:
             self._looked_ms = now_ms
@@ -186,18 +186,17 @@ class Follower:
             await self._keep(seq, erased, keeps_measures=keeps_measures)
         return more
 
-    async def _begin(self, now_ms: int) -> None:
-        """The first time: what was before is not told."""
+    async def _begin(self, now_ms: int) -> bool:
+        """The first time: what was before is not told. False: another node has begun."""
         journal = await self._treasury.read(ListEntries(tenant=self._tenant, after=HEAD, limit=1))
         usage = await self._treasury.read(ListUsage(tenant=self._tenant, after=HEAD, limit=1))
         assert isinstance(journal, EntriesPage), "everybody may read the whole journal"
         assert isinstance(usage, UsagePage), "and all usage"
         self._measures = Measures(Kept(usage_after=usage.as_of_seq, began_ms=now_ms))
-        self._progress = msgspec.structs.replace(self._progress, seq=journal.as_of_seq)
-        await self._keep(journal.as_of_seq, [], keeps_measures=True)
+        return await self._keep(journal.as_of_seq, [], keeps_measures=True)
 
-    async def _keep(self, seq: int, erased: list[int], *, keeps_measures: bool) -> None:
-        """One step, in one transaction; if another node has taken one, this node begins from what that has kept."""
+    async def _keep(self, seq: int, erased: list[int], *, keeps_measures: bool) -> bool:
+        """One step, in one transaction; False: another node has taken one, and this one begins from what that kept."""
         progress = Progress(
             version=self._progress.version,
             seq=seq,
@@ -207,12 +206,13 @@ class Follower:
         step = Step(progress=progress, deliveries=self._deliveries, erased=erased)
         if not await self._aside(self._store.step, step):
             self.leads = False
-            return
+            return False
         self._progress = msgspec.structs.replace(progress, version=progress.version + 1)
         if keeps_measures:
             self._measures_kept_ms = self._clock_ms()
         if self._deliveries:
             self._on_deliveries()
+        return True
 
     # -- entries ------------------------------------------------------------------------------------------------------
 

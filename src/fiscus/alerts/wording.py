@@ -57,6 +57,8 @@ TITLES: dict[str, Callable[[Data], str]] = {
     "override_revoked": lambda data: f"what had been approved in {_budget(data)} was taken back",
     "gate_closed": lambda _: "a task is done with enough confidence; calls of it are refused",
     "transferred": lambda data: f"{_of(data, 'amount')} went from {data.get('source')} to {data.get('target')}",
+    "lent": lambda data: f"{_of(data, 'amount')} was lent to it",
+    "loan_ended": lambda data: f"a loan has ended; {_of(data, 'amount')} went back",
     "overdrawn": lambda data: f"{_budget(data)} is overdrawn by {_of(data, 'overdrawn')}",
     "budget_nearly_gone": lambda data: f"only {_of(data, 'available')} of {_budget(data)} is left, for some time now",
     "budget_near_exhaustion": lambda data: (
