@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import uuid_utils
@@ -11,14 +11,17 @@ import uuid_utils
 from fiscus.contract.errors import TreasuryError
 from fiscus.contract.treasury import Treasury
 from fiscus.core.commands import Extend, Release, Request, Reserve
-from fiscus.core.outcomes import HoldAnswer, Refused
-from fiscus.core.units import Amounts
+from fiscus.core.outcomes import Balance, HoldAnswer, Refused
+from fiscus.core.units import Amounts, Unit
 from fiscus.gateway.bounds import Bound
 from fiscus.gateway.payers import Caller, Payer
 from fiscus.gateway.produced import Expected
 
 TRIES_MAX = 8
 """How often a smaller hold is asked for when a larger one does not fit."""
+
+PLENTY = 2
+"""How often what a call may need has to be there as of a moment ago, for it not to be looked at closely."""
 
 LEASE_S = 900
 LEASE_S_MAX = 86_400
@@ -48,7 +51,7 @@ class Asking:
     """One call that asks for a hold, of this size or that.
 
     Attributes:
-        held: by unit, what calls in flight hold of the budget that binds, as far as is known.
+        least: by unit, the budget that has the least left, as far as is known.
     """
 
     def __init__(
@@ -61,10 +64,10 @@ class Asking:
         *,
         attributes: dict[str, str],
         lease_s: int = LEASE_S,
-        held: Amounts | None = None,
+        least: Mapping[Unit, Balance] | None = None,
     ) -> None:
         self.bound = bound
-        self.held: Amounts = held or {}
+        self.least: Mapping[Unit, Balance] = least or {}
         self._treasury = treasury
         self._payer = payer
         self._caller = caller
@@ -73,6 +76,7 @@ class Asking:
         self._lease_s = min(LEASE_S_MAX, lease_s)
         self._id = str(uuid_utils.uuid7())
         self._also: Sequence[str] = payer.others
+        self._amounts: tuple[int, Amounts] = (-1, {})
 
     async def hold(self, held: int, leave: Amounts, *, told: int | None = None) -> Admitted | Refused:
         """Hold an output of so many tokens a choice, if ``leave`` is free besides.
@@ -100,18 +104,37 @@ class Asking:
                 )
             assert isinstance(outcome, Refused), outcome
             if outcome.binding is not None:
-                self.held = {outcome.binding.unit: outcome.binding.held}
+                self.least = {outcome.binding.unit: outcome.binding}
             is_other = outcome.code in ("unknown_account", "also_not_shared") and outcome.field != "account"
             if not self._also or not is_other:
                 return outcome
             self._also = _without(self._also, outcome)
+
+    def amounts(self, output_tokens: int) -> Amounts:
+        """See ``Bound.amounts``; those of the last time are kept."""
+        if self._amounts[0] != output_tokens:
+            self._amounts = output_tokens, self.bound.amounts(output_tokens)
+        return self._amounts[1]
+
+    def running(self, tokens: int) -> int:
+        """How many calls like this one, of so much output each, what is held may be for; the most, of all units."""
+        each = self.amounts(tokens)
+        return max((one.held // each[unit] for unit, one in self.least.items() if each.get(unit)), default=0)
+
+    def leave(self, tokens: int, more: int) -> Amounts:
+        """What has to stay free for so much output more; it is not worked out where there is more than enough."""
+        each, bound = self.amounts(tokens), self.bound
+        for unit, one in self.least.items():
+            if (one.available - bound.leave.get(unit, 0)) * tokens < PLENTY * each.get(unit, 0) * (tokens + more):
+                return bound.room(more)
+        return bound.leave if self.least else bound.room(more)
 
     def _request(self, held: int, leave: Amounts) -> Request:
         payer, caller = self._payer, self._caller
         command = Reserve(
             id=self._id,
             account=payer.account,
-            amounts=self.bound.amounts(held),
+            amounts=self.amounts(held),
             also=tuple(self._also),
             lease_s=self._lease_s,
             attributes=self._attributes,
@@ -151,15 +174,16 @@ async def admit(
         refused = await asking.hold(output, bound.leave)
         return await _clamped(asking, refused, least, bound.leave) if isinstance(refused, Refused) else refused
     tokens = min(output, max(expected.tokens, ahead, least))
-    running = bound.calls_in(asking.held, tokens)
-    outcome = await asking.hold(tokens if grows else output, bound.room(expected.leave(running)), told=output)
-    if isinstance(outcome, Refused) and (fewer := bound.calls_in(asking.held, tokens)) < running:
+    held = tokens if grows else output
+    running = asking.running(tokens)
+    outcome = await asking.hold(held, asking.leave(tokens, expected.leave(running)), told=output)
+    if isinstance(outcome, Refused) and (fewer := asking.running(tokens)) < running:
         running = fewer
-        outcome = await asking.hold(tokens if grows else output, bound.room(expected.leave(running)), told=output)
+        outcome = await asking.hold(held, asking.leave(tokens, expected.leave(running)), told=output)
     if isinstance(outcome, Refused) and outcome.code == "budget_exceeded":
         outcome = await _rest(asking, outcome, least)
     if isinstance(outcome, Refused) and outcome.code == "budget_busy" and not grows:
-        outcome = await _clamped(asking, outcome, tokens, bound.room(expected.leave(running)))
+        outcome = await _clamped(asking, outcome, tokens, asking.leave(tokens, expected.leave(running)))
     return outcome
 
 

@@ -282,7 +282,7 @@ class Gateway:
             self._tenant,
             attributes=attributes,
             lease_s=max(LEASE_S, 2 * math.ceil(silent_s)),
-            held={} if expected is None else await self._remaining.held(payer.account),
+            least={} if expected is None else await self._remaining.least(payer.account),
         )
 
         async def attempt() -> Admitted | Refused:

@@ -70,11 +70,6 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
         room = {unit: self.leave.get(unit, 0) + amount - without[unit] for unit, amount in more.items()}
         return {unit: amount for unit, amount in {**self.leave, **room}.items() if amount}
 
-    def calls_in(self, held: Amounts, output_tokens: int) -> int:
-        """How many calls like this one, of so much output each, what is held may be for; the most, of all units."""
-        each = self.amounts(output_tokens)
-        return max((amount // each[unit] for unit, amount in held.items() if each.get(unit)), default=0)
-
     def output_within(self, unit: Unit, room: int) -> int:
         """The largest output of a choice that leaves a unit within ``room``; below 0 if none does."""
         if unit == "output_tokens":

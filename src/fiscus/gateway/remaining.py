@@ -11,7 +11,7 @@ from fiscus.contract.errors import TreasuryError
 from fiscus.contract.queries import AnyQuery, ReadAccount, View
 from fiscus.contract.treasury import Treasury
 from fiscus.core.outcomes import AccountAnswer, Balance, BudgetView, Refused
-from fiscus.core.units import Amounts
+from fiscus.core.units import Amounts, Unit
 
 KEPT_S = 0.5
 STALE_S_MAX = 2.0
@@ -29,7 +29,7 @@ class _Kept:
         self.at_s = at_s
         self.chain = chain
         self.charged = charged(chain)
-        self.held = held_of(self.charged)
+        self.least = least_of(self.charged)
         self.headers: dict[str | None, tuple[Header, ...]] = {}
 
 
@@ -87,9 +87,9 @@ class Remaining:
         kept = await self._read(account)
         return not kept.chain or any(limits(one, attributes) for one in kept.charged)
 
-    async def held(self, account: str) -> Amounts:
-        """By unit, what calls in flight hold of the budget that has the least left, as of a moment ago."""
-        return (await self._read(account)).held
+    async def least(self, account: str) -> Mapping[Unit, Balance]:
+        """By unit, the budget of the chain with the least left, as of a moment ago; also one for some calls only."""
+        return (await self._read(account)).least
 
     async def chain(self, account: str, *, is_fresh: bool = False) -> tuple[AccountAnswer, ...]:
         """The payer and all above it, leaf first; empty while the ledger cannot be asked.
@@ -137,10 +137,10 @@ def limits(budget: BudgetView, attributes: Mapping[str, str]) -> bool:
     return budget.mode == "enforce" and budget.match.items() <= attributes.items()
 
 
-def held_of(budgets: Sequence[BudgetView]) -> Amounts:
-    """By unit, what is held of the budget that has the least left."""
-    least = least_left(one.balance for one in budgets if one.balance is not None)
-    return {unit: balance.held for unit, balance in least.items() if balance.held}
+def least_of(budgets: Sequence[BudgetView]) -> dict[Unit, Balance]:
+    """By unit, of the budgets that limit any call, the one that has the least left."""
+    limiting = [one.balance for one in budgets if one.balance is not None and one.mode == "enforce"]
+    return {one.unit: one for one in sorted(limiting, key=lambda one: -one.available)}
 
 
 def within(chain: Sequence[AccountAnswer], scope: str | None) -> Sequence[AccountAnswer]:
