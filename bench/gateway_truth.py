@@ -37,14 +37,14 @@ from fiscus.core.units import Unit
 
 STREAMS = (1, 8, 32, 128)
 ACCOUNTS = 2
-BUDGETS = {1: 4_000, 8: 24_000, 32: 64_000, 128: 192_000}
+BUDGETS = {1: 4_000, 8: 24_000, 32: 64_000, 128: 160_000}
 SMALLER = {8: 10_000, 32: 16_000, 128: 20_000}
 EVENTS_PER_S_MAX = 3_000
 """All streams together: what the upstream produces is bounded by its pace, not by who passes it on."""
 
 PACE_S_LEAST = 0.005
 LENGTH_MEDIAN, LENGTH_SIGMA = 150, 0.8
-ROW_S_MAX = 240.0
+ROW_S_MAX = 600.0
 WARM_STREAMS, WARM_CALLS = 8, 3
 UNIT: Unit = "output_tokens"
 HERE = ("count_after", "reserve_max", "one_node", "two_nodes")
