@@ -202,6 +202,20 @@ async def test_a_backend_whose_tokens_of_the_minute_are_used_up_is_waited_for():
     assert asyncio.get_running_loop().time() - began_s >= 0.05
 
 
+async def test_calls_go_round_and_are_counted_as_priced_or_not(make):
+    # covers X17, X22
+    first, second = Fake(answer(), name="a"), Fake(answer(), name="b")
+    router = make(first, second, strategy="round-robin")
+    for _ in range(4):
+        await router.complete("gpt-4o", HELLO, thread_id="t")
+    assert (len(first.requests), len(second.requests)) == (2, 2)
+    await router.complete("mystery", HELLO, agent_id="x")
+    totals = router.tracker.get_totals()
+    assert (totals["request_count"], totals["unpriced_count"]) == (5, 1)
+    with pytest.raises(ValueError, match="no backend has 'other'"):
+        await make(Fake(answer(), models=["gpt-4o"])).complete("other", HELLO)
+
+
 async def test_a_failed_attempt_is_tried_again_elsewhere_after_a_pause(make):
     # covers X17
     first, second = Fake(TimeoutError(), name="a"), Fake(answer(), name="b", priority=2)

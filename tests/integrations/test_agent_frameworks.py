@@ -94,6 +94,35 @@ def test_a_node_may_be_async_a_runnable_or_return_a_command(manager):
         govern_node(manager, "a", 5)
 
 
+def test_adapters_make_the_spans_of_governed_calls(treasury):
+    # covers T22, T23, T24
+    class Tracer:
+        def __init__(self) -> None:
+            self.names: list[str] = []
+            self.functions: list[object] = []
+
+        def start_span(self, name: str) -> SimpleNamespace:
+            self.names.append(name)
+
+            def set_attribute(key: str, value: object) -> None:
+                if key == "tbc.function":
+                    self.functions.append(value)
+
+            return SimpleNamespace(set_attribute=set_attribute, record_exception=lambda _: None, end=lambda: None)
+
+    tracer = Tracer()
+    manager = BudgetManager(tracer, place=treasury, namespace="spans")
+    manager.register_agent("a", max_tokens=1_000, confidence_threshold=0.5)
+    node = govern_node(manager, "a", lambda state: {"sure": 0.9}, confidence_key="sure")
+    node({})
+    for call in (node, govern_agent(manager, "a", Crew(5))):
+        with pytest.raises(BudgetExceededError):
+            call({})
+    assert tracer.names.count("tbc.govern_call") == 3
+    assert tracer.names.count("tbc.confidence_gate_block") == 2
+    assert tracer.functions == ["langgraph:<lambda>", "langgraph:<lambda>", "crewai:writers"]
+
+
 def test_a_node_without_budget_is_not_run(manager):
     # covers T23, E14
     manager.record_usage("a", 1_000)

@@ -89,13 +89,21 @@ class Targets:
         Raises:
             ValueError: none has the model.
         """
-        found = [target for target in self._targets if target.serves(model)]
-        if not found:
-            raise ValueError(f"model: no backend has {model!r:.80}")
-        chosen = min(found, key=lambda target: (target in tried, *self._rank(target)))
+        chosen = min(self.having(model), key=lambda target: (target in tried, *self._rank(target)))
         self._turn += 1
         chosen.turn = self._turn
         return chosen
+
+    def having(self, model: str) -> list[Target]:
+        """Those that have a model.
+
+        Raises:
+            ValueError: none has it.
+        """
+        found = [target for target in self._targets if target.serves(model)]
+        if not found:
+            raise ValueError(f"model: no backend has {model!r:.80}")
+        return found
 
     def _rank(self, target: Target) -> tuple[Any, ...]:
         if self._strategy == "failover":

@@ -194,7 +194,7 @@ class RouterCall:
     async def _admit(self) -> Purse:
         """Hold input and output on the thread, and count it on agent and model; on the treasury's loop."""
         desk = self._desk
-        provider = desk.targets.next(self._model, ()).provider  # also says at once if nobody has the model
+        provider = desk.targets.having(self._model)[0].provider  # priced or not: by that it is counted
         payer, also = await desk.tracker.also_for(self._event(provider))
         account = payer
         if self._thread_id is not None:
