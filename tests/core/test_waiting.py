@@ -481,3 +481,15 @@ def test_in_whatever_order_things_happen_the_line_is_kept_and_nobody_is_left_beh
             ledger.hold(id).reserved.get("tokens", 0) for id in ids if ledger.hold(id).state == "held"
         )
         ledger.check_replay()
+
+
+def test_while_the_figures_are_in_doubt_nobody_is_admitted_and_later_who_is_still_there(busy: Ledger) -> None:
+    busy.queue("x", "b", 60)
+    busy.queue("y", "b", 20)
+    busy.draft.admits = False
+    busy.settle("first", 0)
+    assert admitted(busy) == []
+    busy.draft.admits = True
+    answer = busy.attend("y")
+    assert (admitted(busy), answer.state) == (["x", "y"], "held")
+    assert not busy.hold("y").unclaimed

@@ -20,7 +20,7 @@ from fiscus.core.state import Rules
 from tests.model.harness import rows
 from tests.model.lines import Limit, Lines
 
-EXAMPLES, STEPS = {"deep": (3_000, 80)}.get(os.environ.get("HYPOTHESIS_PROFILE", ""), (150, 40))
+EXAMPLES, STEPS = {"deep": (2_000, 60)}.get(os.environ.get("HYPOTHESIS_PROFILE", ""), (150, 40))
 START_MS = 1_760_004_000_000
 HOUR_MS, QUARANTINE_MS, AGEING_MS = 3_600_000, 45_000, 10_000
 TREE = (("root", None, 1), ("team", "root", 1), ("a", "team", 1), ("b", "team", 2), ("c", "root", 4))

@@ -694,15 +694,15 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="a ticket has no end",
         file="core/decide.py",
-        old='            return hold.state == "waiting" and draft.ticket_due(hold) == at\n',
+        old='            return hold.state == "waiting" and hold.ticket_due == at\n',
         new="            return False\n",
         first=WAITING,
     ),
     Fault(
         name="the next window is not waited for",
         file="core/state.py",
-        old="        return hold.expires_at if cell.allocated else min(hold.expires_at, cell.end)\n",
-        new="        return hold.expires_at\n",
+        old="        return self.expires_at if self.ticket is None else min(self.expires_at, self.ticket.window_end)\n",
+        new="        return self.expires_at\n",
         first=WAITING,
     ),
     Fault(

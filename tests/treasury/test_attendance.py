@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from fiscus.contract.errors import BudgetUnavailable
+from fiscus.contract.errors import BudgetUnavailable, LedgerDrift
 from fiscus.contract.queries import ListEntries, ReadAccount, ReadHold
 from fiscus.core.commands import Adjust, PutAccount, PutBudget, Release, Request, Reserve, SetStatus, Settle
+from fiscus.core.fold import RANK_TICKET
 from fiscus.core.outcomes import HoldAnswer, Refused
 from fiscus.treasury import attendance
 from fiscus.treasury.engine import Engine
 from fiscus.treasury.local import LocalTreasury
+from fiscus.treasury.sealing import last_seal, sealed_snapshot
 from fiscus.treasury.verify import verify
 from tests.treasury.faults import Faults, watched_store
 
@@ -198,3 +200,34 @@ async def test_a_line_outlives_its_process(tmp_path) -> None:
     store = watched_store(tmp_path / "fiscus.db", Faults())
     assert verify(store).faults == ()
     store.close()
+
+
+async def test_a_line_is_sealed_with_the_state(desk: Desk) -> None:
+    """The fixture verifies from the last checkpoint on, which is made while somebody waits."""
+    waiting = desk.wait("x", 30)
+    await desk.until("x", "waiting")
+    await asyncio.to_thread(desk.treasury.engine.checkpoint)
+    await desk.do(Release(id="first"))
+    assert (await asyncio.wait_for(waiting, SOON_S)).state == "held"
+    number = desk.treasury.engine.tenants["default"]
+    seal = last_seal(desk.treasury.engine.store.journal, number)
+    assert seal is not None
+    snapshot = sealed_snapshot(desk.treasury.engine.store.journal, number, seal)
+    due = {row.key: (row.due_at, row.due_rank) for row in snapshot.entities if row.kind == "hold"}
+    assert due["x"][1] == RANK_TICKET
+    assert due["x"][0] is not None
+
+
+async def test_while_a_tenant_is_in_doubt_nobody_who_waits_is_admitted(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attendance, "SAY_S", 0.02)
+    waiting = desk.wait("x", 30)
+    await desk.until("x", "waiting")
+    engine = desk.treasury.engine
+    engine.doubt("default", LedgerDrift("a cell differs", 1))
+    await desk.do(Release(id="first"))
+    await asyncio.sleep(0.1)
+    assert (await desk.state("x")).state == "waiting"
+    await asyncio.to_thread(engine.repair, "default")
+    assert (await asyncio.wait_for(waiting, SOON_S)).state == "held"

@@ -257,7 +257,7 @@ def is_valid(draft: Draft, deadline: Deadline) -> bool:
         if rank == RANK_EXPIRY:
             return hold.state == "held" and hold.expires_at == at
         if rank == RANK_TICKET:
-            return hold.state == "waiting" and draft.ticket_due(hold) == at
+            return hold.state == "waiting" and hold.ticket_due == at
         return hold.state == "expired" and hold.open and hold.closes_at == at
     if rank == RANK_ADJUSTMENT:
         adjustment = draft.adjustments.find(str(key))

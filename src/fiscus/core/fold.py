@@ -152,9 +152,15 @@ def _leave_line(draft: Draft, id: str) -> None:
         draft.leave_line(hold)
 
 
+def _window_end(draft: Draft, number: int) -> int:
+    cell = draft.cells[number]
+    return NEVER if cell.allocated else cell.end
+
+
 def _queued(draft: Draft, event: Queued, at: int) -> None:
     ticket = Ticket(
         cell=event.cell,
+        window_end=_window_end(draft, event.cell),
         needed=event.needed,
         turn=event.turn,
         order=event.order,
@@ -178,7 +184,7 @@ def _queued(draft: Draft, event: Queued, at: int) -> None:
         ticket=ticket,
     )
     draft.enter_line(draft.add(draft.holds, event.id, hold))
-    draft.due(draft.ticket_due(hold), RANK_TICKET, 0, "hold", event.id)
+    draft.due(hold.ticket_due, RANK_TICKET, 0, "hold", event.id)
 
 
 def _ticket_changed(draft: Draft, event: TicketChanged, at: int) -> None:
@@ -186,12 +192,13 @@ def _ticket_changed(draft: Draft, event: TicketChanged, at: int) -> None:
     assert hold.ticket is not None, "it waits"
     if event.cell != hold.ticket.cell:
         draft.leave_line(hold)
-        hold.ticket = msgspec.structs.replace(hold.ticket, cell=event.cell, needed=event.needed)
+        window_end = _window_end(draft, event.cell)
+        hold.ticket = msgspec.structs.replace(hold.ticket, cell=event.cell, window_end=window_end, needed=event.needed)
         draft.enter_line(hold)
     else:
         hold.ticket = msgspec.structs.replace(hold.ticket, needed=event.needed)
     hold.expires_at = event.expires_at
-    draft.due(draft.ticket_due(hold), RANK_TICKET, 0, "hold", event.id)
+    draft.due(hold.ticket_due, RANK_TICKET, 0, "hold", event.id)
 
 
 def _ticket_ended(draft: Draft, event: TicketEnded, at: int) -> None:

@@ -199,9 +199,13 @@ class Cell(Entity, kw_only=True, omit_defaults=True):
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """What a reserve waits for: ``needed`` in ``cell``, in the order of ``turn`` and ``order``, until ``until``."""
+    """What a reserve waits for: ``needed`` in ``cell``, in the order of ``turn`` and ``order``, until ``until``.
+
+    ``window_end``: of the cell; never for an allocation, whose end frees nothing.
+    """
 
     cell: int
+    window_end: int
     needed: int
     turn: int
     order: int
@@ -251,6 +255,12 @@ class Hold(Entity, kw_only=True, omit_defaults=True):
     ticket: Ticket | None = None
     ended: str = ""
     unclaimed: bool = False
+
+    @property
+    def ticket_due(self) -> int:
+        """When something becomes of one that waits: the end of its lease, or of the window that it waits for."""
+        return self.expires_at if self.ticket is None else min(self.expires_at, self.ticket.window_end)
+
     steps: tuple[ShortageStep, ...] = ()
     loans: tuple[str, ...] = ()
     granted: Amounts = {}
@@ -480,6 +490,8 @@ class Draft:
         self.deadlines: list[Deadline] = []
         self.waiting: dict[int, tuple[str, ...]] = {}
         """By cell: ids of the reserves that wait for it, in their order."""
+        self.admits = True
+        """Whether who waits is admitted; not while the figures are in doubt."""
         self.routes: dict[int, Route] = {}
         self.carved_below: Callable[[int], Iterable[int]] | None = None
         self.carved_since: dict[int, set[int]] = {}
@@ -554,13 +566,6 @@ class Draft:
         for hold in self.holds.values():
             if hold.state == "waiting":
                 self.enter_line(hold)
-
-    def ticket_due(self, hold: Hold) -> int:
-        """When something becomes of a reserve that waits: the end of its lease, or of the window that it waits for."""
-        ticket = hold.ticket
-        assert ticket is not None, "what waits has a ticket"
-        cell = self.cells[ticket.cell]
-        return hold.expires_at if cell.allocated else min(hold.expires_at, cell.end)
 
     def due(self, at: int, rank: int, depth: int, kind: Kind, key: int | str) -> None:
         """Remember that an entity is due; a stale entry does no harm, it is checked when it is reached."""

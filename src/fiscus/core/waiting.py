@@ -6,7 +6,7 @@ nobody starves. Only who would not fit even with no call in flight lets others p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from heapq import merge
 
 import msgspec
@@ -37,10 +37,14 @@ def admit_waiting(draft: Draft, mark: Mark, now: int) -> None:
     if any(type(event) is StatusChanged and event.status != "active" for event in draft.events[mark[1] :]):
         _end_stopped(draft)
     touched = draft.touched_cells(mark) & draft.waiting.keys()
-    if not touched:
-        return
+    if touched and draft.admits:
+        _admit(draft, touched, now)
+
+
+def _admit(draft: Draft, cells: Set[int], now: int) -> None:
+    """Look at those who wait for these cells, in their order."""
     blocked: set[int] = set()
-    lines = [_line(draft, number, blocked) for number in sorted(touched)]
+    lines = [_line(draft, number, blocked) for number in sorted(cells)]
     for hold in merge(*lines, key=_place) if len(lines) > 1 else lines[0]:
         ticket = _ticket(hold)
         if not _try(draft, hold, ticket, now) and not is_exceeded(draft.cells[ticket.cell], ticket.needed):
@@ -117,8 +121,7 @@ def _end_stopped(draft: Draft) -> None:
 def end_or_move(draft: Draft, hold: Hold, at: int, now: int) -> None:
     """The window that a ticket waits for has ended, so that its line moves to the next one; or its lease is over."""
     number = _ticket(hold).cell
-    cell = draft.cells[number]
-    if at >= cell.end and not cell.allocated:
+    if at >= _ticket(hold).window_end:
         blocked: set[int] = set()
         for other in _line(draft, number, blocked):
             if not _try(draft, other, _ticket(other), now):
@@ -143,6 +146,9 @@ def attend(draft: Draft, request: Request, command: Attend, now: int) -> HoldAns
         return hold
     if hold.state == "refused":
         return why_in_vain(draft, hold)
+    if hold.state == "waiting" and not command.gone and draft.admits:
+        _admit(draft, {_ticket(hold).cell}, now)  # there is none, unless nobody was admitted for a while
+        hold = draft.holds[hold.id]
     if hold.state == "waiting" or (hold.unclaimed and hold.state == "held"):
         if command.gone:
             give_up(draft, hold, now)

@@ -81,6 +81,8 @@ class Attendance:
                     await call.wait()
             call.clear()
             outcome = await self._submit(_attending(request, id))
+            if isinstance(outcome, HoldAnswer) and outcome.state == "refused":
+                outcome = await self._submit(_attending(request, id))  # it ended just now; this says why
         return outcome
 
     def decided(self, committed: Committed) -> list[Key]:

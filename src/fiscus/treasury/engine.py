@@ -848,6 +848,7 @@ class Engine:
                 ids[request.tenant] += _ids_of(command)
         for tenant, ledger in ledgers.items():
             ledger.begin()
+            ledger.draft.admits = not self._drifting.get(tenant) and self._backlog <= BACKLOG_ROWS_MAX
             ledger.prefetch_holds(ids[tenant], new[tenant])
             bring_due(ledger.draft, now)
         return ledgers, now

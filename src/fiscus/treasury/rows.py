@@ -25,8 +25,7 @@ def entity_row(draft: Draft, kind: Kind, key: int | str, entity: AnyEntity) -> E
     body = _encode(entity)
     if isinstance(entity, Hold):
         if entity.state == "waiting":
-            at = draft.ticket_due(entity)
-            return EntityRow(kind, key, body, owner=entity.account, due_at=at, due_rank=RANK_TICKET)
+            return EntityRow(kind, key, body, owner=entity.account, due_at=entity.ticket_due, due_rank=RANK_TICKET)
         if entity.state == "held":
             return EntityRow(kind, key, body, owner=entity.account, due_at=entity.expires_at, due_rank=RANK_EXPIRY)
         if entity.state == "expired" and entity.open:
