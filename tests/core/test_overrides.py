@@ -367,6 +367,10 @@ def test_what_cannot_be_raised_so_is_refused(court):
     court.ask("p2", "a", 5, budget="again")
     court.status("a", "terminated")
     court.ask("q", "a", 5, budget="again", refused="account_terminated")
+    court.budget("b", 10)
+    court.status("b", "suspended")
+    court.status("root", "closed")
+    court.ask("q", "b", 5, refused="account_closed")
 
 
 def test_a_limit_is_not_raised_beyond_the_largest_number(court):

@@ -15,7 +15,7 @@ from fiscus.core.routes import running_cell
 from fiscus.core.state import Budget, Cell, Draft, Rules
 from tests.model.model import Figures
 
-TABLES = ("accounts", "budgets", "cells", "holds", "adjustments", "templates", "keys")
+TABLES = ("accounts", "budgets", "cells", "holds", "adjustments", "templates", "keys", "overrides")
 
 
 @dataclass
@@ -27,6 +27,8 @@ class Seen:
     statuses: dict[str, str] = field(default_factory=dict)
     holds: dict[str, HoldAnswer] = field(default_factory=dict)
     crossed: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    overrides: dict[str, tuple[str, int]] = field(default_factory=dict)
+    gates: dict[str, set[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -62,8 +64,17 @@ class Core:
                 self._look_at(budget.number, seen, now_ms)
         for account in self.draft.accounts.values():
             seen.statuses[account.name or ""] = account.status
+            closed = {task for task, until in account.gates.items() if until > now_ms}
+            if closed:
+                seen.gates[account.name or ""] = closed
         for hold in self.draft.holds.values():
             seen.holds[hold.id] = hold_answer(self.draft, hold)
+        mark = self.draft.mark()
+        self.draft.isolate()
+        bring_due(self.draft, now_ms)
+        for override in self.draft.overrides.values():
+            seen.overrides[override.id] = (override.state, override.amount)
+        self.draft.rollback(mark)
         return seen
 
     def _look_at(self, number: int, seen: Seen, now_ms: int) -> None:

@@ -20,9 +20,23 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
+from msgspec import UNSET
 
 from fiscus.core import commands
 from fiscus.core.units import AMOUNT_MAX, UNITS, Amounts, Unit, completed
+from tests.model.granting import (
+    Override,
+    close_gate,
+    decision_refusal,
+    ends_at,
+    expire_requests,
+    is_gated,
+    override_state,
+    policy_of,
+    request_refusal,
+    room_for_overrides,
+    task_of,
+)
 
 QUARANTINE_MS = 24 * 3600 * 1000
 FINAL = ("terminated", "closed")
@@ -79,6 +93,10 @@ class Account:
     status: str = "active"
     priority: int = 1
     min_reserve: Amounts = field(default_factory=dict)
+    threshold: float | None = None
+    gate_s: int | None = None
+    closed: dict[str, int] = field(default_factory=dict)
+    """Confidence gates: task → until when."""
 
 
 @dataclass
@@ -103,6 +121,7 @@ class Budget:
     version: int = 1
     window: int = 0
     removed: bool = False
+    override: Any = None
 
 
 @dataclass
@@ -242,6 +261,8 @@ class Model:
         self.cells: dict[int, Window | Slice] = {}
         self.grants: dict[tuple[str, Unit], Grant] = {}
         self.adjustments: dict[str, Adjustment] = {}
+        self.overrides: dict[str, Override] = {}
+        self.actor = ""
         self.holds: dict[str, Hold] = {}
         self.templates: dict[str, commands.PutTemplate] = {}
         self.crossed: list[tuple[int, int]] = []
@@ -257,9 +278,11 @@ class Model:
         *,
         scope: str | None = None,
         may_open: bool = True,
+        actor: str = "",
     ) -> Answer | Refusal:
         """What becomes of one command at ``now_ms``. Time goes on even when it is refused; nothing else does."""
         self.advance(now_ms)
+        self.actor = actor
         if not is_well_formed(command):
             parts = command.commands if isinstance(command, commands.Compound) else ()
             wrong = [index for index, each in enumerate(parts) if not is_well_formed(each)]
@@ -294,6 +317,11 @@ class Model:
             commands.Transfer: self._transfer,
             commands.Adjust: self._adjust,
             commands.EndAdjustment: self._end_adjustment,
+            commands.RequestOverride: self._request_override,
+            commands.ApproveOverride: self._approve_override,
+            commands.DenyOverride: self._deny_override,
+            commands.RevokeOverride: self._revoke_override,
+            commands.ResetGate: self._reset_gate,
             commands.PutTemplate: self._put_template,
             commands.RemoveTemplate: self._remove_template,
             commands.Compound: self._compound,
@@ -429,6 +457,7 @@ class Model:
             self._close_quarantines(instant)
             self._end_adjustments(instant)
             self._end_allocations(instant)
+            expire_requests(self, instant)
             self._end_windows(instant)
         self.now = now_ms
         self._note_what_is_over()
@@ -437,6 +466,7 @@ class Model:
         due = [hold.expires_at for hold in self.holds.values() if hold.state == "held"]
         due += [hold.expires_at + QUARANTINE_MS for hold in self.holds.values() if hold.quarantine_open]
         due += [a.valid_until for a in self.adjustments.values() if a.active and a.valid_until is not None]
+        due += [one.closes_at for one in self.overrides.values() if one.state == "pending"]
         for cell in self.cells.values():
             if isinstance(cell, Slice):
                 if not cell.ended:
@@ -827,6 +857,8 @@ class Model:
         self._must_be_active([command.account, *command.also])
         if not all(self._shared(name, command.account) for name in command.also):
             raise Refuse("also_not_shared")
+        if is_gated(self.accounts[command.account], command.attributes, self.now):
+            raise Refuse("gated")
         amounts = completed(command.amounts)
         items = self._charged(command.account, command.also, command.attributes)
         for item in items:
@@ -895,9 +927,11 @@ class Model:
             )
             self._rise(hold, total)
             hold.recorded = command.record is not None
+            self._note_confidence(hold, command, task_of(command))
             return self._hold_answer(hold)
         hold = self._find_hold(command.id, scope)
         tells = command.record is not None and not hold.recorded  # the first record is news by itself
+        is_news = tells or self._is_read(hold, command) or self._is_higher(hold, total)
         if hold.state in ("settled", "released"):
             self._rise(hold, total, touch=tells)
         elif hold.state == "held" or hold.quarantine_open:
@@ -907,7 +941,21 @@ class Model:
         else:
             self._rise(hold, total, touch=tells)
         hold.recorded = hold.recorded or tells
+        if is_news:
+            self._note_confidence(hold, command, hold.body.attributes.get("task", "") if hold.body is not None else "")
         return self._hold_answer(hold)
+
+    def _is_read(self, hold: Hold, command: commands.Settle) -> bool:
+        """Whether a final reading is taken as it is, whatever it says."""
+        estimated = hold.state == "expired" and not hold.quarantine_open and self.quarantine == "charge"
+        return command.final and (hold.state == "held" or hold.quarantine_open or estimated)
+
+    def _is_higher(self, hold: Hold, total: Amounts) -> bool:
+        return any(amount > hold.reading.get(unit, 0) for unit, amount in total.items())
+
+    def _note_confidence(self, hold: Hold, command: commands.Settle, task: str) -> None:
+        if command.record is not None:
+            close_gate(self.accounts[hold.account], task, command.record.confidence, self.now)
 
     def _read(self, hold: Hold, total: Amounts, final: bool) -> None:
         """A reading of an open hold (or of one in quarantine): running totals only rise, a final one wins."""
@@ -1058,6 +1106,14 @@ class Model:
             account.priority = command.priority
         if command.min_reserve is not None:
             account.min_reserve = dict(command.min_reserve)
+        if command.confidence_threshold is not UNSET:
+            account.threshold = command.confidence_threshold
+        if command.gate_s is not UNSET:
+            account.gate_s = command.gate_s
+        if account.threshold is None:
+            if command.gate_s is not UNSET and command.gate_s is not None:
+                raise Refuse("invalid")
+            account.gate_s, account.closed = None, {}
         return self._account_answer(account)
 
     def _account_answer(self, account: Account) -> Answer:
@@ -1143,6 +1199,8 @@ class Model:
 
     def _change_status(self, name: str, status: str) -> None:
         self.accounts[name].status = status
+        if status in FINAL:
+            self.accounts[name].closed = {}
         below = [a.name for a in self._below(name)]
         pieces = [c for c in self.cells.values() if isinstance(c, Slice) and c.account in below and not c.ended]
         if status == "active":
@@ -1200,6 +1258,7 @@ class Model:
             anchor=self.now,
             number=number,
             window=window.key,
+            override=command.override,
         )
         self.budgets[number] = budget
         self.cells[window.key] = window
@@ -1249,6 +1308,7 @@ class Model:
         budget.carry_over = command.carry_over
         budget.carry_max = command.carry_max
         budget.carry_debt = command.carry_debt
+        budget.override = command.override
         budget.version += 1
 
     def _remove_budget(self, command: commands.RemoveBudget, scope: str | None, may_open: bool) -> Answer:
@@ -1268,6 +1328,8 @@ class Model:
             if adjustment_body(known.body) != adjustment_body(command):
                 raise Refuse("conflict")
             return self._adjustment_answer(known)
+        if command.id in self.overrides:
+            raise Refuse("conflict")
         budget = self._find_budget(command.account, command.budget)
         if budget is None:
             raise Refuse("unknown_budget")
@@ -1299,6 +1361,118 @@ class Model:
         if adjustment.active:
             self._lapse(adjustment)
         return self._adjustment_answer(adjustment)
+
+    # ------------------------------------------------------------------------------------------- overrides and gates
+
+    def _request_override(self, command: commands.RequestOverride, scope: str | None, may_open: bool) -> Answer:
+        self._known(command.account, scope)
+        known = self.overrides.get(command.id)
+        if known is not None:
+            if (known.body, known.by) != (command, self.actor):
+                raise Refuse("conflict")
+            return self._override_answer(known)
+        if command.id in self.adjustments:
+            raise Refuse("conflict")
+        code = request_refusal(self, command, self.actor)
+        if code is not None:
+            raise Refuse(code)
+        budget = self._find_budget(command.account, command.budget)
+        assert budget is not None
+        window = self.cells[budget.window]
+        closes = [self.now + command.open_s * 1000, window.end or FOREVER]
+        until = milliseconds(command.valid_until)
+        override = Override(
+            id=command.id,
+            account=command.account,
+            budget=budget.number,
+            window=window.key,
+            asked=command.amount,
+            by=self.actor,
+            closes_at=min([*closes, until] if until is not None else closes),
+            body=command,
+        )
+        self.overrides[command.id] = override
+        if not policy_of(budget).requires_approval:
+            self._grant(override, command.amount)
+        return self._override_answer(override)
+
+    def _grant(self, override: Override, amount: int) -> None:
+        """It becomes an adjustment, which ends with what was asked, the policy or the window."""
+        budget = self.budgets[override.budget]
+        until = ends_at(self, override)
+        adjusts = commands.Adjust(
+            id=override.id, account=override.account, budget=budget.name, amount=amount, reason="granted"
+        )
+        self.adjustments[override.id] = Adjustment(
+            id=override.id,
+            account=override.account,
+            budget=budget.number,
+            window=override.window,
+            amount=amount,
+            valid_until=until,
+            body=msgspec.structs.replace(adjusts, valid_until=instant_of(until)),
+        )
+        override.state, override.amount = "approved", amount
+
+    def _to_decide(self, id: str) -> Override:
+        override = self.overrides.get(id)
+        if override is None:
+            raise Refuse("unknown_override")
+        code = decision_refusal(self, override, self.actor)
+        if code is not None:
+            raise Refuse(code)
+        return override
+
+    def _approve_override(self, command: commands.ApproveOverride, scope: str | None, may_open: bool) -> Answer:
+        override = self._to_decide(command.id)
+        if override.state != "pending":
+            raise Refuse("conflict")
+        budget = self.budgets[override.budget]
+        if budget.removed:
+            raise Refuse("unknown_budget")
+        amount = override.asked if command.amount is None else command.amount
+        if amount > override.asked:
+            raise Refuse("invalid")
+        if amount > room_for_overrides(self, override.window, policy_of(budget).max_percent):
+            raise Refuse("beyond_policy")
+        self._grant(override, amount)
+        return self._override_answer(override)
+
+    def _deny_override(self, command: commands.DenyOverride, scope: str | None, may_open: bool) -> Answer:
+        override = self._to_decide(command.id)
+        if override.state != "pending":
+            raise Refuse("conflict")
+        override.state = "denied"
+        return self._override_answer(override)
+
+    def _revoke_override(self, command: commands.RevokeOverride, scope: str | None, may_open: bool) -> Answer:
+        override = self.overrides.get(command.id)
+        if override is not None and override.by != self.actor:
+            override = self._to_decide(command.id)
+            if override.state == "pending":
+                raise Refuse("conflict")
+        if override is None:
+            raise Refuse("unknown_override")
+        state = override_state(self, override)
+        if state in ("denied", "expired"):
+            raise Refuse("conflict")
+        if state == "pending":
+            override.state = "withdrawn"
+        elif state == "approved":
+            self._lapse(self.adjustments[override.id])
+            override.state = "revoked"
+        return self._override_answer(override)
+
+    def _override_answer(self, override: Override) -> Answer:
+        return Answer("override", {"state": override_state(self, override), "amount": override.amount})
+
+    def _reset_gate(self, command: commands.ResetGate, scope: str | None, may_open: bool) -> Answer:
+        account = self._known(command.account, scope)
+        if command.task is None:
+            account.closed = {}
+        else:
+            account.closed.pop(command.task, None)
+        return self._account_answer(account)
 
     def _adjustment_answer(self, adjustment: Adjustment) -> Answer:
         return Answer("adjustment", {"id": adjustment.id, "amount": adjustment.amount, "active": adjustment.active})
@@ -1555,6 +1729,8 @@ def is_well_formed(command: Any) -> bool:
         return amounts_are_valid({command.unit: command.amount}) and command.amount >= 1 and different
     if isinstance(command, commands.Adjust):
         return id_is_valid(command.id) and 1 <= abs(command.amount) <= AMOUNT_MAX
+    if isinstance(command, commands.RequestOverride):
+        return id_is_valid(command.id) and 1 <= command.amount <= AMOUNT_MAX and bool(command.reason)
     if isinstance(command, commands.PutTemplate):
         return command.pattern.endswith("*") and "*" not in command.pattern[:-1] and len(command.pattern) > 1
     return not hasattr(command, "id") or id_is_valid(command.id)
@@ -1608,6 +1784,10 @@ def totals(command: commands.Settle) -> Amounts:
     if record is not None and record.cost_nanousd is not None:
         whole.setdefault("cost", record.cost_nanousd)
     return completed(whole)
+
+
+def instant_of(ms: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)
 
 
 def milliseconds(at: datetime | None) -> int | None:

@@ -14,9 +14,26 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from fiscus.core.commands import Allocate, Compound, Extend, PutAccount, PutBudget, Release, Reserve, Settle, Transfer
+from fiscus.core.commands import (
+    Allocate,
+    ApproveOverride,
+    Compound,
+    DenyOverride,
+    Extend,
+    PutAccount,
+    PutBudget,
+    PutKey,
+    Release,
+    RequestOverride,
+    Reserve,
+    RevokeOverride,
+    Settle,
+    Transfer,
+)
 from fiscus.core.events import StatusChanged
-from fiscus.core.outcomes import CompoundAnswer, HoldAnswer, Refused
+from fiscus.core.gates import task_key
+from fiscus.core.outcomes import CompoundAnswer, HoldAnswer, OverrideAnswer, Refused
+from tests.model.granting import ROLES, override_state
 from tests.model.harness import Core, Seen, rows
 from tests.model.model import Answer, Figures, Model, Refusal
 from tests.model.wishes import NAMES, START_MS, STARTS_MS, Wishes, moment
@@ -29,6 +46,7 @@ DUE_EVENTS = {
     "AllocationEnded",
     "WindowOpened",
     "ThresholdCrossed",
+    "OverrideExpired",
 }
 ONE_WAY = {(state, state) for state in ("held", "settled", "released", "expired")} | {
     ("held", "settled"),
@@ -40,6 +58,7 @@ ONE_WAY = {(state, state) for state in ("held", "settled", "released", "expired"
 
 
 CALLS = (Reserve, Extend, Settle, Release)
+DECIDED = (RequestOverride, ApproveOverride, DenyOverride, RevokeOverride)
 
 
 class Pair:
@@ -53,6 +72,8 @@ class Pair:
 
     def open_accounts(self, choose: Callable[[Sequence[Any]], Any]) -> None:
         """A tree, in which each account has one of those before it as its parent, and some budgets and allocations."""
+        for key, role in ROLES.items():
+            self.core.decide(PutKey(key=key, digest=f"digest of {key}", role=role), self.now_ms)
         self.run(PutAccount(account="root"))
         for position, name in enumerate(NAMES[1:]):
             self.run(PutAccount(account=name, parent=choose(NAMES[: position + 1])))
@@ -67,12 +88,12 @@ class Pair:
         self.now_ms = now_ms
         self.run(PutAccount(account="root"))
 
-    def run(self, command: Any, scope: str | None = None) -> None:
+    def run(self, command: Any, scope: str | None = None, actor: str = "") -> None:
         before = len(self.core.journal)
         used = self.core.used(self.now_ms)
         sizes = {key: grant.size for key, grant in self.model.grants.items()}
-        expected = self.model.decide(command, self.now_ms, scope=scope)
-        real = self.core.decide(command, self.now_ms, scope=scope)
+        expected = self.model.decide(command, self.now_ms, scope=scope, actor=actor)
+        real = self.core.decide(command, self.now_ms, scope=scope, actor=actor)
         self.compare_outcomes(command, expected, real)
         if isinstance(real, Refused):
             if not isinstance(command, Compound):
@@ -99,6 +120,8 @@ class Pair:
         assert not isinstance(real, Refused), told
         if isinstance(real, HoldAnswer):
             self.compare_hold(expected, real, told)
+        if isinstance(real, OverrideAnswer):
+            assert (real.state, real.amount) == (expected.values["state"], expected.values["amount"]), told
         if isinstance(real, CompoundAnswer):
             for each, its, sub in zip(expected.values["answers"], real.answers, command.commands, strict=True):
                 self.compare_outcomes(sub, each, its)
@@ -118,6 +141,13 @@ class Pair:
         statuses = {name: account.status for name, account in self.model.accounts.items()}
         assert seen.statuses == statuses, f"expected {statuses}, were {seen.statuses}"
         self.compare_balances(seen)
+        overrides = {id: (override_state(self.model, one), one.amount) for id, one in self.model.overrides.items()}
+        assert seen.overrides == overrides, f"expected {overrides}, were {seen.overrides}"
+        gates = {
+            name: {task_key(task) for task, until in account.closed.items() if until > self.now_ms}
+            for name, account in self.model.accounts.items()
+        }
+        assert seen.gates == {name: closed for name, closed in gates.items() if closed}
         for id, hold in self.model.holds.items():
             self.compare_hold(self.model._hold_answer(hold), seen.holds[id], id)
         crossed: dict[tuple[str, str], list[int]] = {}
@@ -209,7 +239,8 @@ class Ledger(RuleBasedStateMachine):
 
         wishes = Wishes(self.pair.model, choose, self.pair.now_ms)
         command = getattr(wishes, kind)()
-        self.pair.run(command, wishes.scope() if isinstance(command, CALLS) else None)
+        actor = wishes.actor() if isinstance(command, DECIDED) else ""
+        self.pair.run(command, wishes.scope() if isinstance(command, CALLS) else None, actor)
 
     @initialize(data=st.data(), quarantine=st.sampled_from(("charge", "release")), start_ms=st.sampled_from(STARTS_MS))
     def open_accounts(self, data: Any, quarantine: str, start_ms: int) -> None:
@@ -241,7 +272,14 @@ class Ledger(RuleBasedStateMachine):
     def adjust(self, data: Any, kind: str) -> None:
         self.wish(data, kind)
 
-    @rule(data=st.data(), kind=st.sampled_from(("set_status", "put_account", "put_template")))
+    @rule(
+        data=st.data(),
+        kind=st.sampled_from(("request_override", "approve_override", "approve_override", "end_override")),
+    )
+    def override(self, data: Any, kind: str) -> None:
+        self.wish(data, kind)
+
+    @rule(data=st.data(), kind=st.sampled_from(("set_status", "put_account", "put_template", "set_gate", "reset_gate")))
     def change_accounts(self, data: Any, kind: str) -> None:
         self.wish(data, kind)
 

@@ -6,20 +6,28 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from msgspec import UNSET
+
 from fiscus.core.commands import (
     THRESHOLDS_DEFAULT,
     Adjust,
     Allocate,
+    ApproveOverride,
     Compound,
     Deallocate,
+    DenyOverride,
     EndAdjustment,
     Extend,
+    OverridePolicy,
     PutAccount,
     PutBudget,
     PutTemplate,
     Release,
     RemoveBudget,
+    RequestOverride,
     Reserve,
+    ResetGate,
+    RevokeOverride,
     SetStatus,
     Settle,
     TemplateBudget,
@@ -41,6 +49,13 @@ THRESHOLDS: tuple[Any, ...] = (
     {80: "critical"},
     {10: "info", 150: "exhausted"},
     {},
+)
+POLICIES = (
+    None,
+    None,
+    OverridePolicy(requires_approval=False),
+    OverridePolicy(max_percent=100, max_duration_s=1_800),
+    OverridePolicy(approvers=(), approver_keys=("looker",)),
 )
 LEASES = (3600, 60, 1800, 86_400)
 STEPS_MS = (1, 1000, 59_999, 600_000, HOUR_MS, 3 * HOUR_MS, 25 * HOUR_MS)
@@ -115,13 +130,15 @@ class Wishes:
         if not self.seldom(8):
             return None
         tokens = Tokens(input=self.choose(range(20)), output=self.choose(range(20)), reasoning=3)
-        return CallRecord(tokens=tokens, cost_nanousd=self.choose((None, 7, 30)))
+        confidence = self.choose((None, 0.5, 0.9))
+        return CallRecord(tokens=tokens, cost_nanousd=self.choose((None, 7, 30)), confidence=confidence)
 
     def also(self) -> tuple[str, ...]:
         return (self.account(),) if self.seldom(4) else ()
 
     def attributes(self) -> dict[str, str]:
-        return {"model": "x"} if self.seldom(3) else {}
+        attributes = {"model": "x"} if self.seldom(3) else {}
+        return {**attributes, "task": "t"} if self.seldom(4) else attributes
 
     def policy(self) -> Any:
         return self.choose(("deny", "deny", "deny", "suspend", "terminate"))
@@ -220,6 +237,7 @@ class Wishes:
             carry_max=self.choose((None, 20, 50, 0)),
             carry_debt=self.choose((False, True)),
             force=self.seldom(3),
+            override=self.choose(POLICIES),
         )
 
     def remove_budget(self) -> RemoveBudget:
@@ -245,6 +263,46 @@ class Wishes:
         others = [account for account, its in self.model.grants if its == unit and account != source]
         target = self.choose(others) if others and not self.seldom() else self.account()
         return Transfer(source=source, target=target, unit=unit, amount=self.choose(range(20)))
+
+    def actor(self) -> str:
+        return str(self.choose(("boss", "boss", "asker", "asker", "other", "looker", "")))
+
+    def override(self) -> str:
+        """Mostly one that is pending."""
+        pending = [one.id for one in self.model.overrides.values() if one.state == "pending"]
+        known = list(self.model.overrides)
+        return str(self.choose(pending if pending and not self.seldom() else known or ["o0"]))
+
+    def request_override(self) -> RequestOverride:
+        account, budget = self.budget()
+        valid_s = self.choose((None, 60, 1_800, 7_200))
+        return RequestOverride(
+            id=self.override() if self.seldom(8) else f"o{len(self.model.overrides)}",
+            account=account,
+            budget=budget,
+            amount=self.choose(range(1, 90)),
+            reason="why not",
+            valid_s=valid_s,
+            valid_until=self.until() if valid_s is None and self.seldom(3) else None,
+            open_s=self.choose((3_600, 60, 604_800)),
+        )
+
+    def approve_override(self) -> ApproveOverride:
+        return ApproveOverride(id=self.override(), amount=self.choose((None, None, 1, 20)))
+
+    def end_override(self) -> DenyOverride | RevokeOverride:
+        kind = self.choose((RevokeOverride, RevokeOverride, DenyOverride))
+        return kind(id=self.override())  # type: ignore[no-any-return]
+
+    def set_gate(self) -> PutAccount:
+        return PutAccount(
+            account=self.account(),
+            confidence_threshold=self.choose((0.5, 0.5, 0.0, None, UNSET)),
+            gate_s=self.choose((UNSET, UNSET, 60, 3_600, None)),
+        )
+
+    def reset_gate(self) -> ResetGate:
+        return ResetGate(account=self.account(), task=self.choose((None, "", "t")))
 
     def adjust(self) -> Adjust:
         account, budget = self.budget()

@@ -92,8 +92,8 @@ def request_override(draft: Draft, request: Request, command: RequestOverride, n
         return _repeated(draft, request, command, known)
     if draft.adjustments.find(command.id) is not None:
         return Refused(code="conflict", detail="id: is in use for an adjustment", field="id")
-    refused = inactive(draft, chain(draft, account))
-    if refused is not None and refused.code != "account_suspended":
+    refused = inactive(draft, [above for above in chain(draft, account) if above.status != "suspended"])
+    if refused is not None:
         return refused
     budget = find_budget(draft, account, command.budget)
     if isinstance(budget, Refused):
