@@ -231,6 +231,16 @@ def test_clean_up_gives_the_final_figures_and_frees_what_was_held(registry, trea
     assert [one.balance.held for one in account.budgets if one.balance] == [0] * 6
 
 
+def test_the_hops_of_a_thread_that_ends_are_closed_themselves(registry, treasury):
+    # covers X7
+    registry.extend_chain("t", "hop1")
+    registry.extend_chain("hop1", "hop2")
+    registry.cleanup_thread("t")
+    assert [treasury.account(registry.threads.account_of(name)).status for name in ("t", "hop1", "hop2")] == [
+        "closed"
+    ] * 3
+
+
 def test_what_was_held_for_hops_is_free_when_their_root_ends(registry, treasury):
     # covers X7
     registry.extend_chain("t", "hop")

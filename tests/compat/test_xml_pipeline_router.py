@@ -226,6 +226,27 @@ async def test_a_failed_attempt_is_tried_again_elsewhere_after_a_pause(make):
     assert 0.75 <= router.slept[0] <= 1.25
 
 
+async def test_a_call_is_not_tried_again_beyond_what_its_thread_has(make):
+    # covers X15, X17
+    backend = Fake(TimeoutError(), answer())
+    router = make(backend, limit=500)
+    with pytest.raises(BudgetExhaustedError) as error:
+        await router.complete("gpt-4o", [{"role": "user", "content": "word " * 300}], thread_id="t")
+    assert isinstance(error.value.__cause__, TimeoutError)
+    assert len(backend.requests) == 1
+    assert 300 <= router.registry.get_usage("t")["total_tokens"] < 350, "what the first attempt may have cost"
+
+
+async def test_an_attempt_after_a_failed_one_has_what_is_left_for_its_answer(make):
+    # covers X15, X17
+    backend = Fake(TimeoutError(), answer())
+    router = make(backend, limit=1_000)
+    await router.complete("gpt-4o", [{"role": "user", "content": "word " * 300}], thread_id="t", max_tokens=600)
+    first, second = (request["max_tokens"] for request in backend.requests)
+    assert first == 600
+    assert 300 < second < 400
+
+
 @pytest.mark.parametrize(
     ("error", "billed", "repeated"),
     [

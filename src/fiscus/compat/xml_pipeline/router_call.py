@@ -156,10 +156,11 @@ class RouterCall:
         await self._reach(purse.hold.reading(self._amounts()))
         needed = self._spent.total + self._input_bound + OUTPUT_TOKENS_LEAST
         wanted = self._spent.total + self._input_bound + (self._request["max_tokens"] or OUTPUT_TOKENS_DEFAULT)
-        if await self._reach(self._desk.governor.raise_to(purse, wanted)) == 0:
-            return
-        if await self._reach(self._desk.governor.raise_to(purse, needed)):
+        lacking = await self._reach(self._desk.governor.raise_to(purse, wanted))
+        if wanted - lacking < min(needed, wanted):
             raise await self._exhausted() from error
+        if lacking:
+            await self._reach(self._desk.governor.raise_to(purse, wanted - lacking))
 
     def _add_failure(self, target: Target, error: BaseException) -> None:
         """What a failed attempt has used: as it says, else its input, unless the provider has rejected it."""
