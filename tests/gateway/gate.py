@@ -121,6 +121,7 @@ class Gate:
 
     async def booked(self) -> None:
         """Wait for the settlements of calls that were answered: a read is answered before what is in its batch."""
+        await self.gateway._tools.settlements.booked()
         await self.treasury.read(ReadAccount(account=PAYER))
 
     async def balances(self, name: str = PAYER) -> dict[str, Balance]:

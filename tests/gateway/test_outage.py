@@ -25,6 +25,9 @@ class Away:
             raise StoreUnavailable("the database is away")
         return await self.treasury.execute(request)
 
+    async def execute_many(self, requests):
+        return [await self.execute(request) for request in requests]
+
     def __getattr__(self, name):
         return getattr(self.treasury, name)
 

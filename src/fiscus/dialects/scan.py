@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -168,8 +169,8 @@ def repeated(body: bytes, keys: Collection[str], inside: Collection[str] = ()) -
     'n'
     """
     if len(body) <= _COUNTED_BYTES_MAX and not _ESCAPED_LETTER.search(body):
-        names = (*keys, *inside)
-        if all(body.count(b'"%s"' % name.encode()) < 2 for name in names):
+        often = max(map(body.count, _quoted(tuple(keys), tuple(inside))))
+        if often < 2:
             return None
     seen: set[str] = set()
     for member in members(body):
@@ -183,6 +184,11 @@ def repeated(body: bytes, keys: Collection[str], inside: Collection[str] = ()) -
             if twice is not None:
                 return f"{member.key}.{twice}"
     return None
+
+
+@lru_cache(maxsize=64)
+def _quoted(keys: tuple[str, ...], inside: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(b'"%s"' % name.encode() for name in (*keys, *inside))
 
 
 def _lengths(body: bytes) -> dict[str, memoryview]:

@@ -50,11 +50,13 @@ def usage_of(usage: object, *, final: bool = True) -> Usage:
     """
     if isinstance(usage, Tokens):
         return Usage(tokens=usage, final=final)
+    notes: list[str] = []
+    if _is_plain(usage):
+        return Usage(tokens=_openai_chat(usage, notes), final=final, notes=tuple(notes))
     for name in _USAGE_FIELDS:
         inner = _field(usage, name)
         if inner is not None:
             return usage_of(inner, final=final)
-    notes: list[str] = []
     tokens = _tokens(usage, notes)
     return Usage(
         tokens=_with_compactions(usage, tokens),
@@ -96,6 +98,32 @@ _GEMINI_COUNTS = (
     "candidates_token_count",
 )
 _COUNTS = (*_GEMINI_COUNTS, "prompt_tokens", "completion_tokens", "input_tokens", "inputTokens", "total_tokens")
+
+
+_PLAIN_DETAILS = frozenset(("prompt_tokens_details", "completion_tokens_details"))
+_PLAIN = _PLAIN_DETAILS | {"prompt_tokens", "completion_tokens", "total_tokens"}
+_PLAIN_PARTS = frozenset(
+    (
+        "cached_tokens",
+        "audio_tokens",
+        "reasoning_tokens",
+        "accepted_prediction_tokens",
+        "rejected_prediction_tokens",
+    )
+)
+
+
+def _is_plain(usage: object) -> bool:
+    """Whether a usage is of a chat completion and says nothing but tokens, as most do: nothing else is looked for."""
+    if type(usage) is not dict or not usage.keys() <= _PLAIN:
+        return False
+    if usage.get("prompt_tokens") is None and usage.get("completion_tokens") is None:
+        return False
+    for name in _PLAIN_DETAILS & usage.keys():
+        details = usage[name]
+        if details is not None and not (type(details) is dict and details.keys() <= _PLAIN_PARTS):
+            return False
+    return True
 
 
 def _openai_chat(usage: object, notes: list[str]) -> Tokens:

@@ -16,6 +16,7 @@ from fiscus.core.units import Amounts, Unit
 from fiscus.gateway.bounds import Bound
 from fiscus.gateway.payers import Caller, Payer
 from fiscus.gateway.produced import Expected
+from fiscus.gateway.settlements import Settlements
 
 TRIES_MAX = 8
 """How often a smaller hold is asked for when a larger one does not fit."""
@@ -56,7 +57,7 @@ class Asking:
 
     def __init__(
         self,
-        treasury: Treasury,
+        ledger: Settlements,
         bound: Bound,
         payer: Payer,
         caller: Caller,
@@ -68,7 +69,7 @@ class Asking:
     ) -> None:
         self.bound = bound
         self.least: Mapping[Unit, Balance] = least or {}
-        self._treasury = treasury
+        self._ledger = ledger
         self._payer = payer
         self._caller = caller
         self._tenant = tenant
@@ -91,7 +92,7 @@ class Asking:
         """
         while True:
             request = self._request(held, leave)
-            outcome = await self._treasury.execute(request)
+            outcome = await self._ledger.execute(request)
             if isinstance(outcome, HoldAnswer):
                 output = min(self.bound.output_tokens_max, held if told is None else told)
                 return Admitted(

@@ -33,6 +33,7 @@ from fiscus.gateway.produced import Expected, Lengths, Shares
 from fiscus.gateway.reading import Reader
 from fiscus.gateway.remaining import Remaining, within
 from fiscus.gateway.routes import Route, family_at, route_at
+from fiscus.gateway.settlements import Settlements
 from fiscus.gateway.unmetered import pass_list, pass_unmetered
 from fiscus.gateway.upstreams import Target, Upstreams
 from fiscus.gateway.waiting import Room
@@ -76,6 +77,7 @@ class Gateway:
         self.metrics = GatewayMetrics(upstream.name for upstream in options.upstreams)
         self._tools = Tools(
             treasury=treasury,
+            settlements=Settlements(treasury),
             options=options,
             prices=PriceBook(options.prices, unknown_policy=options.unknown_price),
             upstreams=Upstreams(options),
@@ -107,6 +109,7 @@ class Gateway:
     async def close(self) -> None:
         """Let go of connections and processes."""
         self._tools.reader.close()
+        await self._tools.settlements.booked()
         await self.live.close()
         await self._remaining.close()
         await self._tools.upstreams.close()
@@ -201,6 +204,7 @@ class Gateway:
         targets = self._tools.upstreams.targets(incoming.route.family, model)
         if not targets:
             return body, None
+        await self._tools.settlements.booked()
         chain = within(await self._remaining.chain(payer.account, is_fresh=True), incoming.caller.scope)
         note = self._notes.due(chain, _attributes(payer, model, targets))
         if note is None:
@@ -239,7 +243,7 @@ class Gateway:
         targets = tools.upstreams.targets(route.family, model)
         if not targets:
             return Problem(code="unknown_model", message=f"no provider is configured that serves {model!r:.100}")
-        if all(target.is_full for target in targets):
+        if targets[0].is_full and all(target.is_full for target in targets):
             return Problem(code="unavailable", message="the provider has all calls that it may have", retry_after_s=1)
         if not dialect.metered:
             return await pass_unmetered(tools, incoming, targets, facts, body, model)
@@ -263,7 +267,7 @@ class Gateway:
             counted,
             prices,
             options,
-            output_tokens_default=min(target.upstream.output_tokens_of(model) for target in targets),
+            output_tokens_default=lambda: min(target.upstream.output_tokens_of(model) for target in targets),
             is_embedding=route.dialect == "openai.embeddings",
             leave=options.wrap_up if options.wrap_up and not wraps_up(incoming.headers) else {},
         )
@@ -273,9 +277,9 @@ class Gateway:
         if expected is None and grows:
             start = options.output_tokens_start
             expected = Expected(tokens=start, spread=start, known=1)
-        silent_s = max(target.upstream.answer_s_max + target.upstream.silence_s_max for target in targets)
+        silent_s = max([target.upstream.answer_s_max + target.upstream.silence_s_max for target in targets])
         asking = Asking(
-            tools.treasury,
+            tools.settlements,
             bound,
             payer,
             caller,

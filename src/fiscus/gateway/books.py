@@ -125,7 +125,7 @@ class Books:
         request = msgspec.structs.replace(self._order.admitted.request, command=self._command)
         for attempt in range(SETTLE_TRIES):
             try:
-                outcome = await self._tools.treasury.execute(request)
+                outcome = await self._tools.settlements.book(request, at_once=self._tools.room.is_waited_for)
             except TreasuryError as error:
                 if attempt == SETTLE_TRIES - 1 or not error.retryable:
                     log.error("settlement_failed", hold=self._command.id, code=error.code, detail=str(error))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from fiscus.core.units import AMOUNT_MAX, Amounts, Unit
 from fiscus.dialects import RequestFacts
 from fiscus.gateway.options import GatewayOptions
-from fiscus.pricing import Count, Extras, Price
+from fiscus.pricing import NO_EXTRAS, Count, Extras, Price, WorstCase
 
 
 class Bound(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,9 +19,7 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
         input_tokens: with the margin, all prompts together.
         choices: outputs that are produced.
         output_tokens_max: of one choice, as asked; ``output_tokens_least``: the smallest that the provider takes.
-        prices: of all upstreams that may be asked; none: the cost is not bounded.
-        may_write_cache, may_have_audio: see ``Price.worst_case_cost``.
-        extras_max: calls of server tools.
+        costs: at the prices of all upstreams that may be asked; none: the cost is not bounded.
         leave: what has to stay free besides, for calls that wrap up.
     """
 
@@ -29,43 +27,27 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
     choices: int
     output_tokens_max: int
     output_tokens_least: int = 1
-    prices: tuple[Price, ...]
-    may_write_cache: bool = True
-    may_have_audio: bool = False
-    may_have_images: bool = True
-    extras_max: Extras = Extras()
+    costs: tuple[WorstCase, ...]
     leave: Amounts = {}
 
     def cost(self, output_tokens: int) -> int:
         """Nano-USD at most, at the dearest of the prices."""
-        return max(
-            price.worst_case_cost(
-                input_tokens_max=self.input_tokens,
-                output_tokens_max=output_tokens,
-                n=self.choices,
-                may_write_cache=self.may_write_cache,
-                may_have_audio=self.may_have_audio,
-                may_have_images=self.may_have_images,
-                extras_max=self.extras_max,
-            )
-            for price in self.prices
-        )
+        return max([worst.cost(output_tokens) for worst in self.costs])
 
     def amounts(self, output_tokens: int) -> Amounts:
         """What is held for an output of so many tokens a choice."""
-        output = output_tokens * self.choices
-        amounts: Amounts = {
-            "input_tokens": self.input_tokens,
-            "output_tokens": output,
-            "tokens": self.input_tokens + output,
-            "calls": 1,
-        }
-        if self.prices:
+        into, output = self.input_tokens, output_tokens * self.choices
+        amounts: Amounts = {"input_tokens": into, "output_tokens": output, "tokens": into + output, "calls": 1}
+        if self.costs:
             amounts["cost"] = self.cost(output_tokens)
-        return {unit: min(amount, AMOUNT_MAX) for unit, amount in amounts.items()}
+        if max(amounts.values()) > AMOUNT_MAX:
+            return {unit: min(amount, AMOUNT_MAX) for unit, amount in amounts.items()}
+        return amounts
 
     def room(self, output_tokens: int) -> Amounts:
         """What stays free: what always has to, and so much output of a choice besides."""
+        if not output_tokens:
+            return {unit: amount for unit, amount in self.leave.items() if amount}
         without, more = self.amounts(0), self.amounts(output_tokens)
         room = {unit: self.leave.get(unit, 0) + amount - without[unit] for unit, amount in more.items()}
         return {unit: amount for unit, amount in {**self.leave, **room}.items() if amount}
@@ -91,7 +73,7 @@ def bound_of(
     prices: Sequence[Price],
     options: GatewayOptions,
     *,
-    output_tokens_default: int,
+    output_tokens_default: Callable[[], int],
     is_embedding: bool,
     leave: Amounts,
 ) -> Bound:
@@ -102,18 +84,28 @@ def bound_of(
         output_tokens_default: of a choice, where the request says nothing.
         leave: what has to stay free besides.
     """
-    asked = output_tokens_default if facts.output_tokens_max is None else facts.output_tokens_max
+    asked = output_tokens_default() if facts.output_tokens_max is None else facts.output_tokens_max
     unseen = options.unseen_input_tokens_max if is_unseen(facts, counted) else None
     calls = options.server_tool_calls_max if facts.server_tools else 0
+    input_tokens = counted.upper_bound + (unseen or 0)
+    choices = facts.choices * (facts.prompts if not is_embedding else 1)
+    extras = Extras(web_searches=calls, file_searches=calls, code_executions=calls) if calls else NO_EXTRAS
+    costs = [
+        price.worst_case(
+            input_tokens_max=input_tokens,
+            n=choices,
+            may_have_audio=counted.media > 0,
+            may_have_images=counted.images > 0 or counted.media > 0,
+            extras_max=extras,
+        )
+        for price in prices
+    ]
     return Bound(
-        input_tokens=counted.upper_bound + (unseen or 0),
-        choices=facts.choices * (facts.prompts if not is_embedding else 1),
+        input_tokens=input_tokens,
+        choices=choices,
         output_tokens_max=0 if is_embedding else asked,
         output_tokens_least=facts.output_tokens_least,
-        prices=tuple(prices),
-        may_have_audio=counted.media > 0,
-        may_have_images=counted.images > 0 or counted.media > 0,
-        extras_max=Extras(web_searches=calls, file_searches=calls, code_executions=calls),
+        costs=tuple(costs),
         leave=leave,
     )
 

@@ -18,6 +18,7 @@ from fiscus.gateway.payers import Caller, Payer
 from fiscus.gateway.produced import Lengths, Shares
 from fiscus.gateway.reading import Reader
 from fiscus.gateway.routes import Route
+from fiscus.gateway.settlements import Settlements
 from fiscus.gateway.upstreams import Target, Upstreams
 from fiscus.gateway.waiting import Room
 from fiscus.pricing import Count, Price, PriceBook
@@ -27,6 +28,7 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What every call works with."""
 
     treasury: Treasury
+    settlements: Settlements
     options: GatewayOptions
     prices: PriceBook
     upstreams: Upstreams

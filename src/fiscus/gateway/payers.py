@@ -80,7 +80,7 @@ def secret_of(headers: Mapping[bytes, bytes], query: bytes) -> bytes | None:
         if value:
             kind, _, rest = value.partition(b" ")
             return rest.strip() if name == b"authorization" and kind.lower() == b"bearer" else value.strip()
-    for name_, value_ in parse_qsl(query.decode("latin-1")):
+    for name_, value_ in parse_qsl(query.decode("latin-1")) if query else ():
         if name_ == "key":
             return value_.encode()
     return None
@@ -88,6 +88,8 @@ def secret_of(headers: Mapping[bytes, bytes], query: bytes) -> bytes | None:
 
 def without_key(query: bytes) -> str:
     """The query of an address without the caller's secret."""
+    if not query:
+        return ""
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     return urlencode([(name, value) for name, value in pairs if name != "key"])
 

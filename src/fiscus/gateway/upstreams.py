@@ -23,6 +23,9 @@ AGAIN = frozenset((408, 409, 429, 500, 502, 503, 504, 529))
 BROKEN = frozenset((500, 502, 503, 504, 529))
 """Statuses that speak against the upstream itself."""
 
+MODELS_MAX = 1_024
+"""Of so many names of models it is kept who serves them."""
+
 RETRY_AFTER_S_MAX = 60.0
 KEPT_BACK = frozenset(
     (
@@ -174,6 +177,7 @@ class Upstreams:
     def __init__(self, options: GatewayOptions) -> None:
         self._options = options
         self._targets = [Target(upstream) for upstream in options.upstreams]
+        self._serving: dict[tuple[Family, str | None], tuple[Target, ...]] = {}
         self._turn = 0
 
     @property
@@ -186,7 +190,25 @@ class Upstreams:
 
         An upstream for every model is asked only for those that no other names: what is for one is not sent to another.
         """
+        serving = self._serving.get((family, model))
+        if serving is None:
+            serving = self._find(family, model)
+        if len(serving) <= 1:
+            return list(serving)
         now_s = asyncio.get_running_loop().time()
+        strategy = self._options.strategy
+        return sorted(
+            serving,
+            key=lambda one: (
+                one.broken_until_s > now_s,
+                one.is_full,
+                one.upstream.priority,
+                one.in_flight if strategy == "least_loaded" else 0,
+                one.used if strategy != "failover" else 0,
+            ),
+        )
+
+    def _find(self, family: Family, model: str | None) -> tuple[Target, ...]:
         found = [
             target
             for target in self._targets
@@ -194,17 +216,10 @@ class Upstreams:
         ]
         if model is not None:
             found = [target for target in found if target.upstream.names(model)] or found
-        strategy = self._options.strategy
-        found.sort(
-            key=lambda one: (
-                one.broken_until_s > now_s,
-                one.is_full,
-                one.upstream.priority,
-                one.in_flight if strategy == "least_loaded" else 0,
-                one.used if strategy != "failover" else 0,
-            )
-        )
-        return found
+        if len(self._serving) >= MODELS_MAX:
+            self._serving.clear()
+        self._serving[family, model] = serving = tuple(found)
+        return serving
 
     async def close(self) -> None:
         """Close all connections."""

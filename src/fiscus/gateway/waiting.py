@@ -27,6 +27,11 @@ class Room:
         self._above = above
         self._queues: dict[str, deque[asyncio.Event]] = {}
 
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether any call waits."""
+        return bool(self._queues)
+
     async def admitted(
         self, attempt: Attempt, payer: str, wait_s: float, watch: Callable[[], Presence]
     ) -> Admitted | Refused | None:

@@ -5,11 +5,12 @@ from fiscus.pricing.counting import Count, count, count_body, count_tokens_with_
 from fiscus.pricing.limits import output_tokens_max
 from fiscus.pricing.margins import Margin, Margins
 from fiscus.pricing.overrides import OverrideTier, PriceOverride
-from fiscus.pricing.price import Extras, Price, UnknownPolicy, UnknownPrice
+from fiscus.pricing.price import NO_EXTRAS, Extras, Price, UnknownPolicy, UnknownPrice, WorstCase
 from fiscus.pricing.prompt import DialectName, Unseen
 from fiscus.pricing.tokenizers import Label
 
 __all__ = [
+    "NO_EXTRAS",
     "Comparison",
     "Count",
     "DialectName",
@@ -24,6 +25,7 @@ __all__ = [
     "UnknownPolicy",
     "UnknownPrice",
     "Unseen",
+    "WorstCase",
     "count",
     "count_body",
     "count_tokens_with_tools",

@@ -196,6 +196,9 @@ def _without_tokenizer(request: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
+NOTHING = Counted(0, 0)
+
+
 class _Room:
     """How many characters may still be tokenized; what is beyond counts by its bytes."""
 
@@ -205,6 +208,8 @@ class _Room:
         self.exceeded = False
 
     def count(self, texts: Sequence[str]) -> Counted:
+        if not texts:
+            return NOTHING
         beyond = 0
         within = []
         for text in texts:
@@ -229,25 +234,26 @@ def _counted(
     defined = room.count(_definition_texts(prompt))
     definitions = defined.tokens + framing.of_tools(prompt, chat=dialect == "openai.chat")
     framed = 0 if dialect in ("openai.completions", "openai.embeddings") else framing.of_messages(prompt)
-    unknown = sum(_bytes_of(text) for text in prompt.unknown)
-    media = sum(medium.tokens for medium in prompt.media)
-    media_upper = sum(medium.upper for medium in prompt.media)
+    unknown = sum(map(_bytes_of, prompt.unknown))
+    media = sum([medium.tokens for medium in prompt.media])
+    media_upper = sum([medium.upper for medium in prompt.media])
     label = _label(prompt, tokenizer.label, exceeded=room.exceeded)
     margin = margins.of(provider, family.name, label)
     counted = texts.tokens + results.tokens + definitions + framed
-    bound = counted + sum(part.upper - part.tokens for part in (texts, results, defined)) + margin.constant
+    spread = sum([part.upper - part.tokens for part in (texts, results, defined)])
+    bound = counted + spread + margin.constant
     upper = max(margin.over(counted), bound) + -(-definitions * DEFINITIONS_PERMILLE // 1_000)
     return Count(
         tokens=counted + unknown + media,
         tool_definitions=definitions,
         tool_results=results.tokens,
         media=media,
-        images=sum(medium.kind == "image" for medium in prompt.media),
+        images=sum([medium.kind == "image" for medium in prompt.media]),
         family=family.name,
         label=label,
         margin=margin,
         upper_bound=upper + unknown + media_upper,
-        unseen=tuple(sorted(prompt.unseen)),
+        unseen=tuple(sorted(prompt.unseen)) if prompt.unseen else (),
     )
 
 

@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
+from itertools import product
 from math import lcm
-from typing import Literal, NamedTuple, get_args
+from operator import itemgetter
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -43,6 +45,32 @@ class Row(NamedTuple):
 
 INPUT_RATES = Row._fields[: Row._fields.index("output")]
 OUTPUT_RATES = Row._fields[Row._fields.index("output") :]
+
+
+def _rates_of(*, cache: bool, audio: bool, images: bool) -> itemgetter[Any]:
+    """What the input of a call may be charged by, of a ``Row``."""
+    left_out = (() if cache else ("cache_write",)) + (() if audio else ("audio",))
+    left_out += () if images else ("image", "video")
+    return itemgetter(*(Row._fields.index(name) for name in INPUT_RATES if not name.startswith(left_out)))
+
+
+_INPUTS = {
+    flags: _rates_of(cache=flags[0], audio=flags[1], images=flags[2]) for flags in product((False, True), repeat=3)
+}
+_OUTPUTS = itemgetter(*(Row._fields.index(name) for name in OUTPUT_RATES))
+
+
+class WorstCase(NamedTuple):
+    """What no call costs more than, as a function of its output: numerators of nano-USD over ``denominator``."""
+
+    fixed: int
+    each: int
+    denominator: int
+
+    def cost(self, output_tokens: int) -> int:
+        """Nano-USD, for so many tokens of each answer."""
+        return -(-(self.fixed + self.each * output_tokens) // self.denominator)
+
 
 # A rate that a price does not state is the first of these that it does: a cache read that nobody prices apart is input.
 _INSTEAD: Mapping[str, tuple[str, ...]] = {
@@ -185,27 +213,49 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
         may_have_images: bool = True,
         extras_max: Extras = NO_EXTRAS,
     ) -> int:
-        """Nano-USD that no call within these bounds costs more than.
+        """Nano-USD that no call within these bounds costs more than; see ``worst_case``.
+
+        Args:
+            output_tokens_max: of each of the ``n`` answers. The rest: see there.
+        """
+        bound = self.worst_case(
+            input_tokens_max=input_tokens_max,
+            n=n,
+            may_write_cache=may_write_cache,
+            may_have_audio=may_have_audio,
+            may_have_images=may_have_images,
+            extras_max=extras_max,
+        )
+        return bound.cost(output_tokens_max)
+
+    def worst_case(
+        self,
+        *,
+        input_tokens_max: int,
+        n: int = 1,
+        may_write_cache: bool = True,
+        may_have_audio: bool = True,
+        may_have_images: bool = True,
+        extras_max: Extras = NO_EXTRAS,
+    ) -> WorstCase:
+        """What no call within these bounds costs more than, for any bound of its output.
 
         Whatever the split of the input into plain, read, written to a cache, heard and seen, whatever the tier that
         its length reaches, whatever part of the output is reasoning or sound.
 
         Args:
-            input_tokens_max, output_tokens_max: of the call; the output of each of its ``n`` answers.
+            input_tokens_max: of the call, which has ``n`` answers.
             may_write_cache: False: the request cannot write to a cache, or the provider does not charge for that.
             may_have_audio, may_have_images: False: not in the request. What a model produces is its own affair: one
                 whose price has a rate for images makes them of a text, too.
             extras_max: the most of everything else; its tokens are parts of the two bounds.
         """
-        inputs = [name for name in INPUT_RATES if may_write_cache or not name.startswith("cache_write")]
-        inputs = [name for name in inputs if (may_have_audio or not name.startswith("audio"))]
-        if not may_have_images:
-            inputs = [name for name in inputs if not name.startswith(("image", "video"))]
+        inputs = _INPUTS[may_write_cache, may_have_audio, may_have_images]
         reached = [row for start, row in self.rows if start < max(input_tokens_max, 1)]
-        input_rate: int = max(getattr(row, name) for row in reached for name in inputs)
-        output_rate: int = max(getattr(row, name) for row in reached for name in OUTPUT_RATES)
-        total = input_tokens_max * input_rate + n * output_tokens_max * output_rate
-        return -(-(total + self.fees["requests"] + self._fees(extras_max)) // self.denominator)
+        input_rate: int = max([max(inputs(row)) for row in reached])
+        output_rate: int = max([max(_OUTPUTS(row)) for row in reached])
+        fees = self.fees["requests"] + (self._fees(extras_max) if extras_max is not NO_EXTRAS else 0)
+        return WorstCase(input_tokens_max * input_rate + fees, n * output_rate, self.denominator)
 
     def unpriced(self, extras: Extras) -> tuple[str, ...]:
         """Names of the uses that this price does not have, which are charged by ``FEES_UNLESS_KNOWN``."""

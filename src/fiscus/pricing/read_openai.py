@@ -28,6 +28,11 @@ _MESSAGE = frozenset(
 )
 
 
+_PLAIN = _CHAT - set(
+    words("tools tool_choice functions function_call response_format prediction web_search_options plugins")
+)
+"""What adds nothing to the messages."""
+
 _SEARCHES = re.compile(r"search|compound|sonar|deep-research|:online")
 """Models that look things up by themselves."""
 
@@ -36,6 +41,10 @@ def read_chat(prompt: Prompt, body: Body) -> None:
     """``/v1/chat/completions``, also of the many that speak it."""
     for message in items_of(body.get("messages")):
         _chat_message(prompt, message)
+    if _SEARCHES.search(prompt.model):
+        prompt.unseen.add("server_tools")
+    if body.keys() <= _PLAIN:
+        return
     read_tools(prompt, items_of(body.get("tools")))
     for function in items_of(body.get("functions")):
         add_function(prompt, mapping_of(function), "parameters")
@@ -44,13 +53,19 @@ def read_chat(prompt: Prompt, body: Body) -> None:
     prompt.texts.append(text_of(mapping_of(body.get("prediction")).get("content")))
     form = mapping_of(body.get("response_format")).get("type")
     prompt.schemas += form == "json_object" and not prompt.family.name.startswith("openai")
-    if body.get("web_search_options") is not None or body.get("plugins") or _SEARCHES.search(prompt.model):
+    if body.get("web_search_options") is not None or body.get("plugins"):
         prompt.unseen.add("server_tools")
     prompt.unknown.extend(rest_of(body, _CHAT))
 
 
 def _chat_message(prompt: Prompt, message: Any) -> None:
     prompt.messages += 1
+    if type(message) is dict and len(message) == 2 and type(text := message.get("content")) is str:
+        role = message.get("role")
+        if role in ("user", "assistant", "system", "developer"):  # as most messages are
+            prompt.system += role in ("system", "developer")
+            prompt.texts.append(text)
+            return
     if not isinstance(message, Mapping):
         prompt.unknown.append(text_of(message))
         return
