@@ -208,20 +208,20 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="a transfer ignores the donor's reserve",
         file="core/allocations.py",
-        old="    kept = source.min_reserve.get(unit, 0)\n",
-        new="    kept = 0\n",
+        old="lacking_to_move(draft, paths, command.amount, source.min_reserve.get(unit, 0))",
+        new="lacking_to_move(draft, paths, command.amount, 0)",
     ),
     Fault(
         name="a transfer goes from a higher to a lower priority",
         file="core/allocations.py",
-        old="    if source.priority > target.priority:\n",
-        new="    if source.priority > target.priority + 10:\n",
+        old="    if source.priority <= target.priority:\n",
+        new="    if source.priority <= target.priority + 10:\n",
     ),
     Fault(
         name="a transfer mints: the donor keeps what it gives",
         file="core/allocations.py",
-        old="((cell.number, cell.base - command.amount) for cell in source_cells)",
-        new="((cell.number, cell.base) for cell in source_cells)",
+        old="((cell.number, cell.base - amount) for cell in paths.source_cells)",
+        new="((cell.number, cell.base) for cell in paths.source_cells)",
     ),
     Fault(
         name="an allocation shrinks below what is in use",
@@ -290,13 +290,13 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="usage beyond the hold is not booked",
         file="core/fold.py",
-        old="            post(draft, numbers, covered_rise, held, quarantined, uncovered_rise)\n",
-        new="            post(draft, numbers, covered_rise, held, quarantined, 0)\n",
+        old="            post(draft, numbers, covered_rise, held, quarantined, uncovered_rise, leaving=leaving)\n",
+        new="            post(draft, numbers, covered_rise, held, quarantined, 0, leaving=leaving)\n",
     ),
     Fault(
         name="running totals are added up",
         file="core/fold.py",
-        old="        booked_now = reading if exact and final else max(booked_before, reading)\n",
+        old="        booked_now = reading if reading > booked_before or (exact and final) else booked_before\n",
         new="        booked_now = reading if exact and final else booked_before + reading\n",
     ),
     Fault(

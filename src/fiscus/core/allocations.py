@@ -222,10 +222,10 @@ def transfer(draft: Draft, request: Request, command: Transfer, now: int) -> Tra
     target = find_account(draft, command.target, request.scope, "target")
     if isinstance(target, Refused):
         return target
-    paths = find_paths(draft, source, target, unit, now)
+    paths = find_paths(draft, source, target, unit, now, never_uphill=True)
     if isinstance(paths, Refused):
         return paths
-    refused = uphill(source, target) or lacking_to_move(draft, paths, command.amount, source.min_reserve.get(unit, 0))
+    refused = lacking_to_move(draft, paths, command.amount, source.min_reserve.get(unit, 0))
     if refused is not None:
         return refused
     move(draft, paths, source, target, command.amount, actor=request.actor, reason=command.reason)
@@ -236,7 +236,9 @@ def transfer(draft: Draft, request: Request, command: Transfer, now: int) -> Tra
     )
 
 
-def find_paths(draft: Draft, source: Account, target: Account, unit: Unit, now: int) -> Paths | Refused:
+def find_paths(
+    draft: Draft, source: Account, target: Account, unit: Unit, now: int, *, never_uphill: bool = False
+) -> Paths | Refused:
     """Between which cells something moves from one account to the other, brought up to date; or why nothing can."""
     source_chain, target_chain = chain(draft, source), chain(draft, target)
     refused = inactive(draft, (*source_chain, *target_chain))
@@ -249,6 +251,9 @@ def find_paths(draft: Draft, source: Account, target: Account, unit: Unit, now: 
     common = next((account for account in source_chain if account.number in target_numbers), None)
     if common is None:
         return invalid("target", "has no account in common with the source")
+    refused = uphill(source, target) if never_uphill else None
+    if refused is not None:
+        return refused
     below_common = {account.number for account in (*source_chain, *target_chain)} - {
         account.number for account in chain(draft, common)
     }
