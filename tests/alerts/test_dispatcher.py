@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 import standardwebhooks
 
+from fiscus.alerts import dispatcher as dispatching
 from fiscus.alerts.dispatcher import CLAIM_LENGTH, Dispatcher
 from fiscus.alerts.entries import delivery_of, finding_alert
 from fiscus.alerts.rules import Finding
@@ -261,8 +262,26 @@ async def test_what_is_old_is_dropped_and_what_waits_stays():
         hook.mode = 500
         waiting = put(store, clock, 1, first=50)
         await deliver(post)
-        clock.move(40 * 86_400)
+        clock.move(30 * 86_400)
         await post.keep_house()
         await post.close()
     assert [one.id for one in store.deliveries(None, 0, 10)] == [waiting[0].id]
     assert post.counts["ops"].waiting == 1
+
+
+async def test_an_outbox_without_room_drops_what_comes_and_says_so(monkeypatch):
+    monkeypatch.setattr(dispatching, "OUTBOX_LENGTH_MAX", 5)
+    store, clock = SqliteAlerts(None, "default"), Clock()
+    async with receiver() as hook:
+        post = dispatcher(store, clock, channel(hook))
+        put(store, clock, 4)
+        await post.keep_house()
+        assert not post.is_full("ops")
+        put(store, clock, 1, first=10)
+        await post.keep_house()
+        assert post.is_full("ops")
+        assert post.posts["ops"].dropped == 1
+        await deliver(post)
+        await post.keep_house()
+        assert not post.is_full("ops")
+        await post.close()

@@ -169,17 +169,27 @@ async def test_a_step_that_was_not_kept_is_taken_again_as_a_whole():
     assert len(hook.bodies) == 1
 
 
-async def test_an_erased_account_takes_its_deliveries_along():
+async def test_an_erased_account_takes_its_deliveries_along_and_its_name_out_of_what_is_remembered(tmp_path):
     async with ledger() as treasury, receiver() as hook:
         await do(treasury, PutAccount(account="team:search"), AGENT, BUDGET)
-        async with alerts(treasury, options(channel(hook)), Clock()) as desk:
+        clock, store = Clock(treasury.engine.now_ms), SqliteAlerts(tmp_path / "alerts", "default")
+        async with alerts(treasury, options(channel(hook)), clock, store) as desk:
             await begin(treasury, desk)
-            await do(treasury, used(60))
+            await do(treasury, used(120))
+            await views_are_current(treasury)
+            clock.move(6)
             await follow(desk)
-            assert len((await desk.view(None, 0, 10)).deliveries) == 1
+            assert len((await desk.view(None, 0, 10)).deliveries) == 6  # five thresholds, one overdraft
             await do(treasury, SetStatus(account="agent:x", status="closed"), EraseName(account="agent:x"))
+            await views_are_current(treasury)
+            clock.move(70)
+            await pump(desk)
+            clock.move(3_700)
             await pump(desk)
             shown = await desk.view(None, 0, 10)
+            kept = store.lead("test", clock.now_ms + 60_000, clock.now_ms)
+            assert kept is not None
+            assert b"agent:x" not in kept.memory + kept.measures
     assert [one.alert.account for one in shown.deliveries] == [None]  # the closing, read when nobody knew the name
     assert all(b"agent:x" not in body for _, body in hook.taken)
 

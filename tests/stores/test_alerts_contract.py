@@ -134,15 +134,16 @@ def test_dead_ones_are_counted_and_tried_again(opened):
     ]
 
 
-def test_what_is_old_is_dropped_but_never_what_waits(opened):
+def test_what_is_old_is_dropped_in_each_state_by_itself(opened):
     store = opened()
     put(store, *(delivery(name) for name in "abc"))
     store.note(msgspec.structs.replace(delivery("a"), state="sent"))
     store.note(msgspec.structs.replace(delivery("b"), state="dead"))
-    assert store.forget(NOW, NOW, 10) == 0
-    assert store.forget(NOW + 1, NOW, 10) == 1
-    assert store.forget(NOW + 1, NOW + 1, 10) == 1
+    assert store.forget(NOW, NOW, NOW, 10) == 0
+    assert store.forget(NOW + 1, NOW, NOW, 10) == 1
+    assert store.forget(NOW + 1, NOW + 1, NOW, 10) == 1
     assert names(store.deliveries(None, 0, 10)) == ["c"]
+    assert store.forget(0, 0, NOW + 1, 10) == 1
 
 
 def test_an_erased_account_takes_its_deliveries_and_those_of_no_other(opened):
@@ -159,7 +160,7 @@ def test_tenants_know_nothing_of_each_other(opened):
     put(other, erased=(5,))
     assert names(store.deliveries(None, 0, 10)) == ["one"]
     assert other.deliveries(None, 0, 10) == other.counts() == []
-    assert other.retry(None, NOW) == other.forget(NOW + 9, NOW + 9, 9) == 0
+    assert other.retry(None, NOW) == other.forget(NOW + 9, NOW + 9, NOW + 9, 9) == 0
 
 
 def test_a_closed_outbox_says_so(opened):

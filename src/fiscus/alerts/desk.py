@@ -118,6 +118,7 @@ class Alerts:
             tenant=tenant,
             clock_ms=clock_ms,
             on_deliveries=self.dispatcher.wake,
+            is_full=self.dispatcher.is_full,
         )
         self._task: asyncio.Task[None] | None = None
 
@@ -249,6 +250,9 @@ class AlertsCollector(Collector):
         failed = CounterMetricFamily(
             "fiscus_alerts_failed", "Attempts to hand an alert over that failed.", labels=["channel"]
         )
+        dropped = CounterMetricFamily(
+            "fiscus_alerts_dropped", "Alerts for which the outbox had no room.", labels=["channel"]
+        )
         waiting = GaugeMetricFamily("fiscus_alerts_waiting", "Alerts that wait in the outbox.", labels=["channel"])
         dead = GaugeMetricFamily("fiscus_alerts_dead", "Alerts that were given up.", labels=["channel"])
         oldest = GaugeMetricFamily(
@@ -261,12 +265,13 @@ class AlertsCollector(Collector):
             for family, value in (
                 (sent, post.sent),
                 (failed, post.failed),
+                (dropped, post.dropped),
                 (waiting, count.waiting),
                 (dead, count.dead),
                 (oldest, max(0.0, age_s)),
             ):
                 family.add_metric([name], value)
-        yield from (sent, failed, waiting, dead, oldest)
+        yield from (sent, failed, dropped, waiting, dead, oldest)
         yield GaugeMetricFamily(
             "fiscus_alerts_lag_entries",
             "Entries of the journal that were not read for alerts yet, on the node that reads them.",

@@ -32,6 +32,12 @@ RETRY_S = 2.0
 DELIVERY_BACKOFF = Backoff(first_s=5.0, delay_s_max=300.0)
 CHANNEL_BACKOFF = Backoff(first_s=1.0, delay_s_max=60.0)
 FORGET_ROWS = 1_000
+OUTBOX_LENGTH_MAX = 100_000
+"""Deliveries of one channel that wait or are dead; what comes then is dropped, and said to be."""
+
+WAITING_MS_MAX = 31 * 86_400_000
+"""How long something waits for a channel that is not in use any more; those in use give up before."""
+
 HOUSEKEEPING_S = 5.0
 
 log = get_logger(__name__)
@@ -43,6 +49,7 @@ class Post:
     Attributes:
         failures: in a row. ``error``: why the last one was.
         sent, failed: attempts since the start.
+        dropped: alerts for which there was no room.
         resting_until_ms: when the next attempt is made after a failure.
     """
 
@@ -54,6 +61,7 @@ class Post:
         self.error = ""
         self.sent = 0
         self.failed = 0
+        self.dropped = 0
         self.resting_until_ms = 0
 
 
@@ -95,6 +103,17 @@ class Dispatcher:
         """Something was put into the outbox."""
         for post in self.posts.values():
             post.news.set()
+
+    def is_full(self, channel: str) -> bool:
+        """Whether there is no room for another alert, which is counted."""
+        count = self.counts.get(channel)
+        if count is None or count.waiting + count.dead < OUTBOX_LENGTH_MAX:
+            return False
+        post = self.posts[channel]
+        if not post.dropped:
+            log.error("alerts_overflow", channel=channel, waiting=count.waiting, dead=count.dead)
+        post.dropped += 1
+        return True
 
     async def run(self) -> None:
         """Deliver until it is cancelled; channels know nothing of each other."""
@@ -202,5 +221,6 @@ class Dispatcher:
     async def keep_house(self) -> None:
         """Once."""
         now_ms = self._clock_ms()
-        await self._aside(self._store.forget, now_ms - self._kept_ms, now_ms - self._dead_kept_ms, FORGET_ROWS)
+        bounds = (now_ms - self._kept_ms, now_ms - self._dead_kept_ms, now_ms - WAITING_MS_MAX)
+        await self._aside(self._store.forget, *bounds, FORGET_ROWS)
         self.counts = {count.channel: count for count in await self._aside(self._store.counts)}

@@ -84,6 +84,7 @@ class Follower:
         aside: where the outbox is called.
         clock_ms: ms since the epoch.
         on_deliveries: called when something was put into the outbox.
+        is_full: whether no more is put into the outbox for a channel.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Follower:
         aside: Aside,
         clock_ms: Callable[[], int],
         on_deliveries: Callable[[], None],
+        is_full: Callable[[str], bool],
     ) -> None:
         self._treasury = treasury
         self._store = store
@@ -107,6 +109,7 @@ class Follower:
         self._aside = aside
         self._clock_ms = clock_ms
         self._on_deliveries = on_deliveries
+        self._is_full = is_full
         self._chains = Chains()
         self._progress = Progress()
         self._memory = Memory()
@@ -177,8 +180,7 @@ class Follower:
             return False
         seq, more, erased = await self._read_entries()
         if now_ms - self._looked_ms >= LOOK_MS:
-            self._looked_ms = now_ms
-            await self._read_usage(seq)
+            self._looked_ms = now_ms if await self._read_usage(seq) else 0
             await self._apply_rules(now_ms, seq)
         keeps_measures = now_ms - self._measures_kept_ms >= MINUTE_MS
         changed = seq != self._progress.seq or bool(self._deliveries)
@@ -293,9 +295,10 @@ class Follower:
 
     # -- what is derived ----------------------------------------------------------------------------------------------
 
-    async def _read_usage(self, seq: int) -> None:
-        """Count what was booked, and see who has gone over."""
+    async def _read_usage(self, seq: int) -> bool:
+        """Count what was booked, and see who has gone over; whether all of it was read."""
         beyond: dict[str, None] = {}
+        is_all = False
         for _ in range(PAGES_MAX):
             query = ListUsage(tenant=self._tenant, after=self._measures.usage_after, limit=PAGE)
             page = await self._treasury.read(query)
@@ -303,10 +306,12 @@ class Follower:
             self._measures.add(page.usage)
             beyond.update(_beyond(page.usage))
             if page.next is None:
+                is_all = True
                 break
         if self._rules.overdrawn.on:
             for name in list(beyond)[:LOOKS_MAX]:
                 await self._look_for_overdraft(name, seq)
+        return is_all
 
     async def _look_for_overdraft(self, name: str, seq: int) -> None:
         """Tell of the budgets of an account, and of those above it, that are overdrawn: once in each window."""
@@ -325,11 +330,12 @@ class Follower:
                     "overdrawn": balance.overdrawn,
                     "window_end": balance.window_end,
                 }
-                about = f"{above} {budget.budget} {balance.window_start.isoformat()}"
+                about = f"{budget.budget} {balance.window_start.isoformat()}"
                 self._tell(Finding(name="overdrawn", about=about, account=above, data=data), account, seq, FOR_EVER_MS)
 
     async def _apply_rules(self, now_ms: int, seq: int) -> None:
         self._measures.forget(now_ms)
+        self._memory.forget(now_ms)
         for finding in usage_findings(self._measures, self._rules, now_ms):
             account = await self._account(finding.account)
             rule: Rule = getattr(self._rules, finding.name)
@@ -362,9 +368,10 @@ class Follower:
 
     def _tell(self, finding: Finding, account: AccountAnswer | None, seq: int, until_ms: int) -> None:
         """Tell what was found, unless it was told already and that counts until an instant."""
-        if self._is_new(f"{finding.name} {finding.about}", until_ms):
-            alert = self._finding_alert(finding, seq, f"{finding.about} {self._clock_ms()}")
-            number = account.number if account is not None else None
+        number = account.number if account is not None else None  # a name would stay when it is erased
+        key = f"{finding.name} {number or ''} {finding.about}"
+        if self._is_new(key, until_ms):
+            alert = self._finding_alert(finding, seq, f"{key} {self._clock_ms()}")
             self._put(alert, number, self._chains.chain(finding.account))
 
     def _finding_alert(self, finding: Finding, seq: int, key: str) -> Alert:
@@ -374,7 +381,8 @@ class Follower:
     def _put(self, alert: Alert, account: int | None, chain: tuple[str, ...]) -> None:
         now_ms = self._clock_ms()
         for channel in self._filters.wanting(alert.name, alert.severity, chain):
-            self._deliveries.append(delivery_of(alert, channel, account, now_ms))
+            if not self._is_full(channel):
+                self._deliveries.append(delivery_of(alert, channel, account, now_ms))
 
 
 def _beyond(usages: Iterable[Usage]) -> dict[str, None]:

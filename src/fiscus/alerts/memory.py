@@ -32,6 +32,11 @@ class Memory(msgspec.Struct, kw_only=True, omit_defaults=True):
         _put(self.told, key, until_ms, TOLD_MAX)
         return True
 
+    def forget(self, now_ms: int) -> None:
+        """Let go of what may be told again by now."""
+        for key in [key for key, until_ms in self.told.items() if until_ms <= now_ms]:
+            del self.told[key]
+
     def watch(self, budget: int, account: str, name: str) -> None:
         """Look at a budget from now on."""
         if budget not in self.watched:

@@ -58,7 +58,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: of the alert.
-        about: an account or a tool; the cool-down counts for each by itself.
+        about: a tool, or a budget and its window; the cool-down counts for each, and for each account, by itself.
         account: whom it concerns.
         data: its figures.
     """
@@ -119,7 +119,7 @@ def _agent_share(measures: Measures, rule: Rule, now_ms: int) -> Iterator[Findin
     name = max(agents, key=agents.__getitem__)
     if agents[name] > rule.limit * seen.tokens:
         data = {"agent_tokens": agents[name], "tokens": seen.tokens, "minutes": rule.minutes}
-        yield Finding(name="agent_share_high", about=name, account=name, data=data)
+        yield Finding(name="agent_share_high", account=name, data=data)
 
 
 def _tool_spikes(measures: Measures, rule: Rule, now_ms: int) -> Iterator[Finding]:
@@ -166,7 +166,7 @@ def look(watched: Watched, balance: Balance, rules: Rules, now_ms: int) -> Itera
         "window_start": balance.window_start,
         "window_end": balance.window_end,
     }
-    about = f"{watched.account} {watched.budget} {start_ms}"
+    about = f"{watched.budget} {start_ms}"
     rule = rules.budget_nearly_gone
     if balance.available >= rule.limit * balance.limit:
         watched.low_since_ms = None

@@ -10,9 +10,10 @@ import msgspec
 from fiscus.api.bodies import PageLength, Parameters
 from fiscus.api.calls import Call, Reply
 from fiscus.api.cursors import after_of, cursor_of
-from fiscus.api.problems import Problem, problem
+from fiscus.api.problems import Problem, problem, refusal_problem
 from fiscus.contract.alerts import ChannelView, DeliveryState, DeliveryView, Retried, Tested
 from fiscus.contract.queries import PAGE_LENGTH_DEFAULT
+from fiscus.core.checks import check_id
 
 TEST_S_MAX = 20.0
 
@@ -67,6 +68,9 @@ async def list_alerts(call: Call) -> Reply | Problem:
 
 async def retry_alerts(call: Call) -> Reply | Problem:
     """Send again what was given up."""
+    wrong = check_id("id", call.body.id) if call.body.id is not None else None
+    if wrong is not None:
+        return refusal_problem(wrong)
     desk = call.service.options.alerts
     return call.answer(Retried(retried=await desk.retry(call.body.id) if desk is not None else 0))
 

@@ -140,8 +140,8 @@ class AlertStore(Protocol):
         """Let dead deliveries (one, or all) be tried again from now on; returns how many."""
         ...
 
-    def forget(self, sent_before_ms: int, dead_before_ms: int, limit: int) -> int:
-        """Drop sent and dead deliveries that were made before an instant; returns how many."""
+    def forget(self, sent_before_ms: int, dead_before_ms: int, waiting_before_ms: int, limit: int) -> int:
+        """Drop deliveries in each state that were made before an instant; returns how many."""
         ...
 
     def close(self) -> None:

@@ -122,6 +122,6 @@ class PostgresAlerts:
         """See ``AlertStore``."""
         return self._run("retry", (now_ms, self._tenant, id))[1]
 
-    def forget(self, sent_before_ms: int, dead_before_ms: int, limit: int) -> int:
+    def forget(self, sent_before_ms: int, dead_before_ms: int, waiting_before_ms: int, limit: int) -> int:
         """See ``AlertStore``."""
-        return self._run("forget", (self._tenant, sent_before_ms, dead_before_ms, limit))[1]
+        return self._run("forget", (self._tenant, sent_before_ms, dead_before_ms, waiting_before_ms, limit))[1]

@@ -79,5 +79,7 @@ WHERE tenant = ?2 AND state = 'dead' AND (?3 IS NULL OR id = ?3);
 -- name: forget
 DELETE FROM deliveries WHERE number IN (
     SELECT number FROM deliveries
-    WHERE tenant = ?1 AND (state = 'sent' AND made_at < ?2 OR state = 'dead' AND made_at < ?3) LIMIT ?4
+    WHERE tenant = ?1 AND (
+        state = 'sent' AND made_at < ?2 OR state = 'dead' AND made_at < ?3 OR state = 'waiting' AND made_at < ?4
+    ) LIMIT ?5
 );
