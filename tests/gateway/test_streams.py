@@ -232,7 +232,9 @@ async def test_a_stream_goes_on_when_a_limit_is_raised_meanwhile(upstream):
 
 
 # covers E2
-async def test_a_stream_that_runs_comes_before_a_new_one_which_waits(upstream):
+@pytest.mark.parametrize("limit", [450, 500])
+async def test_a_stream_that_runs_comes_before_a_new_one_which_waits(upstream, limit):
+    """Of 450 less is left than the second one leaves, and yet all that it asks for."""
     usage = {"prompt_tokens": 11, "completion_tokens": 180}
     found_whole = []
 
@@ -243,7 +245,7 @@ async def test_a_stream_that_runs_comes_before_a_new_one_which_waits(upstream):
 
     upstream.answers_by(answering)
     async with standing(providers(upstream), budget=False) as gate:
-        await gate.account(PAYER, output_tokens=500)
+        await gate.account(PAYER, output_tokens=limit)
         gate.knows(40)
         gate.knows(160)
         first = asyncio.create_task(gate.chat(wire.chat(stream=True, max_tokens=200)))

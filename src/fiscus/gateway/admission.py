@@ -213,16 +213,24 @@ async def _rest(asking: Asking, refused: Refused, least: int) -> Admitted | Refu
         if not _is_room(refused):
             return refused
         fits = min(fits, _fitting(bound, refused, fits, bound.leave))
-        is_all = fits == bound.output_tokens_max
-        outcome = await asking.hold(fits if is_all else max(fits + 1, least), bound.leave)
-        if isinstance(outcome, Refused) and outcome.code == "budget_exceeded" and fits >= least:
+        if fits < least:
+            outcome = await asking.hold(least, bound.leave)
+            return first if isinstance(outcome, Refused) and outcome.code == "budget_exceeded" else outcome
+        outcome = await asking.hold(fits, _beyond(asking, refused, fits))
+        if isinstance(outcome, Refused) and outcome.code == "budget_exceeded":
             outcome = await asking.hold(fits, bound.leave)
         if isinstance(outcome, Admitted) or outcome.code != "budget_exceeded":
             return outcome
-        if fits < least:
-            break
         refused = outcome
     return first
+
+
+def _beyond(asking: Asking, refused: Refused, held: int) -> Amounts:
+    """What is to be left so that a hold takes a little more than there is; what always is, where nobody says."""
+    binding, leave = refused.binding, asking.bound.leave
+    if binding is None:
+        return leave
+    return {**leave, binding.unit: max(0, binding.available - asking.amounts(held)[binding.unit]) + 1}
 
 
 def _is_room(refused: Refused) -> bool:
