@@ -162,8 +162,8 @@ class EventsParameters(Parameters):
     progress: bool = False
 
 
-_INTEGERS = frozenset(("min_seq", "limit", "after", "amount"))
-_BOOLEANS = frozenset(("progress",))
+_INTEGERS = frozenset(("min_seq", "limit", "after", "amount", "horizon_days"))
+_BOOLEANS = frozenset(("progress", "top"))
 _STEP = re.compile(r"\[\d+\]|[^.\[\]]+")
 _PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _INTEGER = re.compile(r"-?[0-9]{1,20}")

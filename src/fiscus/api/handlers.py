@@ -308,7 +308,7 @@ async def _if_version(call: Call) -> int | Problem | None:
     given = call.headers.get(b"if-match"), call.headers.get(b"if-none-match")
     if given == (None, None):
         return None
-    found = check_name("budget", call.path[1]) or await _read(call, ReadAccount(account=call.path[0]))
+    found = check_name("budget", call.path[1]) or await ask(call, ReadAccount(account=call.path[0]))
     if isinstance(found, Refused):
         return refusal_problem(found)
     assert isinstance(found, AccountView)
@@ -326,7 +326,7 @@ SEQ_MAX = 2**62 - 1
 """After it there is no entry: only where the journal ends is asked for."""
 
 
-async def _read(call: Call, query: AnyQuery) -> View | Refused:
+async def ask(call: Call, query: AnyQuery) -> View | Refused:
     """Ask for the caller: within its scope, and not before its own write."""
     treasury, tenant = call.service.treasury, call.service.options.tenant
     min_seq = getattr(call.parameters, "min_seq", 0)
@@ -343,7 +343,7 @@ def reading(query_of: Callable[[Call], AnyQuery]) -> Handler:
     """A handler that asks one question and answers the view as it is."""
 
     async def handle(call: Call) -> Reply | Problem:
-        found = await _read(call, query_of(call))
+        found = await ask(call, query_of(call))
         return refusal_problem(found) if isinstance(found, Refused) else call.answer(found)
 
     return handle
@@ -369,7 +369,7 @@ list_journal = reading(
 
 async def list_budgets(call: Call) -> Reply | Problem:
     """The budgets of one account."""
-    found = await _read(call, ReadAccount(account=call.path[0]))
+    found = await ask(call, ReadAccount(account=call.path[0]))
     if isinstance(found, Refused):
         return refusal_problem(found)
     assert isinstance(found, AccountView)
@@ -379,7 +379,7 @@ async def list_budgets(call: Call) -> Reply | Problem:
 
 async def read_budget(call: Call) -> Reply | Problem:
     """One budget, with its version as ETag."""
-    found = await _read(call, ReadAccount(account=call.path[0]))
+    found = await ask(call, ReadAccount(account=call.path[0]))
     if isinstance(found, Refused):
         return refusal_problem(found)
     assert isinstance(found, AccountView)
@@ -391,7 +391,7 @@ async def read_budget(call: Call) -> Reply | Problem:
 
 async def read_balances(call: Call) -> Reply | Problem:
     """The running windows of one account."""
-    found = await _read(call, ReadAccount(account=call.path[0]))
+    found = await ask(call, ReadAccount(account=call.path[0]))
     if isinstance(found, Refused):
         return refusal_problem(found)
     assert isinstance(found, AccountView)
@@ -406,7 +406,7 @@ async def list_accounts(call: Call) -> Reply | Problem:
     if after is None:
         return _no_cursor()
     query = ListAccounts(after=after, limit=asked.limit, prefix=asked.prefix, parent=asked.parent, status=asked.status)
-    page = await _read(call, query)
+    page = await ask(call, query)
     if isinstance(page, Refused):
         return refusal_problem(page)
     assert isinstance(page, AccountsPage)
@@ -420,7 +420,7 @@ async def list_usage(call: Call) -> Reply | Problem:
     if after is None:
         return _no_cursor()
     query = ListUsage(after=after, limit=asked.limit, account=asked.account, since=asked.since, until=asked.until)
-    page = await _read(call, query)
+    page = await ask(call, query)
     if isinstance(page, Refused):
         return refusal_problem(page)
     assert isinstance(page, UsagePage)
@@ -433,7 +433,7 @@ async def list_overrides(call: Call) -> Reply | Problem:
     if asked.cursor is not None and check_id("cursor", asked.cursor) is not None:
         return _no_cursor()
     query = ListOverrides(after=asked.cursor or "", limit=asked.limit, state=asked.state, account=asked.account)
-    page = await _read(call, query)
+    page = await ask(call, query)
     return refusal_problem(page) if isinstance(page, Refused) else call.answer(page)
 
 
@@ -443,7 +443,7 @@ def _no_cursor() -> Problem:
 
 async def read_template(call: Call) -> Reply | Problem:
     """One template."""
-    found = await _read(call, ListTemplates())
+    found = await ask(call, ListTemplates())
     if isinstance(found, Refused):
         return refusal_problem(found)
     assert isinstance(found, TemplatesView)
@@ -462,12 +462,12 @@ async def follow_events(call: Call) -> Stream | Problem:
     if service.streams.is_full:
         return problem("rate_limited", "as many event streams are open as there may be", retry_after_s=1)
     if call.parameters.account is not None:
-        found = await _read(call, ReadAccount(account=call.parameters.account))
+        found = await ask(call, ReadAccount(account=call.parameters.account))
         if isinstance(found, Refused):
             return refusal_problem(found)
         assert isinstance(found, AccountView)
         scope = found.account.account
-    first = await _read(call, ListEntries(after=after, limit=1))  # says if what comes next was archived
+    first = await ask(call, ListEntries(after=after, limit=1))  # says if what comes next was archived
     if isinstance(first, Refused):
         return refusal_problem(first)
 
@@ -506,7 +506,7 @@ async def rotate_key(call: Call) -> Reply | Problem:
     pepper = call.service.options.key_pepper
     if pepper is None:
         return _no_pepper()
-    found = await _read(call, ListKeys())
+    found = await ask(call, ListKeys())
     if isinstance(found, Refused):
         return refusal_problem(found)
     assert isinstance(found, KeysView)

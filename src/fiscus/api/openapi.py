@@ -33,6 +33,9 @@ PATH_SCHEMAS: dict[str, dict[str, Any]] = {
     "key": ID,
     "pattern": PATTERN,
     "unit": {"enum": list(UNITS)},
+    "kind": {"enum": ["usage", "cost", "optimization"]},
+    "request_id": {"type": "string", "minLength": 1, "maxLength": 512},
+    "workflow_id": {"type": "string", "minLength": 1, "maxLength": 512},
 }
 
 HEADERS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from fiscus.api import alerts, answers, bodies, handlers
-from fiscus.api.calls import Route
+from typing import Any
+
+from fiscus.api import alerts, answers, bodies, handlers, usage
+from fiscus.api.calls import Handler, Route
 from fiscus.api.own_budget import OwnBudgetParameters, read_own_budget
-from fiscus.contract import queries
+from fiscus.contract import analysis, queries
 from fiscus.contract.alerts import Retried, Tested
 from fiscus.contract.chains import OwnBudget
 from fiscus.contract.queries import Entry
@@ -42,6 +44,75 @@ STATUS_VERBS: tuple[tuple[str, Status, str], ...] = (
     ("close", "closed", "Close an account for good; calls in flight are still booked."),
 )
 
+JSON = "application/json"
+USAGE_SUMMED: tuple[tuple[str, str, Handler, type[bodies.Parameters], Any, str], ...] = (
+    (
+        "/v1/usage/sums",
+        "Sum usage by up to three dimensions.",
+        usage.sum_usage,
+        usage.SumsParameters,
+        usage.UsageTotalsAnswer,
+        JSON,
+    ),
+    (
+        "/v1/usage/trends",
+        "Read usage per day or hour, how it changes, and what stands out.",
+        usage.read_trends,
+        usage.TrendsParameters,
+        analysis.TrendsView,
+        JSON,
+    ),
+    (
+        "/v1/usage/forecast",
+        "Forecast the next days, with an interval and how far the past was off.",
+        usage.forecast_usage,
+        usage.ForecastParameters,
+        analysis.ForecastView,
+        JSON,
+    ),
+    (
+        "/v1/usage/recommendations",
+        "Read what could be saved, with the figures that say so.",
+        usage.read_recommendations,
+        usage.UsageFilters,
+        analysis.RecommendationsView,
+        JSON,
+    ),
+    (
+        "/v1/usage/tasks",
+        "Read what kinds of tasks cost, and what was asked more than once.",
+        usage.analyze_tasks,
+        usage.UsageFilters,
+        analysis.TasksView,
+        JSON,
+    ),
+    (
+        "/v1/reports/{kind}",
+        "Make a report.",
+        usage.make_report,
+        usage.UsageFilters,
+        analysis.ReportView,
+        JSON,
+    ),
+    (
+        "/v1/reports/{kind}/csv",
+        "Make a report as CSV.",
+        usage.report_as_csv,
+        usage.UsageFilters,
+        str,
+        usage.CSV,
+    ),
+    (
+        "/v1/reports/{kind}/markdown",
+        "Make a report as Markdown.",
+        usage.report_as_markdown,
+        usage.UsageFilters,
+        str,
+        usage.MARKDOWN,
+    ),
+)
+"""Address, what it is for, and with what types."""
+
 ROUTES: tuple[Route, ...] = (
     # Holds
     Route(
@@ -55,6 +126,16 @@ ROUTES: tuple[Route, ...] = (
         status=201,
         waits=True,
         problems=ADMISSION,
+    ),
+    Route(
+        method="POST",
+        path="/v1/checks",
+        summary="Say whether a reserve would be admitted now: a dry run, nothing is held.",
+        access="read",
+        handle=usage.check_reserve,
+        body=usage.CheckBody,
+        answer=queries.CheckView,
+        problems=("unknown_account", "forbidden"),
     ),
     Route(
         method="GET",
@@ -122,6 +203,50 @@ ROUTES: tuple[Route, ...] = (
         parameters=bodies.UsageParameters,
         answer=answers.UsagePageAnswer,
         problems=("unknown_account", "forbidden"),
+    ),
+    *(
+        Route(
+            method="GET",
+            path=path,
+            summary=summary,
+            access="read",
+            handle=handle,
+            parameters=parameters,
+            answer=answer,
+            content_type=content_type,
+            problems=("unknown_account", "forbidden"),
+        )
+        for path, summary, handle, parameters, answer, content_type in USAGE_SUMMED
+    ),
+    Route(
+        method="GET",
+        path="/v1/workflows/{workflow_id}",
+        summary="Sum what all requests of a workflow used.",
+        access="read",
+        handle=usage.read_workflow,
+        parameters=bodies.ReadParameters,
+        answer=analysis.WorkflowView,
+        problems=("unknown_account", "forbidden"),
+    ),
+    Route(
+        method="GET",
+        path="/v1/requests/{request_id}",
+        summary="Read where a request came from: its provenance, its depth and its root.",
+        access="read",
+        handle=usage.read_provenance,
+        parameters=bodies.ReadParameters,
+        answer=analysis.ProvenanceView,
+        problems=("unknown_request", "unknown_account", "forbidden"),
+    ),
+    Route(
+        method="GET",
+        path="/v1/requests/{request_id}/lineage",
+        summary="Read the whole tree of requests that a request belongs to.",
+        access="read",
+        handle=usage.read_lineage,
+        parameters=bodies.ReadParameters,
+        answer=analysis.LineageView,
+        problems=("unknown_request", "unknown_account", "forbidden"),
     ),
     # Accounts
     Route(

@@ -36,11 +36,37 @@ from fiscus.contract import (
     TemplateAnswer,
     TransferAnswer,
 )
+from fiscus.contract.analysis import (
+    AggregateUsage,
+    AnalysisQuery,
+    AnalyzeTasks,
+    ForecastUsage,
+    ForecastView,
+    LineageView,
+    MakeReport,
+    ProvenanceView,
+    ReadLineage,
+    ReadProvenance,
+    ReadRecommendations,
+    ReadTrends,
+    ReadWorkflow,
+    RecommendationsView,
+    ReportView,
+    TasksView,
+    Totals,
+    TrendsView,
+    UsageGroup,
+    UsageQuery,
+    UsageTotals,
+    WorkflowView,
+)
 from fiscus.contract.errors import TreasuryError
 from fiscus.contract.queries import (
     AccountsPage,
     AccountView,
     AnyQuery,
+    CheckReserve,
+    CheckView,
     EntriesPage,
     FindKey,
     HoldView,
@@ -65,6 +91,7 @@ from fiscus.contract.queries import (
     UsagePage,
     View,
 )
+from fiscus.contract.query import Query
 
 _BatchOutcome = (
     HoldAnswer
@@ -116,6 +143,28 @@ class _UsagePage(msgspec.Struct, frozen=True, kw_only=True):
     usage: tuple[Usage, ...]
     next: str | None
 
+
+class _UsageTotals(msgspec.Struct, frozen=True, kw_only=True):
+    as_of_seq: int
+    since: datetime | None
+    until: datetime | None
+    by: tuple[str, ...]
+    totals: Totals
+    groups: tuple[UsageGroup, ...]
+    group_count: int
+    next: str | None
+
+
+_FILTERS = tuple(name for name in UsageQuery.__struct_fields__ if name not in Query.__struct_fields__)
+_NO_FIELDS: tuple[str, ...] = ()
+_SUMMED: dict[type, tuple[str, tuple[str, ...], Any]] = {
+    AggregateUsage: ("/v1/usage/sums", ("limit",), None),
+    ReadTrends: ("/v1/usage/trends", ("bucket",), TrendsView),
+    ForecastUsage: ("/v1/usage/forecast", ("measure", "horizon_days"), ForecastView),
+    ReadRecommendations: ("/v1/usage/recommendations", (), RecommendationsView),
+    AnalyzeTasks: ("/v1/usage/tasks", (), TasksView),
+}
+"""Where a question is asked, with what besides the filters, and what is answered."""
 
 _decode_hold = msgspec.json.Decoder(HoldAnswer | Spooled).decode
 _decode_batch = msgspec.json.Decoder(_BatchAnswer).decode
@@ -214,6 +263,36 @@ def exchange_for_query(query: AnyQuery) -> Exchange:
             return _get("/v1/keys", shared, _decoder(KeysView))
         case FindKey():
             raise TreasuryError("FindKey cannot be asked of a service")
+        case CheckReserve():
+            return Exchange(method="POST", target="/v1/checks", body=_check_body(query), decode=_decoder(CheckView))
+        case _:
+            return _exchange_for_analysis(query, shared)
+
+
+def _exchange_for_analysis(query: AnalysisQuery, shared: dict[str, Any]) -> Exchange:
+    match query:
+        case ReadWorkflow():
+            return _get(f"/v1/workflows/{_segment(query.workflow_id)}", shared, _decoder(WorkflowView))
+        case ReadProvenance():
+            return _get(f"/v1/requests/{_segment(query.request_id)}", shared, _decoder(ProvenanceView))
+        case ReadLineage():
+            return _get(f"/v1/requests/{_segment(query.request_id)}/lineage", shared, _decoder(LineageView))
+        case MakeReport():
+            path, own, view = f"/v1/reports/{_segment(query.kind)}", _NO_FIELDS, ReportView
+        case _:
+            path, own, view = _SUMMED[type(query)]
+    asked = {name: getattr(query, name) for name in (*_FILTERS, *own)}
+    if isinstance(query, AggregateUsage):
+        asked["by"] = ",".join(query.by)
+        asked["top"] = "true" if query.top else None
+        asked["cursor"] = cursor_of_keys(query.after)
+        return _get(path, shared | asked, _decode_sums)
+    return _get(path, shared | asked, _decoder(view))
+
+
+def cursor_of_keys(keys: tuple[str | None, ...] | None) -> str | None:
+    """The service's cursor for the page of sums behind a group; None for the first one."""
+    return urlsafe_b64encode(msgspec.json.encode(keys)).decode().rstrip("=") if keys is not None else None
 
 
 def like_local(refused: Refused, *, is_single: bool) -> Refused:
@@ -279,6 +358,19 @@ def _decode_accounts(body: bytes) -> AccountsPage:
 def _decode_usage(body: bytes) -> UsagePage:
     page = msgspec.json.decode(body, type=_UsagePage)
     return UsagePage(as_of_seq=page.as_of_seq, usage=page.usage, next=after_of(page.next))
+
+
+def _decode_sums(body: bytes) -> UsageTotals:
+    page = msgspec.json.decode(body, type=_UsageTotals)
+    fields = {name: getattr(page, name) for name in page.__struct_fields__}
+    after = None if page.next is None else urlsafe_b64decode(page.next + "=" * (-len(page.next) % 4))
+    keys = None if after is None else msgspec.json.decode(after, type=tuple[str | None, ...])
+    return UsageTotals(**{**fields, "next": keys})
+
+
+def _check_body(query: CheckReserve) -> bytes:
+    fields = ("account", "amounts", "also", "attributes", "parent")
+    return _encode({name: getattr(query, name) for name in fields})
 
 
 def _decoder(kind: type[Any]) -> Callable[[bytes], Any]:

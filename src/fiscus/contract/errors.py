@@ -99,6 +99,7 @@ REFUSALS: dict[str, type[Refusal]] = {
     "unknown_adjustment": Unknown,
     "unknown_loan": Unknown,
     "unknown_override": Unknown,
+    "unknown_request": Unknown,
     "unknown_template": Unknown,
     "unknown_key": Unknown,
     "unit_not_bounded": Invalid,

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, dataclass_transform
+from typing import Any, Literal
 
 import msgspec
 
+from fiscus.contract.analysis import AnalysisQuery, AnalysisView
+from fiscus.contract.query import PAGE_LENGTH_DEFAULT as PAGE_LENGTH_DEFAULT  # noqa: PLC0414  (told on)
+from fiscus.contract.query import PAGE_LENGTH_MAX as PAGE_LENGTH_MAX  # noqa: PLC0414  (told on)
+from fiscus.contract.query import Query as Query  # noqa: PLC0414  (told on)
 from fiscus.core.commands import ShortageStep, Status, TemplateBudget
-from fiscus.core.outcomes import AccountAnswer, HoldAnswer, KeyAnswer, LoanAnswer, OverrideAnswer, OverrideState
+from fiscus.core.outcomes import (
+    AccountAnswer,
+    HoldAnswer,
+    KeyAnswer,
+    LoanAnswer,
+    OverrideAnswer,
+    OverrideState,
+    Refused,
+)
 from fiscus.core.records import CallRecord
 from fiscus.core.units import Amounts, Unit
-
-PAGE_LENGTH_MAX = 1_000
-PAGE_LENGTH_DEFAULT = 100
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
-class Query(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="query"):
-    """A question. ``scope`` restricts it to one account and all below; ``min_seq`` waits for one's own write."""
-
-    tenant: str = "default"
-    scope: str | None = None
-    min_seq: int = 0
 
 
 class ReadAccount(Query, tag="account"):
@@ -49,6 +49,22 @@ class ReadReallocation(Query, tag="reallocation"):
     account: str
     unit: Unit
     amount: int
+
+
+class CheckReserve(Query, tag="check"):
+    """Whether a reserve would be admitted now. A dry run: nothing is held, and the next caller may take the room.
+
+    Attributes:
+        account … parent: as in Reserve.
+        may_open: whether an account may be opened from a template for it.
+    """
+
+    account: str
+    amounts: Amounts = msgspec.field(default_factory=dict)
+    also: tuple[str, ...] = ()
+    attributes: dict[str, str] = msgspec.field(default_factory=dict)
+    parent: str | None = None
+    may_open: bool = True
 
 
 class ListAccounts(Query, tag="accounts"):
@@ -144,11 +160,41 @@ class HoldView(msgspec.Struct, frozen=True, kw_only=True):
     hold: HoldAnswer
 
 
+class OverrideView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ReadOverride."""
+
+    as_of_seq: int
+    override: OverrideAnswer
+
+
+class OverridesPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ListOverrides; ``next`` is the ``after`` of the next page, None at the end."""
+
+    as_of_seq: int
+    overrides: tuple[OverrideAnswer, ...]
+    next: str | None
+
+
 class LoanView(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to ReadLoan."""
 
     as_of_seq: int
     loan: LoanAnswer
+
+
+class CheckView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to CheckReserve: what a reserve would be answered at ``as_of_seq``. To be sure of the room, reserve.
+
+    Attributes:
+        admitted: whether it would be held.
+        refused: why not.
+        dry_run: always true: nothing is held.
+    """
+
+    as_of_seq: int
+    admitted: bool
+    refused: Refused | None
+    dry_run: Literal[True] = True
 
 
 class MoveView(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,21 +235,6 @@ class ReallocationView(msgspec.Struct, frozen=True, kw_only=True):
     passed_over: tuple[PassedOverView, ...]
 
 
-class OverrideView(msgspec.Struct, frozen=True, kw_only=True):
-    """Answer to ReadOverride."""
-
-    as_of_seq: int
-    override: OverrideAnswer
-
-
-class OverridesPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Answer to ListOverrides; ``next`` is the ``after`` of the next page, None at the end."""
-
-    as_of_seq: int
-    overrides: tuple[OverrideAnswer, ...]
-    next: str | None
-
-
 class AccountsPage(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to ListAccounts; ``next`` is the ``after`` of the next page, None at the end."""
 
@@ -223,9 +254,9 @@ class TemplateView(msgspec.Struct, frozen=True, kw_only=True):
     max_children: int
     max_new_per_minute: int
     idle_close_s: int | None
-    shortage: tuple[ShortageStep, ...] = ()
     confidence_threshold: float | None = None
     gate_s: int | None = None
+    shortage: tuple[ShortageStep, ...] = ()
 
 
 class TemplatesView(msgspec.Struct, frozen=True, kw_only=True):
@@ -297,18 +328,30 @@ ListQuery = ListAccounts | ListOverrides | ListEntries | ListUsage
 """What is read from tables, in pages."""
 
 AnyQuery = (
-    ReadAccount | ReadHold | ReadLoan | ReadOverride | ReadReallocation | ListTemplates | ListKeys | FindKey | ListQuery
+    ReadAccount
+    | ReadHold
+    | ReadOverride
+    | ReadLoan
+    | ReadReallocation
+    | CheckReserve
+    | ListTemplates
+    | ListKeys
+    | FindKey
+    | ListQuery
+    | AnalysisQuery
 )
 View = (
     AccountView
     | HoldView
-    | LoanView
     | OverrideView
-    | ReallocationView
     | AccountsPage
     | OverridesPage
+    | LoanView
+    | ReallocationView
+    | CheckView
     | TemplatesView
     | KeysView
     | EntriesPage
     | UsagePage
+    | AnalysisView
 )

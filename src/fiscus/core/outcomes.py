@@ -30,6 +30,7 @@ RefusalCode = Literal[
     "unknown_allocation",
     "unknown_adjustment",
     "unknown_override",
+    "unknown_request",
     "unknown_loan",
     "unknown_template",
     "unknown_key",

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import uuid_utils
@@ -86,6 +86,7 @@ from fiscus.contract.treasury import Readiness
 from fiscus.contract.treasury import Treasury as Ledger
 from fiscus.core.commands import LEASE_S_DEFAULT, OVERRIDE_OPEN_S_DEFAULT, Status
 from fiscus.core.outcomes import OverrideState
+from fiscus.sdk.analyses import Analyses
 from fiscus.sdk.completion import Completion, Family, Models, complete, question, stream
 from fiscus.sdk.decorator import Function, held
 from fiscus.sdk.hold import Hold, amounts_of
@@ -94,11 +95,10 @@ from fiscus.sdk.usage import reading
 from fiscus.spool.outbox import Outbox
 from fiscus.spool.spool import Spool
 
-V = TypeVar("V", bound=View)
 BOOKED_AFTER_S = (0.0, 0.005, 0.02, 0.1, 0.5)
 
 
-class Treasury:
+class Treasury(Analyses):
     """Budgets of one tenant. Made by ``fiscus.open`` and ``fiscus.connect``; close it, or use it with ``async with``.
 
     Every method that asks the ledger raises ``Refusal`` when it says no and ``TreasuryError`` when it cannot be asked
@@ -784,11 +784,6 @@ class Treasury:
 
     async def _book(self, command: Settle | Release) -> HoldAnswer | None:
         return await self._teller.uninterrupted(self._teller.book(command))
-
-    async def _read(self, kind: type[V], query: AnyQuery) -> V:
-        view = await self.read(query)
-        assert isinstance(view, kind)
-        return view
 
     async def _set_status(self, account: str, status: Status, reason: str) -> AccountAnswer:
         return await self._teller.ask(AccountAnswer, SetStatus(account=account, status=status, reason=reason))

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any
 
+from fiscus.contract.analysis import AnalysisQuery
 from fiscus.contract.errors import BudgetUnavailable, TreasuryError
 from fiscus.contract.queries import AnyQuery, Entry, ListQuery, View
 from fiscus.contract.treasury import Readiness
@@ -15,7 +16,7 @@ from fiscus.core.commands import Request, Reserve
 from fiscus.core.outcomes import AnyOutcome, Refused
 from fiscus.treasury.attendance import Attendance
 from fiscus.treasury.engine import NOWHERE, AnyResult, Committed, Engine
-from fiscus.treasury.reading import AccountNames, entries_after, list_view, sealed_allocations
+from fiscus.treasury.reading import AccountNames, entries_after, list_view, read_analysis, sealed_allocations
 from fiscus.treasury.shortage import run_list
 
 FOLLOW_PAGE = 500
@@ -125,22 +126,28 @@ class LocalTreasury:
     async def read(self, query: AnyQuery) -> View | Refused:
         """See ``Treasury``."""
         loop = self._loop or self._start()
-        if isinstance(query, ListQuery):
+        if isinstance(query, ListQuery | AnalysisQuery):
             return await self._list(query)
         future: asyncio.Future[View | Refused] = loop.create_future()
         self.engine.submit(self, future, query)
         return await future
 
-    async def _list(self, query: ListQuery) -> View | Refused:
+    async def _list(self, query: ListQuery | AnalysisQuery) -> View | Refused:
         number = await asyncio.to_thread(self._tenant, query.tenant)
         for attempt in range(LIST_TRIES_MAX):
             try:
-                return await asyncio.to_thread(list_view, self.engine.store, number, query)
+                return await asyncio.to_thread(self._answer, number, query)
             except BudgetUnavailable:
                 if attempt == LIST_TRIES_MAX - 1 or not query.min_seq:
                     raise
                 await asyncio.sleep(LIST_WAIT_S)
         raise AssertionError("the loop returns or raises")
+
+    def _answer(self, tenant: int, query: ListQuery | AnalysisQuery) -> View | Refused:
+        store = self.engine.store
+        if isinstance(query, ListQuery):
+            return list_view(store, tenant, query)
+        return read_analysis(store, tenant, query, self.engine.now_ms)
 
     def _tenant(self, name: str) -> int:
         number: list[int] = []

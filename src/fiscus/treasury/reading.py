@@ -7,12 +7,15 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from fiscus.contract.analysis import AnalysisQuery, AnalysisView, UsageQuery
 from fiscus.contract.errors import BudgetUnavailable, EntriesArchived
 from fiscus.contract.queries import (
     PAGE_LENGTH_MAX,
     AccountsPage,
     AccountView,
     AnyQuery,
+    CheckReserve,
+    CheckView,
     EntriesPage,
     Entry,
     FindKey,
@@ -39,9 +42,10 @@ from fiscus.contract.queries import (
     View,
 )
 from fiscus.core.answers import account_answer, effective_status, hold_answer, key_answer, override_answer
-from fiscus.core.checks import check_id, check_name, invalid, to_datetime, to_ms
+from fiscus.core.checks import check_id, check_name, check_reserve, invalid, to_datetime, to_ms
+from fiscus.core.commands import Request, Reserve
 from fiscus.core.decide import new_draft
-from fiscus.core.holds import find_hold
+from fiscus.core.holds import admission, find_hold
 from fiscus.core.outcomes import AccountAnswer, OverrideAnswer, Refused
 from fiscus.core.overrides import find_override
 from fiscus.core.records import CallRecord
@@ -49,6 +53,7 @@ from fiscus.core.routes import allocation_cell, running_cell
 from fiscus.core.scopes import find_account
 from fiscus.core.state import ENDED, ENTITY_TYPES, PARKED, Account, Draft, Hold, Kind, Override
 from fiscus.core.units import Amounts
+from fiscus.treasury.analysis import analysis_view, check_analysis
 from fiscus.treasury.codec import kind_of
 from fiscus.treasury.reallocations import loan_view, reallocation_view
 from fiscus.treasury.sealing import base_seal, joined, sealed_rows, table_of
@@ -78,6 +83,8 @@ TELLING = frozenset((b"account_opened", b"name_erased", b"budget_put", b"window_
 """Kinds of entries from which it is known what others are about."""
 
 CATCH_UP_PAGE = 5_000
+NOT_ABOUT_ROOM = frozenset(("invalid", "unknown_account", "forbidden"))
+"""Refusals that say that the question itself is wrong."""
 
 _decoders: dict[Kind, msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(entity_type) for kind, entity_type in ENTITY_TYPES.items()
@@ -111,6 +118,8 @@ def read_view(draft: Draft, as_of_seq: int, query: AnyQuery, now: int) -> View |
         return loan_view(draft, as_of_seq, query)
     if isinstance(query, ReadReallocation):
         return reallocation_view(draft, as_of_seq, query, now)
+    if isinstance(query, CheckReserve):
+        return check_view(draft, as_of_seq, query, now)
     if isinstance(query, ListTemplates):
         return TemplatesView(as_of_seq=as_of_seq, templates=_templates(draft))
     if isinstance(query, ListKeys):
@@ -119,6 +128,37 @@ def read_view(draft: Draft, as_of_seq: int, query: AnyQuery, now: int) -> View |
     assert isinstance(query, FindKey), "lists are read from the tables"
     found = (key for key in draft.keys.values() if key.digest == query.digest and not key.revoked)
     return KeysView(as_of_seq=as_of_seq, keys=tuple(key_answer(draft, key) for key in found))
+
+
+def check_view(draft: Draft, as_of_seq: int, query: CheckReserve, now: int) -> CheckView | Refused:
+    """What a reserve would be answered; all that it would do is undone."""
+    command = Reserve(
+        id="check",
+        account=query.account,
+        amounts=query.amounts,
+        also=query.also,
+        attributes=query.attributes,
+        parent=query.parent,
+    )
+    wrong = check_reserve(command)
+    if wrong is not None:
+        return wrong
+    mark = draft.mark()
+    draft.isolate()
+    draft.now = now
+    request = Request(command=command, tenant=query.tenant, scope=query.scope, may_open=query.may_open)
+    outcome = admission(draft, request, command, now)
+    binding = outcome.binding if isinstance(outcome, Refused) else None
+    is_above = binding is not None and isinstance(find_account(draft, binding.account, query.scope), Refused)
+    draft.rollback(mark)
+    if not isinstance(outcome, Refused):
+        return CheckView(as_of_seq=as_of_seq, admitted=True, refused=None)
+    if outcome.code in NOT_ABOUT_ROOM:
+        return outcome
+    if is_above:  # a key that is bound to an account is not told the figures of accounts above it
+        detail = f"a budget above {query.scope} lacks room"
+        outcome = msgspec.structs.replace(outcome, detail=detail, binding=None)
+    return CheckView(as_of_seq=as_of_seq, admitted=False, refused=outcome)
 
 
 def rolled_over(draft: Draft, account: Account, now: int) -> Any:
@@ -186,6 +226,29 @@ def list_view(
     if isinstance(query, ListOverrides):
         return _overrides_page(store, tenant, query, as_of_seq)
     return _usage_page(store, tenant, query, as_of_seq)
+
+
+def read_analysis(store: Store, tenant: int, query: AnalysisQuery, now: int) -> AnalysisView | Refused:
+    """Answer a question about what was used from the tables, in the caller's thread, at ``now`` (ms).
+
+    Raises:
+        BudgetUnavailable: the tables have not reached ``min_seq`` yet.
+    """
+    wrong = check_analysis(query)
+    if wrong is not None:
+        return wrong
+    watermark = store.views.watermark(tenant)
+    as_of_seq = watermark.seq if watermark is not None else 0
+    if as_of_seq < query.min_seq:
+        raise BudgetUnavailable(FOLLOWER_WAIT)
+    within: int | None = None
+    name = (query.account if isinstance(query, UsageQuery) else None) or query.scope
+    if name is not None:
+        found = check_name("account", name) or find_account(view_draft(store, tenant), name, query.scope)
+        if isinstance(found, Refused):
+            return found
+        within = found.number
+    return analysis_view(store, tenant, query, as_of_seq, now, within)
 
 
 def view_draft(store: Store, tenant: int) -> Draft:
@@ -513,4 +576,12 @@ def _remember(table: dict[K, V], key: K, value: V) -> None:
         del table[next(iter(table))]
 
 
-__all__ = ["AccountNames", "entries_after", "list_view", "read_view", "sealed_allocations", "view_draft"]
+__all__ = [
+    "AccountNames",
+    "entries_after",
+    "list_view",
+    "read_analysis",
+    "read_view",
+    "sealed_allocations",
+    "view_draft",
+]

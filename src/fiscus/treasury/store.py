@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -253,6 +253,72 @@ class UsageRow(msgspec.Struct, frozen=True, gc=False):
 ANY_HEAD = 2**62
 """For readers that fold nothing into what they load."""
 
+SUM_KEYS_MAX = 8
+"""Keys that one sum of usage is grouped by at most."""
+
+UsageField = Literal["request_id", "parent_request_id", "workflow_id"]
+
+
+class UsageAsked(msgspec.Struct, frozen=True, kw_only=True):
+    """Which usage is summed, and by what.
+
+    Attributes:
+        keys: at most ``SUM_KEYS_MAX``: ``provider``, ``model``, ``account``, ``also``, ``day``, ``hour`` (numbers since
+            the epoch), or a field of the record as ``user_id`` or ``provenance.agent_id``.
+        within: paid by this account or one below it.
+        since, until: half-open by time of booking (ms).
+        upto: the last entry that counts.
+        calls_min: groups with fewer calls are left out.
+        limit: groups at most.
+    """
+
+    keys: tuple[str, ...] = ()
+    within: int | None = None
+    since: int | None = None
+    until: int | None = None
+    upto: int = ANY_HEAD
+    provider: str | None = None
+    model: str | None = None
+    task_type: str | None = None
+    workflow_id: str | None = None
+    calls_min: int = 0
+    limit: int = 2**31
+
+
+class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums of one group of usage; see ``contract.analysis.Totals``."""
+
+    keys: tuple[str | None, ...]
+    calls: int
+    tokens: int
+    input_tokens: int
+    output_tokens: int
+    cost_nanousd: int
+    unpriced_calls: int
+    estimated_calls: int
+
+
+def usage_sum(row: Sequence[Any], keys: int) -> UsageSum:
+    """A row of the statement ``usage_sums``: the keys, and seven sums of which five come in two parts.
+
+    A sum of amounts may be longer than the integers of a database: it adds up 26 bits and the rest apart.
+    """
+    calls, tokens, inputs, outputs, cost = (
+        (int(high) << 26) + int(low)
+        for high, low in zip(row[SUM_KEYS_MAX::2], row[SUM_KEYS_MAX + 1 :: 2][:5], strict=False)
+    )
+    unpriced, estimated = row[SUM_KEYS_MAX + 10 :]
+    return UsageSum(
+        keys=tuple(row[:keys]),
+        calls=calls,
+        tokens=tokens,
+        input_tokens=inputs,
+        output_tokens=outputs,
+        cost_nanousd=cost,
+        unpriced_calls=int(unpriced),
+        estimated_calls=int(estimated),
+    )
+
 
 class Watermark(msgspec.Struct, frozen=True):
     """As of which entry the views are, and the last numbers given by then."""
@@ -343,6 +409,19 @@ class Views(Protocol):
         self, tenant: int, after: int, limit: int, within: int | None, since: int | None, until: int | None
     ) -> list[UsageRow]:
         """Usage in the order of booking."""
+        ...
+
+    def usage_sums(self, tenant: int, asked: UsageAsked) -> list[UsageSum]:
+        """Usage summed by groups, in the order of their keys; without keys one sum. Of nothing there is none."""
+        ...
+
+    def usage_of(
+        self, tenant: int, field: UsageField, values: Sequence[str], within: int | None, upto: int, limit: int
+    ) -> list[UsageRow]:
+        """Usage up to an entry whose provenance has one of these values, in the order of booking, by an index.
+
+        A request that says no id of its own has that of its hold.
+        """
         ...
 
     def idle_accounts(self, tenant: int, template: str, before: int, limit: int) -> list[int]:

@@ -18,13 +18,28 @@ from fiscus.stores.postgres.line import Value, int4, int8, int8s, number, texts
 from fiscus.stores.postgres.session import Session
 from fiscus.stores.postgres.writing import NUMBER, ViewsWriter
 from fiscus.stores.queries import queries
-from fiscus.treasury.store import ANY_HEAD, Opening, Snapshot, UsageRow, ViewsAhead, Watermark
+from fiscus.treasury.store import (
+    ANY_HEAD,
+    SUM_KEYS_MAX,
+    Opening,
+    Snapshot,
+    UsageAsked,
+    UsageField,
+    UsageRow,
+    UsageSum,
+    ViewsAhead,
+    Watermark,
+    usage_sum,
+)
 
 SQL = queries(__package__, "views.sql")
 LOADING_SQL = queries(__package__, "loading.sql")
 LISTERS_MAX = 4
 SCAN_ROWS = 2_000
 ALWAYS_IN_MEMORY: tuple[Kind, Kind] = ("template", "key")
+COLUMN_KEYS = frozenset(("provider", "model", "account", "also", "day", "hour"))
+"""Keys of sums of usage that are no field of the record."""
+
 CARVED_FEW = 1_000
 """Accounts with an allocation up to which it is looked from them upward, not from an account down through all below."""
 
@@ -171,6 +186,36 @@ class PostgresViews:
         """See ``Views``."""
         values = (tenant, after, limit, within, since, until)
         return [UsageRow(*row) for row in self._listers.fetch(SQL["usage"], values, prepare=False)]
+
+    def usage_sums(self, tenant: int, asked: UsageAsked) -> list[UsageSum]:
+        """See ``Views``."""
+        reads_record = bool({*asked.keys} - COLUMN_KEYS) or asked.task_type is not None or asked.workflow_id is not None
+        values = (
+            tenant,
+            asked.within,
+            asked.since,
+            asked.until,
+            asked.provider,
+            asked.model,
+            asked.task_type,
+            asked.workflow_id,
+            asked.calls_min,
+            asked.limit,
+            *asked.keys,
+            *("",) * (SUM_KEYS_MAX - len(asked.keys)),
+            reads_record,
+            asked.upto,
+        )
+        rows = self._listers.fetch(SQL["usage_sums"], values, prepare=False)
+        return [usage_sum(row, len(asked.keys)) for row in rows]
+
+    def usage_of(
+        self, tenant: int, field: UsageField, values: Sequence[str], within: int | None, upto: int, limit: int
+    ) -> list[UsageRow]:
+        """See ``Views``."""
+        wanted = (tenant, list(values), within, upto, limit)
+        found = self._listers.fetch(SQL[f"usage_of_{field}"], wanted, prepare=False)
+        return [UsageRow(*row) for row in found]
 
     def idle_accounts(self, tenant: int, template: str, before: int, limit: int) -> list[int]:
         """See ``Views``."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import msgspec
 
@@ -17,7 +18,19 @@ from fiscus.stores.queries import queries
 from fiscus.stores.sqlite.archiving import drop_usage
 from fiscus.stores.sqlite.journal import connect
 from fiscus.stores.sqlite.many import execute_rows
-from fiscus.treasury.store import ANY_HEAD, EntityRow, Opening, Snapshot, UsageRow, Watermark
+from fiscus.treasury.store import (
+    ANY_HEAD,
+    SUM_KEYS_MAX,
+    EntityRow,
+    Opening,
+    Snapshot,
+    UsageAsked,
+    UsageField,
+    UsageRow,
+    UsageSum,
+    Watermark,
+    usage_sum,
+)
 
 SQL = queries(__package__, "views.sql")
 NUMBER = {kind: number for number, kind in enumerate(KINDS)}
@@ -155,11 +168,35 @@ class SqliteViews:
         self, tenant: int, after: int, limit: int, within: int | None, since: int | None, until: int | None
     ) -> list[UsageRow]:
         """See ``Views``."""
-        rows = self._list(SQL["usage"], (tenant, after, limit, within, since, until))
-        return [
-            UsageRow(seq, at, hold, account, also, amounts, uncovered, bool(estimated), model, provider, record)
-            for seq, at, hold, account, also, amounts, uncovered, estimated, model, provider, record in rows
-        ]
+        return [_usage_row(row) for row in self._list(SQL["usage"], (tenant, after, limit, within, since, until))]
+
+    def usage_sums(self, tenant: int, asked: UsageAsked) -> list[UsageSum]:
+        """See ``Views``. Over a connection of its own: summing much keeps no list waiting."""
+        values = (
+            tenant,
+            asked.within,
+            asked.since,
+            asked.until,
+            asked.provider,
+            asked.model,
+            asked.task_type,
+            asked.workflow_id,
+            asked.calls_min,
+            asked.limit,
+            *asked.keys,
+            *("",) * (SUM_KEYS_MAX - len(asked.keys)),
+            asked.upto,
+        )
+        rows = self._sum(SQL["usage_sums"], values)
+        return [usage_sum(row, len(asked.keys)) for row in rows]
+
+    def usage_of(
+        self, tenant: int, field: UsageField, values: Sequence[str], within: int | None, upto: int, limit: int
+    ) -> list[UsageRow]:
+        """See ``Views``."""
+        wanted = msgspec.json.encode(values).decode()
+        rows = self._list(SQL[f"usage_of_{field}"], (tenant, wanted, within, upto, limit))
+        return [_usage_row(row) for row in rows]
 
     def idle_accounts(self, tenant: int, template: str, before: int, limit: int) -> list[int]:
         """See ``Views``."""
@@ -236,12 +273,27 @@ class SqliteViews:
         except sqlite3.Error as error:
             raise self._unavailable(error) from error
 
+    def _sum(self, statement: str, values: tuple[object, ...]) -> list[tuple]:  # type: ignore[type-arg]
+        try:
+            reader = connect(self._path, writable=False)
+            try:
+                return reader.execute(statement, values).fetchall()
+            finally:
+                reader.close()
+        except sqlite3.Error as error:
+            raise self._unavailable(error) from error
+
     def _list(self, statement: str, values: tuple[object, ...]) -> list[tuple]:  # type: ignore[type-arg]
         try:
             with self._listing:
                 return self._lister.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise self._unavailable(error) from error
+
+
+def _usage_row(row: tuple[Any, ...]) -> UsageRow:
+    seq, at, hold, account, also, amounts, uncovered, estimated, model, provider, record = row
+    return UsageRow(seq, at, hold, account, also, amounts, uncovered, bool(estimated), model, provider, record)
 
 
 def _is_plain(row: EntityRow) -> bool:

@@ -48,6 +48,14 @@ CREATE TABLE IF NOT EXISTS usage (
     record BLOB,              -- the call's record, JSON
     PRIMARY KEY (tenant, seq)
 ) STRICT, WITHOUT ROWID;
+-- Usage that says where it came from ('"provenance":', '"parent_request_id":', '"workflow_id":' stand in its record).
+CREATE INDEX IF NOT EXISTS usage_request
+ON usage (tenant, coalesce(CAST(record AS TEXT) ->> '$.provenance.request_id', hold))
+WHERE instr(record, x'2270726f76656e616e6365223a') > 0;
+CREATE INDEX IF NOT EXISTS usage_parent ON usage (tenant, CAST(record AS TEXT) ->> '$.provenance.parent_request_id')
+WHERE instr(record, x'22706172656e745f726571756573745f6964223a') > 0;
+CREATE INDEX IF NOT EXISTS usage_workflow ON usage (tenant, CAST(record AS TEXT) ->> '$.provenance.workflow_id')
+WHERE instr(record, x'22776f726b666c6f775f6964223a') > 0;
 
 -- name: watermark
 SELECT seq, hash, at, accounts, budgets, cells FROM watermarks WHERE tenant = ?;
@@ -165,6 +173,112 @@ WHERE tenant = ?1 AND seq > ?2
 AND (?4 IS NULL OR account IN (SELECT number FROM below))
 AND (?5 IS NULL OR at >= ?5) AND (?6 IS NULL OR at < ?6)
 ORDER BY seq LIMIT ?3;
+
+-- name: usage_sums
+-- What is read from JSON is read once: a part with LIMIT is worked out by itself. Values beyond 26 bits are summed in two
+-- parts, since a sum may be longer than 64 bits.
+WITH RECURSIVE below (number) AS (
+    SELECT ?2 WHERE ?2 IS NOT NULL
+    UNION ALL
+    SELECT entities.key FROM entities JOIN below ON entities.owner = below.number
+    WHERE entities.tenant = ?1 AND entities.kind = 0
+)
+SELECT key1, key2, key3, key4, key5, key6, key7, key8,
+    coalesce(sum(calls >> 26), 0), coalesce(sum(calls & 67108863), 0),
+    coalesce(sum(tokens >> 26), 0), coalesce(sum(tokens & 67108863), 0),
+    coalesce(sum(input_tokens >> 26), 0), coalesce(sum(input_tokens & 67108863), 0),
+    coalesce(sum(output_tokens >> 26), 0), coalesce(sum(output_tokens & 67108863), 0),
+    coalesce(sum(cost >> 26), 0), coalesce(sum(cost & 67108863), 0),
+    coalesce(sum(CASE WHEN cost IS NULL THEN calls END), 0), coalesce(sum(CASE WHEN estimated THEN 1 END), 0)
+FROM (
+    SELECT
+        CASE ?11 WHEN '' THEN NULL WHEN 'provider' THEN provider WHEN 'model' THEN model
+        WHEN 'account' THEN CAST(account AS TEXT) WHEN 'also' THEN CAST(also AS TEXT)
+        WHEN 'day' THEN CAST(at / 86400000 AS TEXT) WHEN 'hour' THEN CAST(at / 3600000 AS TEXT)
+        ELSE CAST(record AS TEXT) ->> ('$.' || ?11) END AS key1,
+        CASE ?12 WHEN '' THEN NULL WHEN 'provider' THEN provider WHEN 'model' THEN model
+        WHEN 'account' THEN CAST(account AS TEXT) WHEN 'also' THEN CAST(also AS TEXT)
+        WHEN 'day' THEN CAST(at / 86400000 AS TEXT) WHEN 'hour' THEN CAST(at / 3600000 AS TEXT)
+        ELSE CAST(record AS TEXT) ->> ('$.' || ?12) END AS key2,
+        CASE ?13 WHEN '' THEN NULL WHEN 'provider' THEN provider WHEN 'model' THEN model
+        WHEN 'account' THEN CAST(account AS TEXT) WHEN 'also' THEN CAST(also AS TEXT)
+        WHEN 'day' THEN CAST(at / 86400000 AS TEXT) WHEN 'hour' THEN CAST(at / 3600000 AS TEXT)
+        ELSE CAST(record AS TEXT) ->> ('$.' || ?13) END AS key3,
+        CASE ?14 WHEN '' THEN NULL WHEN 'provider' THEN provider WHEN 'model' THEN model
+        WHEN 'account' THEN CAST(account AS TEXT) WHEN 'also' THEN CAST(also AS TEXT)
+        WHEN 'day' THEN CAST(at / 86400000 AS TEXT) WHEN 'hour' THEN CAST(at / 3600000 AS TEXT)
+        ELSE CAST(record AS TEXT) ->> ('$.' || ?14) END AS key4,
+        CASE ?15 WHEN '' THEN NULL WHEN 'provider' THEN provider WHEN 'model' THEN model
+        WHEN 'account' THEN CAST(account AS TEXT) WHEN 'also' THEN CAST(also AS TEXT)
+        WHEN 'day' THEN CAST(at / 86400000 AS TEXT) WHEN 'hour' THEN CAST(at / 3600000 AS TEXT)
+        ELSE CAST(record AS TEXT) ->> ('$.' || ?15) END AS key5,
+        CASE ?16 WHEN '' THEN NULL WHEN 'provider' THEN provider WHEN 'model' THEN model
+        WHEN 'account' THEN CAST(account AS TEXT) WHEN 'also' THEN CAST(also AS TEXT)
+        WHEN 'day' THEN CAST(at / 86400000 AS TEXT) WHEN 'hour' THEN CAST(at / 3600000 AS TEXT)
+        ELSE CAST(record AS TEXT) ->> ('$.' || ?16) END AS key6,
+        CASE ?17 WHEN '' THEN NULL WHEN 'provider' THEN provider WHEN 'model' THEN model
+        WHEN 'account' THEN CAST(account AS TEXT) WHEN 'also' THEN CAST(also AS TEXT)
+        WHEN 'day' THEN CAST(at / 86400000 AS TEXT) WHEN 'hour' THEN CAST(at / 3600000 AS TEXT)
+        ELSE CAST(record AS TEXT) ->> ('$.' || ?17) END AS key7,
+        CASE ?18 WHEN '' THEN NULL WHEN 'provider' THEN provider WHEN 'model' THEN model
+        WHEN 'account' THEN CAST(account AS TEXT) WHEN 'also' THEN CAST(also AS TEXT)
+        WHEN 'day' THEN CAST(at / 86400000 AS TEXT) WHEN 'hour' THEN CAST(at / 3600000 AS TEXT)
+        ELSE CAST(record AS TEXT) ->> ('$.' || ?18) END AS key8,
+        CAST(amounts AS TEXT) ->> '$.calls' AS calls, CAST(amounts AS TEXT) ->> '$.tokens' AS tokens,
+        CAST(amounts AS TEXT) ->> '$.input_tokens' AS input_tokens,
+        CAST(amounts AS TEXT) ->> '$.output_tokens' AS output_tokens,
+        CAST(amounts AS TEXT) ->> '$.cost' AS cost, estimated
+    FROM usage
+    WHERE tenant = ?1 AND seq <= ?19
+    AND (?2 IS NULL OR account IN (SELECT number FROM below))
+    AND (?3 IS NULL OR at >= ?3) AND (?4 IS NULL OR at < ?4)
+    AND (?5 IS NULL OR provider = ?5) AND (?6 IS NULL OR model = ?6)
+    AND (?7 IS NULL OR CAST(record AS TEXT) ->> '$.provenance.task_type' = ?7)
+    AND (?8 IS NULL OR CAST(record AS TEXT) ->> '$.provenance.workflow_id' = ?8)
+    LIMIT -1
+)
+GROUP BY key1, key2, key3, key4, key5, key6, key7, key8
+HAVING coalesce(sum(calls), 0) >= ?9
+ORDER BY key1, key2, key3, key4, key5, key6, key7, key8 LIMIT ?10;
+
+-- name: usage_of_request_id
+WITH RECURSIVE below (number) AS (
+    SELECT ?3 WHERE ?3 IS NOT NULL
+    UNION ALL
+    SELECT entities.key FROM entities JOIN below ON entities.owner = below.number
+    WHERE entities.tenant = ?1 AND entities.kind = 0
+)
+SELECT seq, at, hold, account, also, amounts, uncovered, estimated, model, provider, record FROM usage
+WHERE tenant = ?1 AND seq <= ?4 AND instr(record, x'2270726f76656e616e6365223a') > 0
+AND coalesce(CAST(record AS TEXT) ->> '$.provenance.request_id', hold) IN (SELECT value FROM json_each(?2))
+AND (?3 IS NULL OR account IN (SELECT number FROM below))
+ORDER BY seq LIMIT ?5;
+
+-- name: usage_of_parent_request_id
+WITH RECURSIVE below (number) AS (
+    SELECT ?3 WHERE ?3 IS NOT NULL
+    UNION ALL
+    SELECT entities.key FROM entities JOIN below ON entities.owner = below.number
+    WHERE entities.tenant = ?1 AND entities.kind = 0
+)
+SELECT seq, at, hold, account, also, amounts, uncovered, estimated, model, provider, record FROM usage
+WHERE tenant = ?1 AND seq <= ?4 AND instr(record, x'22706172656e745f726571756573745f6964223a') > 0
+AND CAST(record AS TEXT) ->> '$.provenance.parent_request_id' IN (SELECT value FROM json_each(?2))
+AND (?3 IS NULL OR account IN (SELECT number FROM below))
+ORDER BY seq LIMIT ?5;
+
+-- name: usage_of_workflow_id
+WITH RECURSIVE below (number) AS (
+    SELECT ?3 WHERE ?3 IS NOT NULL
+    UNION ALL
+    SELECT entities.key FROM entities JOIN below ON entities.owner = below.number
+    WHERE entities.tenant = ?1 AND entities.kind = 0
+)
+SELECT seq, at, hold, account, also, amounts, uncovered, estimated, model, provider, record FROM usage
+WHERE tenant = ?1 AND seq <= ?4 AND instr(record, x'22776f726b666c6f775f6964223a') > 0
+AND CAST(record AS TEXT) ->> '$.provenance.workflow_id' IN (SELECT value FROM json_each(?2))
+AND (?3 IS NULL OR account IN (SELECT number FROM below))
+ORDER BY seq LIMIT ?5;
 
 -- name: idle_accounts
 -- Accounts that a template opened, without calls in flight, whose windows and holds nothing has touched since.
