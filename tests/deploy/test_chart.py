@@ -26,6 +26,7 @@ EVERYTHING = {
     "image": {"digest": "sha256:" + "0" * 64, "pullSecrets": [{"name": "registry"}]},
     "settings": {"queue_length_max": 20_000, "metrics_open": True, "log_level": "debug"},
     "gateway": {"secretName": "fiscus-gateway"},
+    "alerts": {"secretName": "fiscus-alerts"},
     "autoscaling": {"enabled": False},
     "replicas": 3,
     "persistence": {"storageClass": "fast"},
@@ -225,7 +226,7 @@ def test_the_schema_is_migrated_before_any_new_node_starts(release):
 def test_secrets_come_from_a_secret_that_exists_and_stand_nowhere_else(release):
     for kind in ("StatefulSet", "Job"):
         for variable in container(release, kind)["env"]:
-            if variable["name"] == "FISCUS_GATEWAY_PATH":
+            if variable["name"] in ("FISCUS_GATEWAY_PATH", "FISCUS_ALERTS_PATH"):
                 continue
             assert variable["valueFrom"]["secretKeyRef"]["name"] == "fiscus-secrets"
     names = {variable["name"] for variable in container(release)["env"]}
@@ -233,19 +234,20 @@ def test_secrets_come_from_a_secret_that_exists_and_stand_nowhere_else(release):
     assert [found for found in release if found["kind"] == "Secret"] == []
 
 
-def test_the_gateway_reads_its_file_from_a_secret_where_one_is_named(plain):
+@pytest.mark.parametrize("part", ["gateway", "alerts"])
+def test_the_gateway_and_the_alerts_read_their_files_from_secrets_where_these_are_named(plain, part):
     node, pod = container(plain), one(plain, "StatefulSet")["spec"]["template"]["spec"]
-    assert "FISCUS_GATEWAY_PATH" not in {variable["name"] for variable in node["env"]}
+    assert f"FISCUS_{part.upper()}_PATH" not in {variable["name"] for variable in node["env"]}
     assert [volume["name"] for volume in pod["volumes"]] == ["tmp"]
     release = objects(EVERYTHING)
     node, pod = container(release), one(release, "StatefulSet")["spec"]["template"]["spec"]
-    (path,) = [variable["value"] for variable in node["env"] if variable["name"] == "FISCUS_GATEWAY_PATH"]
-    (mount,) = [mount for mount in node["volumeMounts"] if mount["name"] == "gateway"]
-    (volume,) = [volume["secret"] for volume in pod["volumes"] if volume["name"] == "gateway"]
+    (path,) = [variable["value"] for variable in node["env"] if variable["name"] == f"FISCUS_{part.upper()}_PATH"]
+    (mount,) = [mount for mount in node["volumeMounts"] if mount["name"] == part]
+    (volume,) = [volume["secret"] for volume in pod["volumes"] if volume["name"] == part]
     assert mount["readOnly"]
     assert path == f"{mount['mountPath']}/{volume['items'][0]['path']}"
-    assert volume["secretName"] == "fiscus-gateway"
-    assert not {"gateway"} & {mount["name"] for mount in container(release, "Job")["volumeMounts"]}
+    assert volume["secretName"] == f"fiscus-{part}"
+    assert not {part} & {mount["name"] for mount in container(release, "Job")["volumeMounts"]}
 
 
 def test_settings_of_the_values_are_settings_of_the_service():
@@ -292,6 +294,7 @@ def test_the_operator_scrapes_each_node_once_under_the_job_that_the_alerts_name(
         (REQUIRED | {"settings": {"key_pepper": "in the open"}}, "key_pepper"),
         (REQUIRED | {"gateway": {"secretName": "Not A Name"}}, "secretName"),
         (REQUIRED | {"settings": {"gateway_path": "/etc/gateway.toml"}}, "gateway_path"),
+        (REQUIRED | {"settings": {"alerts_path": "/etc/alerts.toml"}}, "alerts_path"),
         (REQUIRED | {"replicas": 0}, "replicas"),
         (REQUIRED | {"terminationGracePeriodSeconds": 5}, "terminationGracePeriodSeconds"),
     ],
@@ -302,6 +305,7 @@ def test_the_operator_scrapes_each_node_once_under_the_job_that_the_alerts_name(
         "a secret in the open",
         "no secret",
         "two gateways",
+        "two files of alerts",
         "no node",
         "no time to drain",
     ],

@@ -7,8 +7,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from fiscus.alerts.options import read_options as read_alerts
 from fiscus.gateway.options import read_options
 from fiscus.settings import FIXED_NAMES, PREFIX, Settings
+from tests.alerts.rig import SECRET
 from tests.deploy import compose, dockerfile
 from tests.deploy.tools import ROOT, ask, needs_deploy_tools
 
@@ -16,6 +18,9 @@ SCHEMA = json.loads((Path(__file__).parent / "schemas" / "compose-spec.json").re
 NODES = ("fiscus-1", "fiscus-2")
 PROVIDER_KEYS = {"OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"}
 """Which the gateway's file names; no settings of the service."""
+
+ALERT_VARIABLES = {"ALERTS_EMAIL", "ALERTS_URL", "ALERTS_SECRET"}
+"""Which the file of the alerts names; likewise."""
 
 PARSER = """
 import json, sys, compose_spec
@@ -109,7 +114,7 @@ def test_nodes_have_volumes_of_their_own_and_share_all_settings(project):
 
 def test_nodes_are_gateways_where_its_file_is_named(project):
     given = compose.project(**compose.secrets(), GATEWAY_FILE="./mine.toml")
-    (mounted,) = given["services"]["fiscus-1"]["configs"]
+    (mounted,) = [one for one in given["services"]["fiscus-1"]["configs"] if one["source"] == "gateway"]
     for started, path, file in (
         (project, "", "./deploy/gateway.toml.example"),
         (given, mounted["target"], "./mine.toml"),
@@ -120,6 +125,27 @@ def test_nodes_are_gateways_where_its_file_is_named(project):
     assert {upstream.api_key_variable for upstream in example.upstreams} == PROVIDER_KEYS
     assert project["services"]["fiscus-1"]["environment"].keys() >= PROVIDER_KEYS
     assert {upstream.family for upstream in example.upstreams} == {"openai", "anthropic", "gemini"}
+
+
+def test_nodes_tell_outside_where_the_file_of_the_alerts_is_named(project):
+    given = compose.project(**compose.secrets(), ALERTS_FILE="./mine.toml")
+    (mounted,) = [one for one in given["services"]["fiscus-1"]["configs"] if one["source"] == "alerts"]
+    for started, path, file in (
+        (project, "", "./deploy/alerts.toml.example"),
+        (given, mounted["target"], "./mine.toml"),
+    ):
+        assert started["services"]["fiscus-1"]["environment"]["FISCUS_ALERTS_PATH"] == path
+        assert started["configs"][mounted["source"]] == {"file": file}
+    asked = []
+    values = {"ALERTS_EMAIL": "mailto://127.0.0.1", "ALERTS_URL": "https://example.org", "ALERTS_SECRET": SECRET}
+
+    def secret_of(variable: str) -> str:
+        asked.append(variable)
+        return values[variable]
+
+    read_alerts((ROOT / "deploy" / "alerts.toml.example").read_bytes(), "alerts.toml.example", secret_of)
+    assert set(asked) == ALERT_VARIABLES
+    assert project["services"]["fiscus-1"]["environment"].keys() >= ALERT_VARIABLES
 
 
 @pytest.mark.parametrize("name", ["migrate", *NODES])
@@ -184,7 +210,7 @@ def test_a_node_has_time_to_drain(project):
 @pytest.mark.parametrize("name", ["migrate", *NODES])
 def test_every_variable_of_a_service_is_a_setting(project, name):
     known = {f"{PREFIX}{setting}".upper() for setting in Settings.model_fields} | set(FIXED_NAMES.values())
-    assert set(project["services"][name]["environment"]) <= known | PROVIDER_KEYS
+    assert set(project["services"][name]["environment"]) <= known | PROVIDER_KEYS | ALERT_VARIABLES
 
 
 def test_what_is_mounted_from_here_is_here(project):
