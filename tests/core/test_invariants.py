@@ -11,6 +11,10 @@ def whole(pool):
     pool.allocate("b", 30)
     pool.adjust("more", "root", 10)
     pool.adjust("less", "root", -5)
+    pool.keys(boss="admin", asker="operator")
+    pool.ask("granted", "root", 2)
+    pool.ask("pending", "root", 3)
+    pool.approve("granted")
     pool.reserve("h", "a", 20)
     pool.running("h", 5)
     pool.reserve("lost", "a", 7, lease_s=1)
@@ -20,7 +24,7 @@ def whole(pool):
 
 def test_a_ledger_that_was_only_decided_on_is_whole(whole):
     assert list(broken(whole.draft)) == []
-    assert whole.cell("root") == (105, 5, 45, 7, 0)
+    assert whole.cell("root") == (107, 5, 45, 7, 0)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +39,7 @@ def test_a_ledger_that_was_only_decided_on_is_whole(whole):
         ("base", 1, {"E13"}),
         ("raised", 1, {"E13"}),
         ("lowered", 1, {"E13"}),
+        ("overridden", 1, {"E13"}),
         ("standing", 1, {"E4"}),
         ("open", 1, {"E4"}),
     ],
@@ -45,6 +50,23 @@ def test_a_cell_that_is_wrong_is_found(whole, field, by, expected):
     setattr(cell, field, getattr(cell, field) + by)
     assert {id for id, _ in broken(whole.draft)} == expected
     setattr(cell, field, getattr(cell, field) - by)
+
+
+@pytest.mark.parametrize(("field", "value"), [("state", "ended"), ("amount", 3)])
+def test_an_override_that_is_not_what_was_granted_is_found(whole, field, value):
+    override = whole.draft.overrides["granted"]
+    right = getattr(override, field)
+    setattr(override, field, value)
+    assert {id for id, _ in broken(whole.draft)} == {"E13"}
+    setattr(override, field, right)
+
+
+def test_a_budget_that_counts_the_pending_overrides_wrong_is_found(whole):
+    budget = whole.find("root", "tokens-lifetime")
+    assert budget.asking == 1
+    budget.asking = 2
+    assert {id for id, _ in broken(whole.draft)} == {"E13"}
+    budget.asking = 1
 
 
 @pytest.mark.parametrize(("covered", "booked"), [(21, 30), (-1, 0), (5, 4)])

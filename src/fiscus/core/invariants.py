@@ -16,6 +16,7 @@ def broken(draft: Draft) -> Iterator[tuple[str, str]]:
         yield from broken_hold(hold)
     yield from broken_sums(draft)
     yield from broken_lines(draft)
+    yield from broken_overrides(draft)
 
 
 def broken_cell(cell: Cell) -> Iterator[tuple[str, str]]:
@@ -54,6 +55,19 @@ def broken_lines(draft: Draft) -> Iterator[tuple[str, str]]:
         turns = [(ticket.turn, ticket.order) for ticket in tickets if ticket is not None and ticket.cell == number]
         if len(turns) != len(ids) or turns != sorted(turns):
             yield "E3", f"cell {number}: {ids} do not stand in the order of their turns"
+
+
+def broken_overrides(draft: Draft) -> Iterator[tuple[str, str]]:
+    """E13 of overrides: what was granted is an active adjustment of that amount, and budgets count the pending ones."""
+    pending = Counter(override.budget for override in draft.overrides.values() if override.state == "pending")
+    for number, budget in draft.budgets.items():
+        if budget.asking != pending[number]:
+            yield "E13", f"budget {number}: asking is {budget.asking}, and {pending[number]} overrides are pending"
+    for override in draft.overrides.values():
+        adjustment = draft.adjustments.get(override.id)
+        granted = adjustment.amount if adjustment is not None and adjustment.active else 0
+        if granted != (override.amount if override.state == "approved" else 0):
+            yield "E13", f"override {override.id} is {override.state}, its adjustment adds {granted}"
 
 
 def broken_sums(draft: Draft) -> Iterator[tuple[str, str]]:
