@@ -18,6 +18,20 @@ RESULT = ROOT / "build" / "bench" / "policies.json"
 
 BARS = (
     Bar("wait_served", "fairness", 1, True, "reserves that waited in 10,000 rounds and got room: all"),
+    Bar(
+        "gain_min", "policy_gain", 1.05, True, "tokens of whole calls by the best policy that moves budget / fixed caps"
+    ),
+    Bar("policies_vs_plain", "policy_cost", 3, False, "a decision with all policies on / a plain reserve"),
+    Bar(
+        "reallocations_made",
+        "lending_peers",
+        1,
+        True,
+        "of 10,000 among 100 agents at once, on the slower of both stores",
+    ),
+    Bar(
+        "reallocations_wrong", "lending_peers", 0, False, "lenders below their reserve, loans left open, tokens minted"
+    ),
     Bar("wait_order_kept", "fairness", 1, True, "admissions that overtook nobody, by priority and ageing: all"),
 )
 

@@ -1,7 +1,12 @@
 """The measures of the policies, short: what they claim holds at any length."""
 
-from bench import fairness, policies
+from dataclasses import replace
+
+import pytest
+
+from bench import fairness, lending_peers, policies, policy_cost
 from bench.bars import measures
+from fiscus.treasury import reallocations
 
 
 def test_nobody_starves_and_the_order_is_kept():
@@ -20,4 +25,32 @@ def test_the_check_of_the_order_sees_who_overtakes(monkeypatch):
 
 
 def test_every_bar_has_its_measure():
-    assert measures(policies.BARS) == ("fairness",)
+    assert set(measures(policies.BARS)) == {"fairness", "policy_gain", "policy_cost", "lending_peers"}
+
+
+@pytest.mark.slow
+def test_reallocations_at_once_mint_nothing_and_end_on_both_stores():
+    # covers E8
+    figures = lending_peers.measure(0.005)
+    assert figures["reallocations_wrong"] == 0
+    assert figures["reallocations_made"] >= 1
+    for store in ("sqlite", "postgres"):
+        assert figures[store]["loans"] == figures[store]["loans_ended"] > 0
+
+
+@pytest.mark.slow
+async def test_the_look_at_the_journal_sees_a_lender_below_its_reserve(tmp_path, monkeypatch):
+    """The same with a ledger that forgets reserves."""
+    monkeypatch.setattr("fiscus.core.lending.debts", lambda draft, account, unit: (-lending_peers.RESERVE, set()))
+    monkeypatch.setattr("fiscus.treasury.reallocations.as_seat", without_reserve(reallocations.as_seat))
+    figures = await lending_peers._run(f"sqlite:///{tmp_path / 'lending.db'}", 50)
+    assert figures["lenders_below_reserve"] > 0
+
+
+def without_reserve(as_seat):
+    return lambda draft, seat, unit: replace(as_seat(draft, seat, unit), min_reserve=0, borrowed=0)
+
+
+def test_policies_cost_a_decision_what_is_told():
+    figures = policy_cost.measure(0.001)
+    assert figures["policies_vs_plain"] == figures["ratios"]["fits"] > 0

@@ -150,3 +150,15 @@ async def test_an_override_is_asked_for_and_its_decision_waited_for(treasury):
     with pytest.raises(BudgetBusy) as refused:
         await treasury.reserve("team", tokens=100)  # more than half of the limit: beyond the policy
     assert refused.value.refused.steps == ("ask",)
+
+
+async def test_what_a_budget_that_observes_would_have_refused_is_told(treasury):
+    # covers R17
+    await treasury.put_account("team")
+    await treasury.put_budget("team", "tokens", 100, mode="observe", period="day")
+    await treasury.reserve("team", tokens=80)
+    assert (await treasury.reserve("team", tokens=50)).warnings == ()
+    (found,) = await treasury.spared("team")
+    assert (found.budget, found.mode, found.calls, found.amount) == ("tokens-day", "observe", 1, 30)
+    with pytest.raises(Unknown):
+        await treasury.spared("nobody")

@@ -45,6 +45,7 @@ from fiscus.contract.queries import (
     ReadLoan,
     ReadOverride,
     ReadReallocation,
+    ReadSpared,
     TemplatesView,
     UsagePage,
     View,
@@ -351,6 +352,7 @@ def reading(query_of: Callable[[Call], AnyQuery]) -> Handler:
 
 read_hold = reading(lambda call: ReadHold(id=call.path[0]))
 read_override = reading(lambda call: ReadOverride(id=call.path[0]))
+read_spared = reading(lambda call: ReadSpared(account=call.path[0]))
 read_loan = reading(lambda call: ReadLoan(id=call.path[0]))
 read_reallocation = reading(
     lambda call: ReadReallocation(account=call.path[0], unit=call.parameters.unit, amount=call.parameters.amount)

@@ -389,6 +389,16 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        path="/v1/accounts/{account}/spared",
+        summary="Read what budgets that warn or observe would have refused in their running windows.",
+        access="read",
+        handle=handlers.read_spared,
+        parameters=bodies.ReadParameters,
+        answer=queries.SparedView,
+        problems=("unknown_account", "forbidden"),
+    ),
+    Route(
+        method="GET",
         path="/v1/budget",
         summary="Read what is left for the caller's own next call, on its whole chain.",
         access="read",

@@ -12,7 +12,7 @@ from fiscus.cli.invocation import Invocation, command
 from fiscus.cli.output import amount_text, balance_row, read_amount, read_pairs, write_line, write_table
 from fiscus.cli.times import Until, in_utc
 from fiscus.contract.errors import ConfigurationInvalid
-from fiscus.contract.queries import AccountView, ReadAccount
+from fiscus.contract.queries import AccountView, ReadAccount, ReadSpared, SparedView
 from fiscus.core.checks import ROLES
 from fiscus.core.commands import (
     OVERRIDE_POLICY_DEFAULT,
@@ -49,6 +49,25 @@ async def list_budgets(invocation: Invocation, account: Account) -> None:
     async with connected(invocation) as connection:
         view = await connection.read(AccountView, ReadAccount(tenant=connection.tenant, account=account))
     invocation.output.rows(view.account.budgets, COLUMNS[3:], (row[3:] for row in account_rows(view.account)))
+
+
+@command(budgets, "spared")
+async def spared(invocation: Invocation, account: Account) -> None:
+    """Show what budgets that warn or observe would have refused in their running windows."""
+    async with connected(invocation) as connection:
+        view = await connection.read(SparedView, ReadSpared(tenant=connection.tenant, account=account))
+    rows = [
+        (
+            one.budget,
+            one.mode,
+            one.unit,
+            amount_text(one.unit, one.limit),
+            f"{one.calls:,}",
+            amount_text(one.unit, one.amount),
+        )
+        for one in view.budgets
+    ]
+    invocation.output.rows(view.budgets, ("budget", "mode", "unit", "limit>", "calls>", "too much>"), rows)
 
 
 @command(budgets, "put")

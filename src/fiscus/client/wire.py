@@ -85,7 +85,9 @@ from fiscus.contract.queries import (
     ReadLoan,
     ReadOverride,
     ReadReallocation,
+    ReadSpared,
     ReallocationView,
+    SparedView,
     TemplatesView,
     Usage,
     UsagePage,
@@ -220,6 +222,8 @@ def exchange_for_query(query: AnyQuery) -> Exchange:
             return _get(f"/v1/accounts/{_segment(query.account)}", shared, _decoder(AccountView))
         case ReadHold():
             return _get(f"/v1/holds/{_segment(query.id)}", shared, _decoder(HoldView))
+        case ReadSpared():
+            return _get(f"/v1/accounts/{_segment(query.account)}/spared", shared, _decoder(SparedView))
         case ReadLoan():
             return _get(f"/v1/loans/{_segment(query.id)}", shared, _decoder(LoanView))
         case ReadReallocation():

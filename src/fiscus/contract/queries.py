@@ -11,7 +11,7 @@ from fiscus.contract.analysis import AnalysisQuery, AnalysisView
 from fiscus.contract.query import PAGE_LENGTH_DEFAULT as PAGE_LENGTH_DEFAULT  # noqa: PLC0414  (told on)
 from fiscus.contract.query import PAGE_LENGTH_MAX as PAGE_LENGTH_MAX  # noqa: PLC0414  (told on)
 from fiscus.contract.query import Query as Query  # noqa: PLC0414  (told on)
-from fiscus.core.commands import ShortageStep, Status, TemplateBudget
+from fiscus.core.commands import Mode, ShortageStep, Status, TemplateBudget
 from fiscus.core.outcomes import (
     AccountAnswer,
     HoldAnswer,
@@ -35,6 +35,12 @@ class ReadHold(Query, tag="hold"):
     """One hold."""
 
     id: str
+
+
+class ReadSpared(Query, tag="spared"):
+    """What budgets of an account that do not enforce would have refused in their running windows. Exact."""
+
+    account: str
 
 
 class ReadLoan(Query, tag="loan"):
@@ -173,6 +179,32 @@ class OverridesPage(msgspec.Struct, frozen=True, kw_only=True):
     as_of_seq: int
     overrides: tuple[OverrideAnswer, ...]
     next: str | None
+
+
+class Spared(msgspec.Struct, frozen=True, kw_only=True):
+    """What one budget in mode ``warn`` or ``observe`` would have refused in its running window.
+
+    Attributes:
+        calls: holds that did not fit; ``amount``: by how much, in the budget's unit, all together.
+    """
+
+    budget: str
+    unit: Unit
+    mode: Mode
+    limit: int
+    calls: int
+    amount: int
+    window_start: datetime
+    window_end: datetime | None
+    match: dict[str, str]
+
+
+class SparedView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ReadSpared: each budget of the account that does not enforce, one that refused none, too."""
+
+    as_of_seq: int
+    account: str
+    budgets: tuple[Spared, ...]
 
 
 class LoanView(msgspec.Struct, frozen=True, kw_only=True):
@@ -333,6 +365,7 @@ AnyQuery = (
     | ReadOverride
     | ReadLoan
     | ReadReallocation
+    | ReadSpared
     | CheckReserve
     | ListTemplates
     | ListKeys
@@ -343,6 +376,7 @@ AnyQuery = (
 View = (
     AccountView
     | HoldView
+    | SparedView
     | OverrideView
     | AccountsPage
     | OverridesPage

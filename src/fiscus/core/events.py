@@ -151,9 +151,12 @@ class WindowOpened(Event, tag="window_opened"):
 
 
 class Held(Event, tag="held"):
-    """``again``: its id stands in the journal already, for it has waited. ``unclaimed``: nobody has been told yet."""
+    """``again``: its id stands in the journal already, for it has waited. ``unclaimed``: nobody has been told yet.
 
-    fields_since: ClassVar[dict[str, int]] = {"task": 2, "again": 2, "unclaimed": 2}
+    ``spared``: cells whose budgets do not enforce and would have refused it → by how much it did not fit.
+    """
+
+    fields_since: ClassVar[dict[str, int]] = {"task": 2, "again": 2, "unclaimed": 2, "spared": 2}
 
     id: str
     account: int
@@ -168,6 +171,7 @@ class Held(Event, tag="held"):
     task: str = ""
     again: bool = False
     unclaimed: bool = False
+    spared: dict[int, int] = {}
     private: Private | None = None
 
 

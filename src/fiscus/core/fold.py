@@ -121,6 +121,11 @@ def _held(draft: Draft, event: Held, at: int) -> None:
             cell.held += amount
             cell.free -= amount
             cell.open += 1
+    if event.spared:
+        for number, lacking in event.spared.items():
+            cell = draft.edit(cells, number)
+            cell.spared += 1
+            cell.spared_amount += lacking
     draft.add(
         draft.holds,
         event.id,

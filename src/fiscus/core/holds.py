@@ -7,7 +7,7 @@ from zlib import crc32
 
 import msgspec
 
-from fiscus.core.answers import hold_answer, loan_answer, no_room, warnings
+from fiscus.core.answers import hold_answer, is_exceeded, loan_answer, no_room, warnings
 from fiscus.core.checks import check_extend, check_release, check_reserve, check_settle, invalid, to_datetime
 from fiscus.core.commands import Extend, Release, Request, Reserve, Settle, ShortageStep
 from fiscus.core.events import Extended, Held, Private, Released, Settled, ShortageMet
@@ -131,6 +131,7 @@ def admission(
             if amount > cells[cell_number].free:
                 lacks = True
     warned: tuple[int, ...] = ()
+    spared: dict[int, int] = {}
     if lacks or route.blocked:
         refused = _refusal(draft, route, needed)
         if refused is not None:
@@ -138,6 +139,7 @@ def admission(
         if any(cells[cell_number].free < -TOTAL_MAX for cell_number in route.order):
             return _beyond("amounts")
         warned = _warned(draft, route, needed)
+        spared = spared_by(draft, route, needed) if draft.format > 1 else {}
     if draft.waiting:
         behind = behind_others(draft, route, needed, turn_of(draft, draft.accounts[number], now), ticket)
         if behind is not None:
@@ -153,6 +155,7 @@ def admission(
         attributes_check=attributes_check(command.attributes) if command.attributes else 0,
         also=tuple(account.number for account in also),
         warned=warned,
+        spared=spared,
         task=task_of(command.attributes) if TASK in command.attributes and draft.format > 1 else "",
         private=Private(attributes=command.attributes) if command.attributes else None,
     )
@@ -225,17 +228,20 @@ def attributes_check(attributes: dict[str, str]) -> int:
 def _refusal(draft: Draft, route: Route, amounts: Amounts) -> Refused | None:
     """The refusal of the cells that lack room: *exceeded* outranks *busy*, then the first in the order of the route."""
     blocked = dict(route.blocked)
-    refusals: list[Refused] = []
+    first: Refused | Cell | None = None
     for number in route.order:
         cell = draft.cells[number]
         amount = amounts.get(cell.unit, 0)
         if number in blocked:
             if amount:
-                refusals.append(blocked[number])
+                if blocked[number].code == "budget_exceeded":
+                    return blocked[number]
+                first = first or blocked[number]
         elif cell.enforce and amount > max(0, cell.free):
-            refusals.append(no_room(draft, [(cell, amount)]))
-    exceeded = (refused for refused in refusals if refused.code == "budget_exceeded")
-    return next(exceeded, refusals[0] if refusals else None)
+            if is_exceeded(cell, amount):
+                return no_room(draft, [(cell, amount)])
+            first = first or cell
+    return no_room(draft, [(first, amounts.get(first.unit, 0))]) if isinstance(first, Cell) else first
 
 
 def _warned(draft: Draft, route: Route, amounts: Amounts) -> tuple[int, ...]:
@@ -246,6 +252,16 @@ def _warned(draft: Draft, route: Route, amounts: Amounts) -> tuple[int, ...]:
         for cell in cells
         if amounts.get(cell.unit, 0) > cell.free and draft.budgets[cell.budget].mode == "warn"
     )
+
+
+def spared_by(draft: Draft, route: Route, amounts: Amounts) -> dict[int, int]:
+    """Cells of budgets that warn or observe and enforcement would have refused → by how much it did not fit."""
+    cells = (draft.cells[number] for number in route.order)
+    return {
+        cell.number: amount - max(0, cell.free)
+        for cell in cells
+        if not cell.enforce and (amount := amounts.get(cell.unit, 0)) > max(0, cell.free)
+    }
 
 
 def _repeated(draft: Draft, request: Request, command: Reserve, hold: Hold, now: int) -> HoldAnswer | Refused | None:

@@ -209,18 +209,25 @@ def seats(draft: Draft, account: Account, unit: Unit, now: int) -> list[SeatFigu
     if account.parent is None:
         return [own]
     found = [own]
+    above = {one.number for one in chain(draft, account)}
     direct, _ = live_below(draft, draft.accounts[account.parent], unit)
     for cell in sorted(direct, key=lambda cell: cell.account):
         other = draft.accounts[cell.account]
         if len(found) > SEATS_MAX:
             break
-        if cell.phase != LIVE or other.number == account.number or other.number in _above(draft, account):
+        if cell.phase != LIVE or other.number in above:
             continue
-        paths = find_paths(draft, other, account, unit, now)
-        if not isinstance(paths, Refused) and not any(upper.free < 0 for upper in paths.source_cells[1:]):
-            found.append(SeatFigures(other, paths.source_cells[0], *debts(draft, other, unit)))
+        giving: Cell | None = cell
+        if not _is_peer(other, cell, own, now):
+            paths = find_paths(draft, other, account, unit, now)
+            usable = not isinstance(paths, Refused) and all(upper.free >= 0 for upper in paths.source_cells[1:])
+            giving = paths.source_cells[0] if usable and not isinstance(paths, Refused) else None
+        if giving is not None:
+            found.append(SeatFigures(other, giving, *(debts(draft, other, unit) if other.loans else (0, set()))))
     return found
 
 
-def _above(draft: Draft, account: Account) -> set[int]:
-    return {above.number for above in chain(draft, account)}
+def _is_peer(other: Account, cell: Cell, own: SeatFigures, now: int) -> bool:
+    """Whether what an account has could move by the change of two cells: it needs no closer look."""
+    is_alive = other.status == "active" and now < cell.end and own.cell.phase == LIVE and now < own.cell.end
+    return is_alive and other.parent == own.account.parent and set(cell.pins) == set(own.cell.pins)

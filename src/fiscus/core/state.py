@@ -142,6 +142,7 @@ class Cell(Entity, kw_only=True, omit_defaults=True):
             what is covered there, live, parked or ended.
         forced: its limit was cut below use, or its mode made stricter, by force: E2 does not speak of it.
         shown_covered, shown_held, shown_uncovered: how it is seen from each pin now.
+        spared, spared_amount: holds that it would have refused if it enforced, and by how much they did not fit.
     """
 
     number: int
@@ -176,6 +177,8 @@ class Cell(Entity, kw_only=True, omit_defaults=True):
     shown_covered: int = 0
     shown_held: int = 0
     shown_uncovered: int = 0
+    spared: int = 0
+    spared_amount: int = 0
 
     @property
     def used(self) -> int:

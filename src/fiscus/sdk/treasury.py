@@ -79,7 +79,10 @@ from fiscus.contract.queries import (
     ReadLoan,
     ReadOverride,
     ReadReallocation,
+    ReadSpared,
     ReallocationView,
+    Spared,
+    SparedView,
     View,
 )
 from fiscus.contract.treasury import Readiness
@@ -592,6 +595,10 @@ class Treasury(Analyses):
         """Move unused allocation from one account to another."""
         command = Transfer(source=source, target=target, unit=unit, amount=amount, reason=reason)
         return await self._teller.ask(TransferAnswer, command, idempotency_key)
+
+    async def spared(self, account: str) -> tuple[Spared, ...]:
+        """What the account's budgets in mode ``warn`` or ``observe`` would have refused in their running windows."""
+        return (await self._read(SparedView, ReadSpared(account=account))).budgets
 
     async def reallocation(self, account: str, unit: Unit, amount: int) -> ReallocationView:
         """What would move so that an amount is free for a call of an account, and why. Nothing moves."""

@@ -35,6 +35,7 @@ from fiscus.contract.queries import (
     ReadLoan,
     ReadOverride,
     ReadReallocation,
+    ReadSpared,
     TemplatesView,
     TemplateView,
     Usage,
@@ -57,6 +58,7 @@ from fiscus.treasury.analysis import analysis_view, check_analysis
 from fiscus.treasury.codec import kind_of
 from fiscus.treasury.reallocations import loan_view, reallocation_view
 from fiscus.treasury.sealing import base_seal, joined, sealed_rows, table_of
+from fiscus.treasury.spared import spared_view
 from fiscus.treasury.store import Store, StoredEntry, UsageRow
 
 FOLLOWER_WAIT = "the read models are behind; try again"
@@ -114,6 +116,8 @@ def read_view(draft: Draft, as_of_seq: int, query: AnyQuery, now: int) -> View |
         if isinstance(override, Refused):
             return override
         return OverrideView(as_of_seq=as_of_seq, override=override_answer(draft, override))
+    if isinstance(query, ReadSpared):
+        return spared_view(draft, as_of_seq, query, now)
     if isinstance(query, ReadLoan):
         return loan_view(draft, as_of_seq, query)
     if isinstance(query, ReadReallocation):
