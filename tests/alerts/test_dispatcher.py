@@ -285,3 +285,18 @@ async def test_an_outbox_without_room_drops_what_comes_and_says_so(monkeypatch):
         await post.keep_house()
         assert not post.is_full("ops")
         await post.close()
+
+
+async def test_a_clock_that_is_set_back_does_not_silence_a_channel():
+    store, clock = SqliteAlerts(None, "default"), Clock()
+    async with receiver() as hook:
+        hook.mode = 500
+        post = dispatcher(store, clock, channel(hook))
+        put(store, clock, 1)
+        await deliver(post)
+        clock.move(-86_400)
+        hook.mode = 204
+        put(store, clock, 1, first=10)
+        await deliver(post)
+        await post.close()
+    assert len(hook.taken) == 1

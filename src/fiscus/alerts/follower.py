@@ -179,10 +179,10 @@ class Follower:
         if self._progress.seq < 0 and not await self._begin(now_ms):
             return False
         seq, more, erased = await self._read_entries()
-        if now_ms - self._looked_ms >= LOOK_MS:
+        if not 0 <= now_ms - self._looked_ms < LOOK_MS:  # a clock that is set back does not keep it waiting
             self._looked_ms = now_ms if await self._read_usage(seq) else 0
             await self._apply_rules(now_ms, seq)
-        keeps_measures = now_ms - self._measures_kept_ms >= MINUTE_MS
+        keeps_measures = not 0 <= now_ms - self._measures_kept_ms < MINUTE_MS
         changed = seq != self._progress.seq or bool(self._deliveries)
         if changed or keeps_measures:
             await self._keep(seq, erased, keeps_measures=keeps_measures)
