@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
 
 from fiscus.core.commands import Request
 from fiscus.core.outcomes import AnyOutcome, Refused
@@ -24,18 +24,35 @@ class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def request_digest(request: Request) -> str:
-    """A hash of who asked for what, by which the same body is recognised, whether its defaults were written or not."""
+    """A hash of who asked for what, by which the same body is recognised, whether its defaults were written or not.
+
+    What is by default is left out, so that a version whose commands have more fields recognises a repeat too.
+    """
     body = msgspec.json.encode(_plain((request.scope, request.command)), order="deterministic")
     return hashlib.sha256(body).hexdigest()
 
 
 def _plain(value: Any) -> Any:
-    """With every field of every struct: an encoder leaves a default out or not by where the value came from."""
+    """Without the fields of structs that hold their default."""
     if isinstance(value, msgspec.Struct):
+        defaults = _defaults(type(value))
         given = ((name, getattr(value, name)) for name in value.__struct_fields__)
-        return {type(value).__name__: {name: _plain(part) for name, part in given if part is not UNSET}}
+        fields = {name: _plain(part) for name, part in given if name not in defaults or part != defaults[name]}
+        return {type(value).__name__: fields}
     if isinstance(value, dict):
         return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     return value
+
+
+@cache
+def _defaults(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """What the optional fields of a struct are by default."""
+    defaults: dict[str, Any] = {}
+    for field in msgspec.structs.fields(kind):
+        if field.default_factory is not msgspec.NODEFAULT:
+            defaults[field.name] = field.default_factory()
+        elif field.default is not msgspec.NODEFAULT:
+            defaults[field.name] = field.default
+    return defaults
