@@ -7,9 +7,10 @@ from uuid import uuid4
 import msgspec
 import pytest
 
+from fiscus.alerts.measures import Kept
 from fiscus.contract.alerts import Step
 from fiscus.contract.errors import EntriesArchived, StoreUnavailable
-from fiscus.contract.queries import EntriesPage, ListEntries
+from fiscus.contract.queries import EntriesPage, ListEntries, UsagePage
 from fiscus.core.commands import (
     EraseName,
     OverridePolicy,
@@ -225,6 +226,8 @@ class Troubled(LocalTreasury):
         view = await super().read(query)
         if isinstance(view, EntriesPage) and self.shown_seq is not None:
             return EntriesPage(as_of_seq=self.shown_seq, entries=(), next=None)
+        if isinstance(view, UsagePage) and self.shown_seq is not None:
+            return UsagePage(as_of_seq=self.shown_seq, usage=(), next=None)
         return view
 
     async def readiness(self):
@@ -245,19 +248,28 @@ async def test_entries_that_were_archived_before_they_were_read_are_told_and_the
 
 
 async def test_an_older_journal_that_was_restored_is_read_from_its_end_on():
-    treasury = Troubled(Engine(open_store("memory:")))
-    async with receiver() as hook, alerts(treasury, options(channel(hook)), Clock()) as desk:
+    treasury, clock, store = Troubled(Engine(open_store("memory:"))), Clock(), SqliteAlerts(None, "default")
+    async with receiver() as hook, alerts(treasury, options(channel(hook)), clock, store) as desk:
         await do(treasury, PutAccount(account="team:search"), AGENT, BUDGET)
         await begin(treasury, desk)
+        await do(treasury, used(120))
+        await views_are_current(treasury)
         at = desk.follower.seq
+        clock.move(6)
+        await pump(desk)
         treasury.shown_seq = 1
-        await follow(desk)
+        clock.move(61)
+        await desk.follower.turn()
         assert desk.follower.seq == 1
+        kept = store.lead("test", clock.now_ms + 60_000, clock.now_ms)
+        assert kept is not None
+        assert msgspec.json.decode(kept.measures, type=Kept).usage_after == 1
         treasury.shown_seq = None
         await pump(desk)
-        assert desk.follower.seq == at
+        assert desk.follower.seq > at
     await treasury.close()
-    assert [body["type"] for body in hook.bodies] == ["budget_created"]
+    assert len(hook.ids) == len(set(hook.ids))
+    assert [body["type"] for body in hook.bodies].count("overdrawn") == 1
 
 
 async def test_drift_is_told_once_in_its_cool_down_and_what_passes_by_itself_is_not():

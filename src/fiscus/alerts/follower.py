@@ -231,6 +231,7 @@ class Follower:
             return error.first_seq - 1, True, []
         assert isinstance(page, EntriesPage), "everybody may read the whole journal"
         if page.as_of_seq < after:  # an older journal was restored
+            self._measures.usage_after = min(self._measures.usage_after, page.as_of_seq)
             return page.as_of_seq, False, []
         erased: list[int] = []
         for entry in page.entries:
