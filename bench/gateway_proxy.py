@@ -1,8 +1,9 @@
-"""What a proxy costs by itself here: parse the body, forward it, pass the answer on. The faster of two clients counts.
+"""What a proxy costs by itself here: parse the body, forward it, pass the answer on. The fastest of its clients counts.
 
-    python -m bench.gateway_proxy aiohttp|pyreqwest UPSTREAM [FOLDER]
+    python -m bench.gateway_proxy own|aiohttp|pyreqwest UPSTREAM [FOLDER]
 
-Prints its port. Raw ASGI on uvicorn (uvloop, httptools), set as ``fiscus serve`` sets it. ``FOLDER``: of pyreqwest.
+Prints its port. Raw ASGI on uvicorn (uvloop, httptools, the head and the body of an answer in one write), set as
+``fiscus serve`` sets it. ``own``: the gateway's own client. ``FOLDER``: of pyreqwest.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import msgspec
 import uvicorn
 import uvloop
 
+from fiscus.api import JoiningProtocol
 from fiscus.app import listen
+from fiscus.gateway.client import Client
 
+ANSWER_BYTES_MAX = 1 << 20
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -41,6 +45,28 @@ async def _whole(send: Send, status: int, content_type: str, content: bytes) -> 
 
 async def _piece(send: Send, content: bytes, *, more: bool = True) -> None:
     await send({"type": "http.response.body", "body": content, "more_body": more})
+
+
+class ThroughOwn:
+    """With the client of the gateway."""
+
+    def __init__(self, upstream: str) -> None:
+        self._client = Client(upstream, connect_s=10, answer_s=600, silence_s=300)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await _body(receive)
+        streams = msgspec.json.decode(body).get("stream")
+        head = b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        answer = await self._client.ask(head % (scope["raw_path"], self._client.host, len(body)), (body,))
+        content_type = answer.header(b"content-type")
+        if not streams:
+            await _whole(send, answer.status, content_type, await answer.read(ANSWER_BYTES_MAX))
+            return
+        headers = [(b"content-type", content_type.encode())]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        while piece := await answer.piece():
+            await _piece(send, piece)
+        await _piece(send, b"", more=False)
 
 
 class ThroughAiohttp:
@@ -101,7 +127,7 @@ def serve(app: Any) -> None:
     listener = listen("127.0.0.1", 0)
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=JoiningProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -119,4 +145,4 @@ if __name__ == "__main__":
         sys.path.insert(0, sys.argv[3])
         serve(ThroughPyreqwest(sys.argv[2]))
     else:
-        serve(ThroughAiohttp(sys.argv[2]))
+        serve(ThroughOwn(sys.argv[2]) if sys.argv[1] == "own" else ThroughAiohttp(sys.argv[2]))

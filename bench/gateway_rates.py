@@ -8,7 +8,7 @@ from bench.measuring import Figures, median, run_as_child, say, scratch
 CONNECTIONS = 32
 ROUNDS = 5
 ROUND_S = 4.0
-PROXIES = ("aiohttp", "pyreqwest")
+PROXIES = ("own", "aiohttp", "pyreqwest")
 
 
 def measure(scale: float = 1.0, *, rounds: int = ROUNDS) -> Figures:
@@ -45,7 +45,7 @@ def _rounds(found: Stand, rounds: int, seconds: float, *, stream: bool) -> dict[
 
 
 def _ratios(rounds_of: dict[str, list[Figures]]) -> Figures:
-    """Medians; the bare proxy is the one that was faster on the whole."""
+    """Medians; the bare proxy is the one that was fastest on the whole."""
     rates = {name: median([one["rate"] for one in found]) for name, found in rounds_of.items()}
     bare = max((name for name in PROXIES if name in rates), key=lambda name: rates[name])
     return {

@@ -101,8 +101,9 @@ def stand(folder: Path, *, with_proxies: bool) -> Iterator[Stand]:
         pids, at = stack.enter_context(hardcap(folder, address))
         found.add("hardcap", at, PATH, pids)
         if with_proxies:
-            proxy, at = stack.enter_context(started("gateway_proxy", "aiohttp", address))
-            found.add("aiohttp", at, PATH, [proxy.pid])
+            for client in ("own", "aiohttp"):
+                proxy, at = stack.enter_context(started("gateway_proxy", client, address))
+                found.add(client, at, PATH, [proxy.pid])
             there = pyreqwest_folder()
             if there is not None:
                 proxy, at = stack.enter_context(started("gateway_proxy", "pyreqwest", address, there))

@@ -381,3 +381,9 @@ def test_content_that_is_nested_without_end_is_counted():
     for _ in range(200):
         content = [{"type": "tool_result", "content": content}]
     assert count_body({"messages": [user(content)]}, "anthropic.messages", model="claude-3-haiku").tokens > 1
+
+
+@pytest.mark.parametrize("kind", [None, 7, {}])
+def test_an_item_whose_kind_is_no_text_is_counted(kind):
+    body = {"model": "gpt-5", "input": [{"type": kind, "role": "user", "content": "hello world"}]}
+    assert count_body(body, "openai.responses").tokens > 0

@@ -210,8 +210,9 @@ class ChatCompletions(Completions):
         if wrong is not None:
             return wrong
         bounds = [bound for bound in (request.max_tokens, request.max_completion_tokens) if bound is not None]
-        named, server, builtin = tool_facts(request.tools or [])
-        named += [function.name for function in request.functions or []]
+        named, server, builtin = tool_facts(request.tools) if request.tools else ([], [], [])
+        if request.functions:
+            named += [function.name for function in request.functions]
         model = request.model or path_model
         return RequestFacts(
             model=model,

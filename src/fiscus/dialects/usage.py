@@ -52,7 +52,8 @@ def usage_of(usage: object, *, final: bool = True) -> Usage:
         return Usage(tokens=usage, final=final)
     notes: list[str] = []
     if _is_plain(usage):
-        return Usage(tokens=_openai_chat(usage, notes), final=final, notes=tuple(notes))
+        tokens = _plain_chat(usage) or _openai_chat(usage, notes)
+        return Usage(tokens=tokens, final=final, notes=tuple(notes))
     for name in _USAGE_FIELDS:
         inner = _field(usage, name)
         if inner is not None:
@@ -113,7 +114,11 @@ _PLAIN_PARTS = frozenset(
 )
 
 
-def _is_plain(usage: object) -> bool:
+_NOTHING: dict[str, Any] = {}
+_INTO, _OUT = ("cached_tokens", "audio_tokens"), ("reasoning_tokens", "audio_tokens")
+
+
+def _is_plain(usage: object) -> TypeGuard[dict[str, Any]]:
     """Whether a usage is of a chat completion and says nothing but tokens, as most do: nothing else is looked for."""
     if type(usage) is not dict or not usage.keys() <= _PLAIN:
         return False
@@ -124,6 +129,27 @@ def _is_plain(usage: object) -> bool:
         if details is not None and not (type(details) is dict and details.keys() <= _PLAIN_PARTS):
             return False
     return True
+
+
+def _plain_chat(usage: dict[str, Any]) -> Tokens | None:
+    """Tokens of a plain usage whose figures fit together; None: it has to be looked at closely."""
+    into = usage.get("prompt_tokens_details") or _NOTHING
+    out = usage.get("completion_tokens_details") or _NOTHING
+    counts: list[Any] = [
+        usage.get("prompt_tokens"),
+        usage.get("completion_tokens"),
+        *(0 if count is None else count for count in (usage.get("total_tokens"), *map(into.get, _INTO))),
+        *(0 if count is None else count for count in map(out.get, _OUT)),
+    ]
+    for count in counts:
+        if type(count) is not int or not 0 <= count <= AMOUNT_MAX:
+            return None
+    input, output, total, read, heard, reasoning, spoken = counts
+    if total > input + output or read > input or heard > input or reasoning > output or spoken > output:
+        return None
+    return Tokens(
+        input=input, output=output, cache_read=read, reasoning=reasoning, audio_input=heard, audio_output=spoken
+    )
 
 
 def _openai_chat(usage: object, notes: list[str]) -> Tokens:

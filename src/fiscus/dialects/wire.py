@@ -77,12 +77,12 @@ def read(
 
 def given(raw: msgspec.Raw) -> bool:
     """Whether a field that is kept as it stands has a value."""
-    return bytes(raw) != bytes(NULL)
+    return raw is not NULL and bytes(raw) != bytes(NULL)
 
 
 def texts(raw: msgspec.Raw) -> dict[str, str]:
     """The text values of an object such as ``metadata``, as many and as long as a record takes."""
-    if len(memoryview(raw)) > METADATA_BYTES_MAX:
+    if raw is NULL or len(memoryview(raw)) > METADATA_BYTES_MAX:
         return {}
     value = anything(raw)
     if not isinstance(value, dict):

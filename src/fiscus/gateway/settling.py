@@ -6,11 +6,11 @@ from datetime import datetime
 
 import msgspec
 
-from fiscus.core.records import CallRecord, CostSource, Outcome, Tokens
+from fiscus.core.records import CallRecord, CostSource, Outcome, Provenance, Tokens
 from fiscus.core.units import Amounts
 from fiscus.dialects import Meter, RequestFacts, Usage
 from fiscus.gateway.payers import Payer
-from fiscus.pricing import Count, Extras, Price, PriceBook
+from fiscus.pricing import NO_EXTRAS, Count, Extras, Price, PriceBook
 
 SERVER_TOOLS = {
     "web_search": "web_searches",
@@ -21,6 +21,9 @@ SERVER_TOOLS = {
     "code_execution": "code_executions",
 }
 """Beginning of a provider's name for its tool → what a price calls its uses."""
+
+
+NO_PROVENANCE = Provenance()
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +113,7 @@ def booked(
         project_id=labels.get("project"),
         team_id=labels.get("team"),
         feature=labels.get("feature"),
-        provenance=payer.provenance if payer.provenance != type(payer.provenance)() else None,
+        provenance=payer.provenance if payer.provenance != NO_PROVENANCE else None,
         metadata={
             **payer.metadata,
             "counted_input_tokens": str(counted.tokens),
@@ -152,13 +155,13 @@ def _cost(
 
 def extras_of(usage: Usage | None) -> Extras:
     """What is billed beside the tokens."""
+    if usage is None or not (usage.server_tools or usage.image_output or usage.video_output or usage.video_input):
+        return NO_EXTRAS
     uses: dict[str, int] = {}
-    for tool, count in (usage.server_tools if usage is not None else {}).items():
+    for tool, count in usage.server_tools.items():
         name = next((kind for begin, kind in SERVER_TOOLS.items() if tool.startswith(begin)), None)
         if name is not None:
             uses[name] = uses.get(name, 0) + count
-    if usage is None:
-        return Extras(**uses)
     return Extras(
         image_output=usage.image_output, video_output=usage.video_output, video_input=usage.video_input, **uses
     )

@@ -92,18 +92,24 @@ class Streaming:
     async def _pass(self, found: Iterable[Event], send: Send) -> None:
         """Meter events, and pass them on; after that the stream may have to end for want of budget."""
         out: list[bytes] = []
+        admitted = self._order.admitted
         for event in found:
             self._meter.feed(event)
-            produced = tokens_produced(self._meter.produced, self._share_permille)
-            self._running.output_tokens = produced
             raw = self._dialect.strip_usage(event) if self._strips else event.raw
             if raw:
                 out.append(raw)
-            if not await self._keep_ahead(produced):
+            if admitted.held_output_tokens < admitted.output_tokens and not await self._goes_on():
                 self._was_cut = True
                 break
+        if admitted.held_output_tokens >= admitted.output_tokens:  # nothing but its lease can end between two events
+            await self._goes_on()
         if out and not self._presence.is_gone:
             await send({"type": "http.response.body", "body": b"".join(out), "more_body": True})
+
+    async def _goes_on(self) -> bool:
+        """Note what has come; False: the stream must end now."""
+        self._running.output_tokens = produced = tokens_produced(self._meter.produced, self._share_permille)
+        return await self._keep_ahead(produced)
 
     async def _keep_ahead(self, produced: int) -> bool:
         """Let the hold grow ahead of the stream, and last as long; False: the stream must end now."""

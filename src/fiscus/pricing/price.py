@@ -168,14 +168,15 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
         3150000
         """
         row = self._row(tokens.input)
-        rest = tokens.input
-        written_1h = min(tokens.cache_write_1h, rest)
-        rest -= written_1h
-        written_5m = min(tokens.cache_write_5m, rest)
-        rest -= written_5m
+        rest, total = tokens.input, 0
+        if tokens.cache_write_1h or tokens.cache_write_5m:
+            written_1h = min(tokens.cache_write_1h, rest)
+            rest -= written_1h
+            written_5m = min(tokens.cache_write_5m, rest)
+            rest -= written_5m
+            total = written_1h * row.cache_write_1h + written_5m * row.cache_write_5m
         read = min(tokens.cache_read, rest)
         rest -= read
-        total = written_1h * row.cache_write_1h + written_5m * row.cache_write_5m
         if tokens.audio_input:
             new = min(tokens.audio_input, rest)
             cached = min(tokens.audio_input - new, read)

@@ -136,7 +136,7 @@ def read_responses(prompt: Prompt, body: Body) -> None:
 
 
 def _response_item(prompt: Prompt, item: Any) -> None:
-    kind = mapping_of(item).get("type", "message")
+    kind = text_of(mapping_of(item).get("type")) or "message"
     if not isinstance(item, Mapping):
         prompt.unknown.append(text_of(item))
     elif kind == "message":

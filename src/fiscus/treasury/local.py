@@ -25,6 +25,13 @@ LIST_WAIT_S = 0.05
 LIST_TRIES_MAX = 60
 
 
+def _leave(answer: Awaitable[AnyOutcome]) -> None:
+    """Nobody looks at it any more."""
+    assert isinstance(answer, asyncio.Future)
+    if not answer.cancel() and not answer.cancelled():
+        answer.exception()
+
+
 class LocalTreasury:
     """See ``contract.treasury.Treasury``. Belongs to the event loop in which it is first used."""
 
@@ -114,9 +121,18 @@ class LocalTreasury:
 
     async def _submit_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:
         """One decision each; those that wait for room take several."""
-        return await asyncio.gather(
-            *(self._attended(request) if request.may_wait else self._submit(request) for request in requests)
-        )
+        if any(request.may_wait for request in requests):
+            return await asyncio.gather(
+                *(self._attended(request) if request.may_wait else self._submit(request) for request in requests)
+            )
+        answers: list[Awaitable[AnyOutcome]] = []
+        try:
+            answers.extend(map(self._submit, requests))
+            return [await answer for answer in answers]  # most come in one batch: one wait for all of them
+        except BaseException:
+            for answer in answers:
+                _leave(answer)
+            raise
 
     def _leave(self, request: Request) -> None:
         """Have a command decided that nobody waits for."""
