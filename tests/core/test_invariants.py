@@ -3,7 +3,7 @@
 import pytest
 
 from fiscus.core.invariants import broken, broken_admission
-from tests.core.builders import moment
+from tests.core.builders import Ledger, moment
 
 
 @pytest.fixture
@@ -95,3 +95,21 @@ def test_an_admission_that_made_a_deficit_is_found(ledger, overdrawn, mode, coun
 
 def test_the_moment_of_the_harness_is_its_clock(pool):
     assert moment(0).timestamp() * 1000 == pool.now
+
+
+def test_a_loan_that_gives_back_more_than_was_lent_or_is_not_known_is_seen():
+    # covers E8
+    ledger = Ledger()
+    ledger.tree("root", "root/a", "root/b")
+    ledger.budget("root", 100)
+    ledger.allocate("a", 50)
+    ledger.allocate("b", 50)
+    ledger.lend("l", "a", ("b", 20))
+    assert list(broken(ledger.draft)) == []
+    draft = ledger.draft
+    lender, loan = draft.accounts[draft.names["b"]], draft.loans["l"]
+    loan.returned = ((lender.number, 21),)
+    assert [invariant for invariant, _ in broken(draft)] == ["E8"]
+    loan.returned = ()
+    lender.loans = ()
+    assert [invariant for invariant, _ in broken(draft)] == ["E8"]

@@ -311,3 +311,41 @@ def policy_seats(ledger: Ledger, needy: str) -> list[Seat]:
         )
         for seat in figures(ledger, needy)
     ]
+
+
+@pytest.mark.parametrize("used", [0, 130])
+def test_a_loan_whose_time_was_over_before_its_window_is_given_back_in_that_window_whoever_looks_when(ledger, used):
+    ledger.account("root")
+    ledger.budget("root", 1_000, period="day")
+    for name in ("a", "b"):
+        ledger.account(name, "root")
+        ledger.allocate(name, 100)
+    ledger.lend("l", "a", ("b", 50), valid_until=moment(HOUR))
+    if used:
+        ledger.spend("a", used)
+    ledger.wait(30 * HOUR).due()
+    kinds = [type(event).__name__ for event in ledger.last]
+    assert kinds.index("LoanEnded") < kinds.index("AllocationEnded")
+    assert "AllocationPut" not in kinds
+    assert (ledger.draft.loans["l"].active, dict(ledger.draft.loans["l"].returned)) == (
+        False,
+        {ledger.draft.names["b"]: 20 if used else 50},
+    )
+    ledger.reserve("h", "a", 1)
+    assert ledger.carved("a").limit == (130 if used else 100)
+
+
+@pytest.mark.parametrize("hours", [25, 49, 80])
+def test_what_is_lent_for_a_hold_that_expires_is_closed_with_its_quarantine_in_windows_that_ended_meanwhile(hours):
+    ledger = Ledger(quarantine="release")
+    ledger.account("root")
+    ledger.budget("root", 1_000, period="day")
+    for name in ("a", "b"):
+        ledger.account(name, "root")
+        ledger.allocate(name, 100)
+    with_hold(ledger, "h", "a", 150, ("b", 50))
+    ledger.wait(hours * HOUR).due()
+    ledger.reserve("i", "b", 1)
+    assert ledger.draft.loans["loan-h"].active is False
+    ledger.reserve("j", "a", 1)
+    assert (ledger.carved("a").limit, ledger.carved("b").limit) == (100, 100)

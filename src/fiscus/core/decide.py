@@ -291,7 +291,7 @@ def _do_due(draft: Draft, deadline: Deadline, now: int) -> None:
             draft.emit(Expired(id=hold.id, closes_at=at + draft.rules.quarantine_ms))
         else:
             draft.emit(QuarantineClosed(id=hold.id, charge=draft.rules.quarantine == "charge"))
-            end_loans(draft, hold.loans, now)
+            end_loans(draft, hold.loans, at)
     elif rank == RANK_ADJUSTMENT:
         adjustment = draft.adjustments[str(key)]
         close_ended_windows(draft, (adjustment.cell,), now, ended_by=at - 1)
@@ -308,7 +308,7 @@ def _do_due(draft: Draft, deadline: Deadline, now: int) -> None:
         override = draft.overrides[str(key)]
         draft.emit(OverrideExpired(id=override.id, account=override.account, budget=override.budget))
     elif rank == RANK_LOAN:
-        end_loan(draft, draft.loans[str(key)], now)
+        end_loan(draft, draft.loans[str(key)], at)  # windows that ended later are still to be closed
 
 
 ISOLATES_ITSELF = frozenset({Reserve, Settle, Extend, Release})

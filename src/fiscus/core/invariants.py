@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from fiscus.core.state import ENDED, LIVE, Cell, Draft, Hold
+from fiscus.core.state import ENDED, LIVE, Cell, Draft, Hold, Loan
 
 
 def broken(draft: Draft) -> Iterator[tuple[str, str]]:
@@ -14,9 +14,22 @@ def broken(draft: Draft) -> Iterator[tuple[str, str]]:
         yield from broken_cell(cell)
     for hold in draft.holds.values():
         yield from broken_hold(hold)
+    for loan in draft.loans.values():
+        yield from broken_loan(draft, loan)
     yield from broken_sums(draft)
     yield from broken_lines(draft)
     yield from broken_overrides(draft)
+
+
+def broken_loan(draft: Draft, loan: Loan) -> Iterator[tuple[str, str]]:
+    """E8 of one loan: nobody gets back more than it lent, and those that it concerns know of it while it stands."""
+    lent, returned = dict(loan.parts), dict(loan.returned)
+    for number, amount in returned.items():
+        if not 0 < amount <= lent.get(number, 0):
+            yield "E8", f"loan {loan.id}: {amount} of {lent.get(number, 0)} went back to account {number}"
+    for number in (loan.account, *lent):
+        if (loan.id in draft.accounts[number].loans) != loan.active:
+            yield "E8", f"loan {loan.id}: account {number} {'does not know' if loan.active else 'still has'} it"
 
 
 def broken_cell(cell: Cell) -> Iterator[tuple[str, str]]:

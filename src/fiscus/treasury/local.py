@@ -41,6 +41,7 @@ class LocalTreasury:
         self._ready: deque[tuple[asyncio.Future[Any], AnyResult]] = deque()
         self._news: set[asyncio.Event] = set()
         self._attendance = Attendance(self._reserve, self._leave)
+        self._lending = asyncio.Lock()
         engine.observers.append(self._observe)
 
     # -- the port -------------------------------------------------------------------------------------------------
@@ -101,7 +102,7 @@ class LocalTreasury:
         """What is decided at once; if there is no room, what the account's list says."""
         outcome = await self._submit(request)
         if type(outcome) is Refused and outcome.shortage:
-            return await run_list(self, request, outcome)
+            return await run_list(self, request, outcome, self._lending)
         return outcome
 
     def _submit(self, request: Request) -> Awaitable[AnyOutcome]:
@@ -116,7 +117,7 @@ class LocalTreasury:
         outcomes = await self._submit_many(requests)
         for index, outcome in enumerate(outcomes):
             if type(outcome) is Refused and outcome.shortage and type(requests[index].command) is Reserve:
-                outcomes[index] = await run_list(self, requests[index], outcome)
+                outcomes[index] = await run_list(self, requests[index], outcome, self._lending)
         return outcomes
 
     async def _submit_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:

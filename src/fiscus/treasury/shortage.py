@@ -9,8 +9,9 @@ does, it does then.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from hashlib import sha256
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -36,6 +37,9 @@ CHANGED = LACKING_ROOM | {"conflict", "lower_priority", "other_windows", "unknow
 """Refusals of a reallocation after which it is worth looking again."""
 
 
+NO_TURN: AbstractAsyncContextManager[Any] = nullcontext()
+
+
 class Ledger(Protocol):
     """What decides and answers, such as the treasury in this process."""
 
@@ -51,13 +55,16 @@ class Ledger(Protocol):
 Step = Callable[[Ledger, Request, Reserve, Refused], Awaitable[AnyOutcome]]
 
 
-async def run_list(ledger: Ledger, request: Request, refused: Refused) -> AnyOutcome:
+async def run_list(
+    ledger: Ledger, request: Request, refused: Refused, turn: AbstractAsyncContextManager[Any] = NO_TURN
+) -> AnyOutcome:
     """Try what the list of a refused reserve says, in its order.
 
     Args:
         ledger: decides.
         request: the reserve that was refused.
         refused: why, with the list.
+        turn: held while it is looked who can lend and lent: who looks at the same time would find the same lenders.
 
     Returns:
         The hold, with the steps that were taken; or the last refusal, with those that were tried in vain.
@@ -72,7 +79,8 @@ async def run_list(ledger: Ledger, request: Request, refused: Refused) -> AnyOut
         if name == "deny":
             break
         tried = (*tried, name)
-        outcome = await STEPS[name](ledger, msgspec.structs.replace(request, steps=tried), command, refused)
+        async with turn if name == "reallocate" else NO_TURN:
+            outcome = await STEPS[name](ledger, msgspec.structs.replace(request, steps=tried), command, refused)
         if not isinstance(outcome, Refused) or outcome.code not in LACKING_ROOM:
             return outcome
     last = await ledger.execute(msgspec.structs.replace(request, steps=(*tried, "deny")))

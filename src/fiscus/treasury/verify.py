@@ -19,7 +19,7 @@ from fiscus.core.events import (
     Transferred,
 )
 from fiscus.core.fold import fold
-from fiscus.core.invariants import broken, broken_admission, broken_cell, broken_hold
+from fiscus.core.invariants import broken, broken_admission, broken_cell, broken_hold, broken_loan
 from fiscus.core.outcomes import HoldState
 from fiscus.core.state import ENTITY_TYPES, KINDS, Account, Cell, Draft, Hold
 from fiscus.treasury.codec import commitment_holds, decode_event, genesis, link
@@ -192,6 +192,9 @@ class _Verification:
                     self.found(invariant, detail)
             elif kind == "hold":
                 self._check_hold(draft.holds[key])
+            elif kind == "loan":
+                for invariant, detail in broken_loan(draft, draft.loans[key]):
+                    self.found(invariant, detail)
         for invariant, detail in broken_admission(draft, raised):
             self.found(invariant, detail)
         if isinstance(event, Transferred):
