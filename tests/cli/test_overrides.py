@@ -1,7 +1,10 @@
 """``fiscus overrides``, and the confidence gate of ``fiscus accounts``."""
 
+import pytest
+
 from tests.cli.processes import answer, answers, fiscus, service
 
+pytestmark = pytest.mark.slow
 ASK = ("overrides", "request", "team:a", "cost-month", "--reason", "a long day")
 
 
