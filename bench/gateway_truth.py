@@ -63,12 +63,11 @@ def measure(scale: float = 1.0, *, streams: Sequence[int] = STREAMS) -> Figures:
             paced = f"http://127.0.0.1:{upstream}/paced"
             nodes[name] = [stack.enter_context(started("gateway_serving", url, paced))[1] for url in urls]
         load = stack.enter_context(process("gateway_streams"))
-        for index, count in enumerate(streams):
+        loads = [(count, budgets) for count in streams for budgets in (BUDGETS, SMALLER) if count in budgets]
+        for index, (count, budgets) in enumerate(loads):
             accounts = [agent(index * ACCOUNTS + number) for number in range(ACCOUNTS)]
-            for budgets in (BUDGETS, SMALLER):
-                if count in budgets:
-                    plan = _plan(count, scaled(budgets[count], scale, least=2 * ASKED_TOKENS), seed=index)
-                    rows += _row(load, upstream, nodes, accounts, count, plan, counts=budgets is BUDGETS)
+            plan = _plan(count, scaled(budgets[count], scale, least=2 * ASKED_TOKENS), seed=index)
+            rows += _row(load, upstream, nodes, accounts, count, plan, counts=budgets is BUDGETS)
     ours = [row for row in rows if row["who"] in nodes]
     counting = [row for row in ours if row["counts"]]
     say(table(rows))
