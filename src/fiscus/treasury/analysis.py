@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, cast
 
 import msgspec
@@ -18,6 +19,7 @@ from fiscus.contract.analysis import (
     AnalysisQuery,
     AnalysisView,
     AnalyzeTasks,
+    Anomaly,
     Breakdown,
     Dimension,
     ForecastUsage,
@@ -34,8 +36,10 @@ from fiscus.contract.analysis import (
     ReadWorkflow,
     Recommendation,
     RecommendationsView,
+    Repeated,
     ReportView,
     RequestView,
+    Share,
     TasksView,
     Totals,
     TrendPoint,
@@ -50,7 +54,7 @@ from fiscus.core.checks import invalid, to_datetime, to_ms
 from fiscus.core.outcomes import Refused
 from fiscus.core.records import CallRecord, Provenance
 from fiscus.core.units import Amounts
-from fiscus.treasury.store import Store, UsageAsked, UsageRow, UsageSum
+from fiscus.treasury.store import SUM_KEYS_MAX, Store, UsageAsked, UsageRow, UsageSum
 from fiscus.treasury.usage_names import Attribution, Names
 
 DIMENSIONS = frozenset(Dimension.__args__)  # type: ignore[attr-defined]  # what a Literal lists
@@ -177,6 +181,22 @@ def _check_text(field: str, text: str) -> Refused | None:
     return None
 
 
+class _TooWide(_Invalid):
+    """There are too many groups."""
+
+    def __init__(self) -> None:
+        detail = f"there are more than {GROUPS_MAX} groups: ask for a shorter time, fewer dimensions or one account"
+        super().__init__(invalid("by", detail))
+
+
+class Advice(msgspec.Struct, frozen=True, kw_only=True):
+    """Recommendations, and the sums that they follow from."""
+
+    found: tuple[Recommendation, ...]
+    models: dict[str | None, Totals]
+    tasks: dict[str | None, Totals]
+
+
 class _Asked:
     """What all answers need."""
 
@@ -237,8 +257,7 @@ class _Asked:
             ),
         )
         if len(found) > GROUPS_MAX:
-            detail = f"there are more than {GROUPS_MAX} groups: ask for a shorter time, fewer dimensions or one account"
-            raise _Invalid(invalid("by", detail))
+            raise _TooWide
         place |= {key: len(keys) + index for index, key in enumerate(extra)}
         attribution = self.names.attribution(_charged(found, place)) if named else None
         sums: Sums = {}
@@ -270,6 +289,23 @@ class _Asked:
             return f"{time:%Y-%m-%d}" if name == "day" else f"{time:%Y-%m-%dT%H:00Z}"
         return value
 
+    def parts(
+        self, query: UsageQuery, by: Sequence[Dimension], times: tuple[int | None, int | None]
+    ) -> dict[Dimension, dict[str | None, Totals]]:
+        """Sums by each of some dimensions by itself, in one pass over the usage where there are not too many groups."""
+        filters = [name for name in NAMED if getattr(query, name) is not None]
+        found: dict[Dimension, dict[str | None, Totals]] = {name: {} for name in by}
+        try:
+            if len({*by, *filters, "account", "also"}) > SUM_KEYS_MAX:
+                raise _TooWide
+            together = self.sums(query, by, times)
+        except _TooWide:
+            return {name: _by_one(self.sums(query, (name,), times)) for name in by}
+        for group, totals in together.items():
+            for name, value in zip(by, group, strict=True):
+                found[name][value] = found[name].get(value, Totals()) + totals
+        return found
+
     def whole(self, query: UsageQuery, times: tuple[int | None, int | None]) -> Totals:
         """One sum of all."""
         return total_of(self.sums(query, (), times).values())
@@ -287,22 +323,23 @@ class _Asked:
             for number in numbers
         ]
 
-    def breakdown(
-        self, query: UsageQuery, by: Dimension, times: tuple[int | None, int | None], whole: Totals
-    ) -> Breakdown:
-        """One dimension, the dearest parts first."""
-        return breakdown(by, _by_one(self.sums(query, (by,), times)), whole)
-
-    def advice(self, query: UsageQuery, times: tuple[int, int]) -> tuple[Recommendation, ...]:
-        """See ``analytics.recommendations``."""
-        by_task = self.sums(query, ("task_type", "model"), times)
-        return recommendations.recommendations(
-            task_models={(task, model): totals for (task, model), totals in by_task.items()},
-            templates=_by_one(self.sums(query, ("prompt_template_id",), times)),
-            outcomes=_by_one(self.sums(query, ("outcome",), times)),
-            models=_by_one(self.sums(query, ("model",), times)),
-            repeated=recommendations.repeats(_by_one(self.sums(query, ("input_hash",), times, calls_min=2))),
+    def advice(self, query: UsageQuery, times: tuple[int, int]) -> Advice:
+        """See ``analytics.recommendations``; with the sums by model and by task that it follows from."""
+        together = self.sums(query, ("task_type", "model"), times)
+        parts = self.parts(query, ("prompt_template_id", "outcome"), times)
+        models, tasks = _part(together, 1), _part(together, 0)
+        found = recommendations.recommendations(
+            task_models={(task, model): totals for (task, model), totals in together.items()},
+            templates=parts["prompt_template_id"],
+            outcomes=parts["outcome"],
+            models=models,
+            repeated=self.repeated(query, times),
         )
+        return Advice(found=found, models=models, tasks=tasks)
+
+    def repeated(self, query: UsageQuery, times: tuple[int | None, int | None]) -> tuple[Repeated, ...]:
+        """Inputs that were sent more than once."""
+        return recommendations.repeats(_by_one(self.sums(query, ("input_hash",), times, calls_min=2)))
 
     # -- requests ---------------------------------------------------------------------------------------------------
 
@@ -393,6 +430,14 @@ def _named(one: UsageSum, name: str, place: Mapping[str, int], attribution: Attr
     return attribution.of(name, one.keys[place["account"]] or "", one.keys[place["also"]] or "[]")
 
 
+def _part(sums: Sums, index: int) -> dict[str | None, Totals]:
+    """Sums by one of their dimensions."""
+    found: dict[str | None, Totals] = {}
+    for group, totals in sums.items():
+        found[group[index]] = found.get(group[index], Totals()) + totals
+    return found
+
+
 def _by_one(sums: Sums) -> dict[str | None, Totals]:
     return {group[0]: totals for group, totals in sums.items()}
 
@@ -430,14 +475,45 @@ def _aggregate(asked: _Asked, query: AggregateUsage) -> UsageTotals:
 
 def _report(asked: _Asked, query: MakeReport) -> ReportView:
     times = asked.bounded(query, "last_7_days")
-    whole = asked.whole(query, times)
-    hours = asked.points(query, times, HOUR_MS) if times[1] - times[0] <= POINTS_MAX * HOUR_MS else []
-    points = asked.points(query, times, DAY_MS)
-    is_advice = query.kind == "optimization"
-    dimensions: tuple[Dimension, ...] = ("model", "task_type") if is_advice else BREAKDOWNS
-    by_hour = [Totals()] * 24
+    if query.kind == "optimization":
+        advice = asked.advice(query, times)
+        whole = total_of(advice.models.values())
+        parts = (breakdown("model", advice.models, whole), breakdown("task_type", advice.tasks, whole))
+        return _written(asked, query, times, whole, breakdowns=parts, recommendations=advice.found)
+    if times[1] - times[0] > POINTS_MAX * HOUR_MS:
+        raise _Invalid(invalid("since", f"the time of a report has at most {POINTS_MAX} hours"))
+    hours = asked.points(query, times, HOUR_MS)
+    by_hour, by_day = [Totals()] * 24, dict[datetime, Totals]()
     for point in hours:
         by_hour[point.at.hour] += point.totals
+        day = point.at.replace(hour=0)
+        by_day[day] = by_day.get(day, Totals()) + point.totals
+    whole = total_of(by_hour)
+    points = [TrendPoint(at=day, totals=totals) for day, totals in by_day.items()]
+    return _written(
+        asked,
+        query,
+        times,
+        whole,
+        breakdowns=tuple(breakdown(name, part, whole) for name, part in asked.parts(query, BREAKDOWNS, times).items()),
+        days=tuple(share(f"{point.at:%Y-%m-%d}", point.totals, whole) for point in points),
+        hours_of_day=tuple(by_hour),
+        anomalies=trends.anomalies(points),
+    )
+
+
+def _written(
+    asked: _Asked,
+    query: MakeReport,
+    times: tuple[int, int],
+    whole: Totals,
+    *,
+    breakdowns: tuple[Breakdown, ...],
+    days: tuple[Share, ...] = (),
+    hours_of_day: tuple[Totals, ...] = (),
+    anomalies: tuple[Anomaly, ...] = (),
+    recommendations: tuple[Recommendation, ...] = (),
+) -> ReportView:
     return ReportView(
         as_of_seq=asked.as_of_seq,
         kind=query.kind,
@@ -446,11 +522,11 @@ def _report(asked: _Asked, query: MakeReport) -> ReportView:
         totals=whole,
         average_tokens=average(whole.tokens, whole.calls),
         average_cost_nanousd=average(whole.cost_nanousd, whole.calls),
-        breakdowns=tuple(asked.breakdown(query, name, times, whole) for name in dimensions),
-        days=() if is_advice else tuple(share(f"{point.at:%Y-%m-%d}", point.totals, whole) for point in points),
-        hours_of_day=() if is_advice else tuple(by_hour),
-        anomalies=() if is_advice else trends.anomalies(points),
-        recommendations=asked.advice(query, times) if is_advice else (),
+        breakdowns=breakdowns,
+        days=days,
+        hours_of_day=hours_of_day,
+        anomalies=anomalies,
+        recommendations=recommendations,
     )
 
 
@@ -494,19 +570,20 @@ def _forecast(asked: _Asked, query: ForecastUsage) -> ForecastView:
 
 def _recommendations(asked: _Asked, query: ReadRecommendations) -> RecommendationsView:
     times = asked.bounded(query, "last_7_days")
+    advice = asked.advice(query, times)
     return RecommendationsView(
         as_of_seq=asked.as_of_seq,
         since=to_datetime(times[0]),
         until=to_datetime(times[1]),
-        totals=asked.whole(query, times),
-        recommendations=asked.advice(query, times),
+        totals=total_of(advice.models.values()),
+        recommendations=advice.found,
     )
 
 
 def _tasks(asked: _Asked, query: AnalyzeTasks) -> TasksView:
     times = asked.times(query, None)
-    whole = asked.whole(query, times)
-    repeated = recommendations.repeats(_by_one(asked.sums(query, ("input_hash",), times, calls_min=2)))
+    parts = asked.parts(query, ("task_type", "model", "intent"), times)
+    whole = total_of(parts["model"].values())
     return TasksView(
         as_of_seq=asked.as_of_seq,
         since=to_datetime(times[0]) if times[0] is not None else None,
@@ -514,10 +591,10 @@ def _tasks(asked: _Asked, query: AnalyzeTasks) -> TasksView:
         totals=whole,
         average_tokens=average(whole.tokens, whole.calls),
         average_cost_nanousd=average(whole.cost_nanousd, whole.calls),
-        by_task_type=asked.breakdown(query, "task_type", times, whole),
-        by_model=asked.breakdown(query, "model", times, whole),
-        by_intent=asked.breakdown(query, "intent", times, whole),
-        duplicate_patterns=repeated[:REPEATS_SHOWN],
+        by_task_type=breakdown("task_type", parts["task_type"], whole),
+        by_model=breakdown("model", parts["model"], whole),
+        by_intent=breakdown("intent", parts["intent"], whole),
+        duplicate_patterns=asked.repeated(query, times)[:REPEATS_SHOWN],
     )
 
 

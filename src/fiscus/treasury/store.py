@@ -253,7 +253,7 @@ class UsageRow(msgspec.Struct, frozen=True, gc=False):
 ANY_HEAD = 2**62
 """For readers that fold nothing into what they load."""
 
-SUM_KEYS_MAX = 8
+SUM_KEYS_MAX = 10
 """Keys that one sum of usage is grouped by at most."""
 
 UsageField = Literal["request_id", "parent_request_id", "workflow_id"]

@@ -55,14 +55,14 @@ ORDER BY seq LIMIT $3::bigint
 
 -- name: usage_sums
 -- What is read from JSON is read once: a part with OFFSET is worked out by itself. Records are read where a key or a filter
--- asks for one of their fields ($19). Values beyond 26 bits are summed in two parts, as in SQLite.
+-- asks for one of their fields ($21). Values beyond 26 bits are summed in two parts, as in SQLite.
 WITH RECURSIVE below (number) AS (
     SELECT $2::bigint WHERE $2::bigint IS NOT NULL
     UNION ALL
     SELECT entities.number FROM entities JOIN below ON entities.owner = below.number
     WHERE entities.tenant = $1::integer AND entities.kind = 0
 )
-SELECT key1, key2, key3, key4, key5, key6, key7, key8,
+SELECT key1, key2, key3, key4, key5, key6, key7, key8, key9, key10,
     coalesce(sum(calls >> 26), 0), coalesce(sum(calls & 67108863), 0),
     coalesce(sum(tokens >> 26), 0), coalesce(sum(tokens & 67108863), 0),
     coalesce(sum(input_tokens >> 26), 0), coalesce(sum(input_tokens & 67108863), 0),
@@ -103,14 +103,22 @@ FROM (
         WHEN 'account' THEN account::text WHEN 'also' THEN convert_from(also, 'UTF8')
         WHEN 'day' THEN (at / 86400000)::text WHEN 'hour' THEN (at / 3600000)::text
         ELSE said.record #>> string_to_array($18::text, '.') END AS key8,
+        CASE $19::text WHEN '' THEN NULL WHEN 'provider' THEN provider WHEN 'model' THEN model
+        WHEN 'account' THEN account::text WHEN 'also' THEN convert_from(also, 'UTF8')
+        WHEN 'day' THEN (at / 86400000)::text WHEN 'hour' THEN (at / 3600000)::text
+        ELSE said.record #>> string_to_array($19::text, '.') END AS key9,
+        CASE $20::text WHEN '' THEN NULL WHEN 'provider' THEN provider WHEN 'model' THEN model
+        WHEN 'account' THEN account::text WHEN 'also' THEN convert_from(also, 'UTF8')
+        WHEN 'day' THEN (at / 86400000)::text WHEN 'hour' THEN (at / 3600000)::text
+        ELSE said.record #>> string_to_array($20::text, '.') END AS key10,
         (said.amounts ->> 'calls')::bigint AS calls, (said.amounts ->> 'tokens')::bigint AS tokens,
         (said.amounts ->> 'input_tokens')::bigint AS input_tokens,
         (said.amounts ->> 'output_tokens')::bigint AS output_tokens, (said.amounts ->> 'cost')::bigint AS cost, estimated
     FROM usage CROSS JOIN LATERAL (
-        SELECT document(usage.amounts) AS amounts, document(CASE WHEN $19::boolean THEN usage.record END) AS record
+        SELECT document(usage.amounts) AS amounts, document(CASE WHEN $21::boolean THEN usage.record END) AS record
         OFFSET 0
     ) AS said
-    WHERE tenant = $1::integer AND seq <= $20::bigint
+    WHERE tenant = $1::integer AND seq <= $22::bigint
     AND ($2::bigint IS NULL OR account IN (SELECT number FROM below))
     AND ($3::bigint IS NULL OR at >= $3::bigint) AND ($4::bigint IS NULL OR at < $4::bigint)
     AND ($5::text IS NULL OR provider = $5::text) AND ($6::text IS NULL OR model = $6::text)
@@ -118,11 +126,12 @@ FROM (
     AND ($8::text IS NULL OR said.record #>> '{provenance,workflow_id}' = $8::text)
     OFFSET 0
 ) AS used
-GROUP BY key1, key2, key3, key4, key5, key6, key7, key8
+GROUP BY key1, key2, key3, key4, key5, key6, key7, key8, key9, key10
 HAVING coalesce(sum(calls), 0) >= $9::bigint
 ORDER BY key1 COLLATE "C" NULLS FIRST, key2 COLLATE "C" NULLS FIRST, key3 COLLATE "C" NULLS FIRST,
     key4 COLLATE "C" NULLS FIRST, key5 COLLATE "C" NULLS FIRST, key6 COLLATE "C" NULLS FIRST,
-    key7 COLLATE "C" NULLS FIRST, key8 COLLATE "C" NULLS FIRST
+    key7 COLLATE "C" NULLS FIRST, key8 COLLATE "C" NULLS FIRST, key9 COLLATE "C" NULLS FIRST,
+    key10 COLLATE "C" NULLS FIRST
 LIMIT $10::bigint
 
 -- name: usage_of_request_id

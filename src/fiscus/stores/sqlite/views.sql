@@ -183,7 +183,7 @@ WITH RECURSIVE below (number) AS (
     SELECT entities.key FROM entities JOIN below ON entities.owner = below.number
     WHERE entities.tenant = ?1 AND entities.kind = 0
 )
-SELECT key1, key2, key3, key4, key5, key6, key7, key8,
+SELECT key1, key2, key3, key4, key5, key6, key7, key8, key9, key10,
     coalesce(sum(calls >> 26), 0), coalesce(sum(calls & 67108863), 0),
     coalesce(sum(tokens >> 26), 0), coalesce(sum(tokens & 67108863), 0),
     coalesce(sum(input_tokens >> 26), 0), coalesce(sum(input_tokens & 67108863), 0),
@@ -224,12 +224,20 @@ FROM (
         WHEN 'account' THEN CAST(account AS TEXT) WHEN 'also' THEN CAST(also AS TEXT)
         WHEN 'day' THEN CAST(at / 86400000 AS TEXT) WHEN 'hour' THEN CAST(at / 3600000 AS TEXT)
         ELSE CAST(record AS TEXT) ->> ('$.' || ?18) END AS key8,
+        CASE ?19 WHEN '' THEN NULL WHEN 'provider' THEN provider WHEN 'model' THEN model
+        WHEN 'account' THEN CAST(account AS TEXT) WHEN 'also' THEN CAST(also AS TEXT)
+        WHEN 'day' THEN CAST(at / 86400000 AS TEXT) WHEN 'hour' THEN CAST(at / 3600000 AS TEXT)
+        ELSE CAST(record AS TEXT) ->> ('$.' || ?19) END AS key9,
+        CASE ?20 WHEN '' THEN NULL WHEN 'provider' THEN provider WHEN 'model' THEN model
+        WHEN 'account' THEN CAST(account AS TEXT) WHEN 'also' THEN CAST(also AS TEXT)
+        WHEN 'day' THEN CAST(at / 86400000 AS TEXT) WHEN 'hour' THEN CAST(at / 3600000 AS TEXT)
+        ELSE CAST(record AS TEXT) ->> ('$.' || ?20) END AS key10,
         CAST(amounts AS TEXT) ->> '$.calls' AS calls, CAST(amounts AS TEXT) ->> '$.tokens' AS tokens,
         CAST(amounts AS TEXT) ->> '$.input_tokens' AS input_tokens,
         CAST(amounts AS TEXT) ->> '$.output_tokens' AS output_tokens,
         CAST(amounts AS TEXT) ->> '$.cost' AS cost, estimated
     FROM usage
-    WHERE tenant = ?1 AND seq <= ?19
+    WHERE tenant = ?1 AND seq <= ?21
     AND (?2 IS NULL OR account IN (SELECT number FROM below))
     AND (?3 IS NULL OR at >= ?3) AND (?4 IS NULL OR at < ?4)
     AND (?5 IS NULL OR provider = ?5) AND (?6 IS NULL OR model = ?6)
@@ -237,9 +245,9 @@ FROM (
     AND (?8 IS NULL OR CAST(record AS TEXT) ->> '$.provenance.workflow_id' = ?8)
     LIMIT -1
 )
-GROUP BY key1, key2, key3, key4, key5, key6, key7, key8
+GROUP BY key1, key2, key3, key4, key5, key6, key7, key8, key9, key10
 HAVING coalesce(sum(calls), 0) >= ?9
-ORDER BY key1, key2, key3, key4, key5, key6, key7, key8 LIMIT ?10;
+ORDER BY key1, key2, key3, key4, key5, key6, key7, key8, key9, key10 LIMIT ?10;
 
 -- name: usage_of_request_id
 WITH RECURSIVE below (number) AS (
@@ -248,10 +256,11 @@ WITH RECURSIVE below (number) AS (
     SELECT entities.key FROM entities JOIN below ON entities.owner = below.number
     WHERE entities.tenant = ?1 AND entities.kind = 0
 )
-SELECT seq, at, hold, account, also, amounts, uncovered, estimated, model, provider, record FROM usage
-WHERE tenant = ?1 AND seq <= ?4 AND instr(record, x'2270726f76656e616e6365223a') > 0
-AND coalesce(CAST(record AS TEXT) ->> '$.provenance.request_id', hold) IN (SELECT value FROM json_each(?2))
-AND (?3 IS NULL OR account IN (SELECT number FROM below))
+SELECT seq, at, hold, account, also, amounts, uncovered, estimated, model, provider, record
+FROM (SELECT DISTINCT value FROM json_each(?2)) AS wanted CROSS JOIN usage INDEXED BY usage_request
+ON tenant = ?1 AND instr(record, x'2270726f76656e616e6365223a') > 0
+AND coalesce(CAST(record AS TEXT) ->> '$.provenance.request_id', hold) = wanted.value
+WHERE seq <= ?4 AND (?3 IS NULL OR account IN (SELECT number FROM below))
 ORDER BY seq LIMIT ?5;
 
 -- name: usage_of_parent_request_id
@@ -261,10 +270,11 @@ WITH RECURSIVE below (number) AS (
     SELECT entities.key FROM entities JOIN below ON entities.owner = below.number
     WHERE entities.tenant = ?1 AND entities.kind = 0
 )
-SELECT seq, at, hold, account, also, amounts, uncovered, estimated, model, provider, record FROM usage
-WHERE tenant = ?1 AND seq <= ?4 AND instr(record, x'22706172656e745f726571756573745f6964223a') > 0
-AND CAST(record AS TEXT) ->> '$.provenance.parent_request_id' IN (SELECT value FROM json_each(?2))
-AND (?3 IS NULL OR account IN (SELECT number FROM below))
+SELECT seq, at, hold, account, also, amounts, uncovered, estimated, model, provider, record
+FROM (SELECT DISTINCT value FROM json_each(?2)) AS wanted CROSS JOIN usage INDEXED BY usage_parent
+ON tenant = ?1 AND instr(record, x'22706172656e745f726571756573745f6964223a') > 0
+AND CAST(record AS TEXT) ->> '$.provenance.parent_request_id' = wanted.value
+WHERE seq <= ?4 AND (?3 IS NULL OR account IN (SELECT number FROM below))
 ORDER BY seq LIMIT ?5;
 
 -- name: usage_of_workflow_id
@@ -274,10 +284,11 @@ WITH RECURSIVE below (number) AS (
     SELECT entities.key FROM entities JOIN below ON entities.owner = below.number
     WHERE entities.tenant = ?1 AND entities.kind = 0
 )
-SELECT seq, at, hold, account, also, amounts, uncovered, estimated, model, provider, record FROM usage
-WHERE tenant = ?1 AND seq <= ?4 AND instr(record, x'22776f726b666c6f775f6964223a') > 0
-AND CAST(record AS TEXT) ->> '$.provenance.workflow_id' IN (SELECT value FROM json_each(?2))
-AND (?3 IS NULL OR account IN (SELECT number FROM below))
+SELECT seq, at, hold, account, also, amounts, uncovered, estimated, model, provider, record
+FROM (SELECT DISTINCT value FROM json_each(?2)) AS wanted CROSS JOIN usage INDEXED BY usage_workflow
+ON tenant = ?1 AND instr(record, x'22776f726b666c6f775f6964223a') > 0
+AND CAST(record AS TEXT) ->> '$.provenance.workflow_id' = wanted.value
+WHERE seq <= ?4 AND (?3 IS NULL OR account IN (SELECT number FROM below))
 ORDER BY seq LIMIT ?5;
 
 -- name: idle_accounts

@@ -1,0 +1,68 @@
+"""``fiscus usage`` and what else tells what was used."""
+
+import csv
+import io
+
+from tests.cli.processes import answer, answers, fiscus
+
+
+def booked(folder):
+    """A month of one agent in a journal of its own, by way of the SDK."""
+    import fiscus as library
+    from fiscus.contract import CallRecord, Tokens
+    from fiscus.core.records import Provenance
+
+    with library.open_sync(f"sqlite:///{folder}/fiscus.db") as treasury:
+        treasury.put_account("team:a")
+        treasury.put_account("agent:x", parent="team:a")
+        treasury.put_budget("team:a", "cost", 10_000_000_000, budget="main")
+        for index in range(3):
+            record = CallRecord(
+                model="m",
+                tokens=Tokens(input=100, output=10),
+                provenance=Provenance(
+                    request_id=f"r{index}",
+                    parent_request_id="r0" if index else None,
+                    workflow_id="w",
+                    task_type="plan",
+                    input_hash="cafe",
+                ),
+            )
+            treasury.usage("agent:x", record, cost_nanousd=1_250_000_000)
+
+
+# covers R2, R3, R4, R9, R10, R11, R13, R14
+def test_what_was_used_is_told_for_people_and_for_programs(tmp_path):
+    booked(tmp_path)
+    table = fiscus(tmp_path, "usage", "--by", "model", "--by", "agent_id", "--period", "today").stdout
+    for text in ("m", "x", "3", "330", "$3.75", "all"):
+        assert text in table
+    sums = answer(tmp_path, "usage", "--by", "team_id", "--account", "team:a")
+    assert sums["groups"] == [{"keys": {"team_id": "a"}, "totals": sums["totals"]}]
+    assert sums["totals"]["cost_nanousd"] == 3_750_000_000
+    assert fiscus(tmp_path, "report").stdout.startswith("# Usage report")
+    rows = list(csv.DictReader(io.StringIO(fiscus(tmp_path, "report", "cost", "--format", "csv").stdout, newline="")))
+    assert rows[0]["cost_nanousd"] == "3750000000"
+    assert answer(tmp_path, "report", "optimization")["recommendations"][0]["kind"] == "cache_repeats"
+    assert "$2.50" in fiscus(tmp_path, "recommendations").stdout
+    assert [one["kind"] for one in answers(tmp_path, "recommendations")] == ["cache_repeats", "expensive_task"]
+    assert "rising" in fiscus(tmp_path, "trends").stdout
+    assert len(answer(tmp_path, "trends", "--period", "today", "--bucket", "hour")["points"]) == 24
+    assert "no forecast: 18 whole days are needed" in fiscus(tmp_path, "forecast", "tokens").stdout
+    assert "cafe: 3 calls, $2.50" in fiscus(tmp_path, "tasks").stdout
+    assert "3 requests, 3 calls" in fiscus(tmp_path, "workflow", "w").stdout
+    assert "root r0, depth 1" in fiscus(tmp_path, "provenance", "r2").stdout
+    tree = fiscus(tmp_path, "lineage", "r2").stdout.splitlines()
+    assert tree[:3] == ["r0 plan $1.25", "  r1 plan $1.25", "  r2 plan $1.25"]
+    assert answer(tmp_path, "lineage", "r1")["total_descendants"] == 2
+
+
+def test_a_check_has_an_exit_code_and_wrong_questions_name_the_field(tmp_path):
+    booked(tmp_path)
+    assert "nothing is held" in fiscus(tmp_path, "check", "agent:x", "cost=$6.25").stdout
+    assert "would be refused" in fiscus(tmp_path, "check", "agent:x", "cost=$6.26", code=1).stdout
+    assert "by:" in fiscus(tmp_path, "usage", "--by", "planet", code=1).stderr
+    assert "Provenance not found" in fiscus(tmp_path, "provenance", "nobody", code=1).stderr
+    wrong = ("--since", "2026-01-02", "--until", "2026-01-01")
+    assert "until" in fiscus(tmp_path, "report", *wrong, code=1).stderr
+    fiscus(tmp_path, "report", "--period", "last_year", code=2)
