@@ -60,10 +60,7 @@ class Settlements:
             return await self._treasury.execute(request)
         try:
             outcomes = await self._treasury.execute_many([*(one for one, _ in waiting), request])
-        except TreasuryError as error:
-            _fail(waiting, error)
-            raise
-        except BaseException:  # who asked has gone away; those who settle have not
+        except BaseException:  # what was asked cannot be had, or not any more; that says nothing of what was settled
             self._waiting[:0] = waiting
             self.send()
             raise
