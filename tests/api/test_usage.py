@@ -161,3 +161,19 @@ async def test_times_that_never_come_have_no_usage(books, path):
 async def test_a_request_that_nobody_knows_is_told_so(books):
     answer = await books[0].get("/v1/requests/nobody's", key=FIRST_SECRET)
     assert (answer.status, answer.code, answer.json["field"]) == (404, "unknown_request", "request_id")
+
+
+# covers R51
+async def test_r51_enforcement_is_counted(books):
+    api, own, _ = books
+    empty = (await api.get("/v1/enforcement", key=FIRST_SECRET)).json
+    assert (empty["checks_performed"], empty["healthy"]) == (0, True)
+    await api.put("/v1/accounts/team:a/budgets/main", {"unit": "cost", "limit": 100}, key=FIRST_SECRET)
+    for index, cost in enumerate((100, 101, 1)):
+        body = {"id": f"e{index}", "account": "agent:x", "amounts": {"cost": cost}}
+        await api.post("/v1/holds", body, key=own)
+    told = (await api.get("/v1/enforcement", key=FIRST_SECRET)).json
+    assert told["refusals"] == {"budget_exceeded": 1, "budget_busy": 1}
+    assert (told["checks_performed"], told["requests_blocked"], told["budgets_exceeded"]) == (3, 2, 1)
+    assert (told["blocked_percent"], told["healthy"], told["overrides_granted"]) == (66.67, False, 0)
+    assert (await api.get("/v1/enforcement", key=own)).status == 403

@@ -220,6 +220,14 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        path="/v1/enforcement",
+        summary="Count what this node has admitted and refused since it started, and the overrides that were granted.",
+        access="read_all",
+        handle=usage.read_enforcement,
+        answer=usage.Enforcement,
+    ),
+    Route(
+        method="GET",
         path="/v1/workflows/{workflow_id}",
         summary="Sum what all requests of a workflow used.",
         access="read",
