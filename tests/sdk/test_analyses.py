@@ -8,7 +8,7 @@ from time import monotonic
 
 import pytest
 
-from fiscus.contract import CallRecord, Tokens
+from fiscus.contract import CallRecord, TemplateBudget, Tokens
 from fiscus.contract.analysis import LINEAGE_LENGTH_MAX
 from fiscus.contract.errors import BudgetBusy, BudgetExceeded, Invalid, Unknown
 from fiscus.core.records import Provenance
@@ -312,3 +312,19 @@ async def test_many_readers_at_once_all_get_the_same(books):
     found = await asyncio.gather(*(books.aggregate_usage("model", min_seq=seq) for _ in range(20)))
     assert {one.totals.calls for one in found} == {5}
     assert [one.seq async for one in books.records(account="team:a", min_seq=seq)] != []
+
+
+# covers R4
+async def test_a_check_opens_no_account(books):
+    await books.put_template(
+        "session:*", parent="team:a", budgets=[TemplateBudget(budget="main", unit="tokens", limit=50)]
+    )
+    before = await written(books)
+    assert (await books.check("session:9", {"tokens": 50})).admitted
+    assert not (await books.check("session:9", {"tokens": 51})).admitted
+    with pytest.raises(Unknown):
+        await books.account("session:9")
+    await books.put_account("team:z")
+    assert await written(books) == before + 1, "what the check would have opened is not written with the next entry"
+    opened = await books.reserve("session:9", tokens=50)
+    assert opened.state == "held"
