@@ -15,7 +15,7 @@ from fiscus.core.routes import running_cell
 from fiscus.core.state import Budget, Cell, Draft, Rules
 from tests.model.model import Figures
 
-TABLES = ("accounts", "budgets", "cells", "holds", "adjustments", "templates", "keys", "overrides")
+TABLES = ("accounts", "budgets", "cells", "holds", "adjustments", "templates", "keys", "overrides", "loans")
 
 
 @dataclass
@@ -29,6 +29,7 @@ class Seen:
     crossed: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     overrides: dict[str, tuple[str, int]] = field(default_factory=dict)
     gates: dict[str, set[str]] = field(default_factory=dict)
+    loans: dict[str, tuple[bool, dict[str, int]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -74,6 +75,9 @@ class Core:
         bring_due(self.draft, now_ms)
         for override in self.draft.overrides.values():
             seen.overrides[override.id] = (override.state, override.amount)
+        for loan in self.draft.loans.values():
+            returned = {self.draft.accounts[number].name or "": amount for number, amount in loan.returned}
+            seen.loans[loan.id] = (loan.active, returned)
         self.draft.rollback(mark)
         return seen
 

@@ -24,6 +24,7 @@ from msgspec import UNSET
 
 from fiscus.core import commands
 from fiscus.core.units import AMOUNT_MAX, UNITS, Amounts, Unit, completed
+from tests.model import lending
 from tests.model.granting import (
     Override,
     close_gate,
@@ -264,6 +265,7 @@ class Model:
         self.overrides: dict[str, Override] = {}
         self.actor = ""
         self.holds: dict[str, Hold] = {}
+        self.loans: dict[str, lending.Loan] = {}
         self.templates: dict[str, commands.PutTemplate] = {}
         self.crossed: list[tuple[int, int]] = []
         """(number of the budget, percent), in order."""
@@ -315,6 +317,8 @@ class Model:
             commands.Allocate: self._allocate,
             commands.Deallocate: self._deallocate,
             commands.Transfer: self._transfer,
+            commands.Lend: self._lend,
+            commands.GiveBack: self._give_back,
             commands.Adjust: self._adjust,
             commands.EndAdjustment: self._end_adjustment,
             commands.RequestOverride: self._request_override,
@@ -459,6 +463,8 @@ class Model:
             self._end_allocations(instant)
             expire_requests(self, instant)
             self._end_windows(instant)
+            lending.end_due(self, instant, Refuse)
+            self._tidy()
         self.now = now_ms
         self._note_what_is_over()
 
@@ -467,6 +473,7 @@ class Model:
         due += [hold.expires_at + QUARANTINE_MS for hold in self.holds.values() if hold.quarantine_open]
         due += [a.valid_until for a in self.adjustments.values() if a.active and a.valid_until is not None]
         due += [one.closes_at for one in self.overrides.values() if one.state == "pending"]
+        due += [loan.ends_at for loan in self.loans.values() if lending.is_due(loan) and loan.ends_at is not None]
         for cell in self.cells.values():
             if isinstance(cell, Slice):
                 if not cell.ended:
@@ -483,12 +490,14 @@ class Model:
         self._tidy()
 
     def _close_quarantines(self, instant: int) -> None:
-        for hold in self.holds.values():
+        for hold in [self.holds[id] for id in list(self.holds)]:
             if hold.quarantine_open and hold.expires_at + QUARANTINE_MS <= instant:
                 hold.quarantine_open = False
                 for line in hold.lines + hold.own:
                     estimate = line.covered + line.remaining if self.quarantine == "charge" else 0
                     book(line, max(estimate, line.booked), final=True)
+                self._tidy()
+                lending.end_of_hold(self, hold.id, Refuse)
         self._tidy()
 
     def _end_adjustments(self, instant: int) -> None:
@@ -848,7 +857,7 @@ class Model:
                 raise Refuse("conflict")
             if known.body is None:
                 raise Refuse("already_settled")
-            if known.body != msgspec.structs.replace(command, leave={}):
+            if known.body != msgspec.structs.replace(command, leave={}, loans=()):
                 raise Refuse("conflict")
             return known.answer  # Q5
         self._open(command.account, command.parent, may_open, scope)
@@ -883,8 +892,9 @@ class Model:
             lines=[Line(pin, self._unit_of(pin), remaining=amounts.get(self._unit_of(pin), 0)) for pin in pins],
             own=[Line(0, unit, remaining=amounts.get(unit, 0)) for unit in UNITS],
             expires_at=self.now + command.lease_s * 1000,
-            body=msgspec.structs.replace(command, leave={}),  # Q28
+            body=msgspec.structs.replace(command, leave={}, loans=()),  # Q28
         )
+        lending.take(self, command, Refuse)
         self.holds[command.id] = hold
         hold.answer = self._hold_answer(hold)
         return hold.answer
@@ -943,7 +953,9 @@ class Model:
         hold.recorded = hold.recorded or tells
         if is_news:
             self._note_confidence(hold, command, hold.body.attributes.get("task", "") if hold.body is not None else "")
-        return self._hold_answer(hold)
+        if hold.state != "held" and not hold.quarantine_open:
+            lending.end_of_hold(self, command.id, Refuse)
+        return self._hold_answer(self.holds[command.id])
 
     def _is_read(self, hold: Hold, command: commands.Settle) -> bool:
         """Whether a final reading is taken as it is, whatever it says."""
@@ -1033,7 +1045,8 @@ class Model:
                 line.remaining = 0
             hold.state = "released"
             hold.quarantine_open = False
-        return self._hold_answer(hold)
+            lending.end_of_hold(self, command.id, Refuse)
+        return self._hold_answer(self.holds[command.id])
 
     def _book_without_hold(
         self,
@@ -1198,6 +1211,9 @@ class Model:
         return self._account_answer(self.accounts[command.account])
 
     def _change_status(self, name: str, status: str) -> None:
+        if status in FINAL:
+            for id in [loan.id for loan in self.loans.values() if loan.active and loan.account == name]:
+                lending.end(self, id, Refuse)
         self.accounts[name].status = status
         if status in FINAL:
             self.accounts[name].closed = {}
@@ -1207,6 +1223,7 @@ class Model:
             grants = [g for g in self.grants.values() if g.account in below]
             for grant in sorted(grants, key=lambda g: (len(self.chain(g.account)), -self.accounts[g.account].number)):
                 self._restore(grant)  # Q25
+            lending.end_overdue(self, name, Refuse)
             return
         for piece in sorted(pieces, key=lambda p: -len(self.chain(p.account))):
             if piece.live:
@@ -1622,47 +1639,68 @@ class Model:
             self._end_slice(piece)
 
     def _transfer(self, command: commands.Transfer, scope: str | None, may_open: bool) -> Answer:
-        source, target = self._known(command.source, scope), self._known(command.target, scope)
-        self._must_be_active([command.source, command.target])
-        sources = [a.name for a in self.chain(command.source)]
-        targets = [a.name for a in self.chain(command.target)]
-        if command.source in targets or command.target in sources:
+        source = self._known(command.source, scope)
+        self._known(command.target, scope)
+        ways = self._between(command.source, command.target, command.unit, uphill=False)
+        self._shift(ways, command.amount, source.min_reserve.get(command.unit, 0))
+        return Answer("transfer", {"source": ways[0][0].size, "target": ways[1][0].size, "amount": command.amount})
+
+    def _between(self, source: str, target: str, unit: Unit, uphill: bool) -> tuple[list[Slice], list[Slice], set[int]]:
+        """What shrinks and what grows when something moves, and what they are carved from in common."""
+        self._must_be_active([source, target])
+        sources = [a.name for a in self.chain(source)]
+        targets = [a.name for a in self.chain(target)]
+        if source in targets or target in sources:
             raise Refuse("invalid")
         common = next((name for name in sources if name in targets), None)
         if common is None:
             raise Refuse("invalid")
-        if source.priority > target.priority:
+        if not uphill and self.accounts[source].priority > self.accounts[target].priority:
             raise Refuse("lower_priority")
         ways = []
-        for name, chain in ((command.source, sources), (command.target, targets)):
-            grant = self.grants.get((name, command.unit))
+        for name, chain in ((source, sources), (target, targets)):
+            grant = self.grants.get((name, unit))
             if grant is None:
                 raise Refuse("unknown_allocation")
             ways.append(self._way(self._touch(grant), chain, common))
         (giving, giving_top), (taking, taking_top) = ways
         if giving_top != taking_top:
             raise Refuse("other_windows")
+        return giving, taking, taking_top
+
+    def _shift(self, ways: tuple[list[Slice], list[Slice], set[int]], amount: int, kept: int) -> None:
+        """Move an amount, if the source has it besides what it keeps, and there is room on the way to the target."""
+        giving, taking, taking_top = ways
         for piece in giving[1:]:
             figures = self.figures(piece.key)
             if figures.in_use > figures.limit:
-                raise Refuse("budget_exceeded", cell=piece.key, requested=command.amount)
-        kept = source.min_reserve.get(command.unit, 0)
-        self._room([(giving[0].key, command.amount + kept)])
+                raise Refuse("budget_exceeded", cell=piece.key, requested=amount)
+        self._room([(giving[0].key, amount + kept)])
         asks: list[tuple[int, int]] = []
         for piece in taking:
             for pin in piece.pins:
                 if isinstance(self.cells[pin], Window) and pin not in taking_top:
-                    asks.append((pin, command.amount))
+                    asks.append((pin, amount))
                 elif pin in [above.key for above in taking] and self.figures(pin).available < 0:
-                    asks.append(
-                        (pin, 1)
-                    )  # it grows by as much as it gives, so it needs no room but must not be overdrawn
+                    asks.append((pin, 1))  # it grows by as much as it gives: it needs no room, but not to be overdrawn
         self._room(asks)
-        for pieces, by in ((giving, -command.amount), (taking, command.amount)):
+        for pieces, by in ((giving, -amount), (taking, amount)):
             for piece in pieces:
                 piece.size += by
                 self.grants[(piece.account, piece.unit)].size += by
-        return Answer("transfer", {"source": giving[0].size, "target": taking[0].size, "amount": command.amount})
+
+    def _lend(self, command: commands.Lend, scope: str | None, may_open: bool) -> Answer:
+        return Answer("loan", {"loan": lending.lend(self, command, scope, Refuse)})
+
+    def _give_back(self, command: commands.GiveBack, scope: str | None, may_open: bool) -> Answer:
+        loan = self.loans.get(command.id)
+        if loan is None or not self._covers(scope, loan.account):
+            raise Refuse("unknown_loan")
+        if loan.active:
+            if lending.suspended(self, loan):
+                raise Refuse("account_suspended")
+            lending.end(self, command.id, Refuse)
+        return Answer("loan", {"loan": self.loans[command.id]})
 
     def _way(self, key: int, chain: list[str], common: str) -> tuple[list[Slice], set[int]]:
         """The allocations strictly below the common ancestor, and what they are carved from at it or above."""

@@ -47,6 +47,8 @@ DUE_EVENTS = {
     "WindowOpened",
     "ThresholdCrossed",
     "OverrideExpired",
+    "Transferred",
+    "LoanEnded",
 }
 ONE_WAY = {(state, state) for state in ("held", "settled", "released", "expired")} | {
     ("held", "settled"),
@@ -143,6 +145,8 @@ class Pair:
         self.compare_balances(seen)
         overrides = {id: (override_state(self.model, one), one.amount) for id, one in self.model.overrides.items()}
         assert seen.overrides == overrides, f"expected {overrides}, were {seen.overrides}"
+        loans = {loan.id: (loan.active, loan.returned) for loan in self.model.loans.values()}
+        assert seen.loans == loans, f"expected {loans}, were {seen.loans}"
         gates = {
             name: {task_key(task) for task, until in account.closed.items() if until > self.now_ms}
             for name, account in self.model.accounts.items()
@@ -226,8 +230,8 @@ def without_window(figures: Figures) -> Figures:
     )
 
 
-class Ledger(RuleBasedStateMachine):
-    """Hypothesis chooses; each rule is one kind of command."""
+class Wished(RuleBasedStateMachine):
+    """Commands by the name of a wish."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -241,6 +245,13 @@ class Ledger(RuleBasedStateMachine):
         command = getattr(wishes, kind)()
         actor = wishes.actor() if isinstance(command, DECIDED) else ""
         self.pair.run(command, wishes.scope() if isinstance(command, CALLS) else None, actor)
+
+    def teardown(self) -> None:
+        self.pair.check_that_the_journal_folds_to_the_same_state()
+
+
+class Ledger(Wished):
+    """Hypothesis chooses; each rule is one kind of command."""
 
     @initialize(data=st.data(), quarantine=st.sampled_from(("charge", "release")), start_ms=st.sampled_from(STARTS_MS))
     def open_accounts(self, data: Any, quarantine: str, start_ms: int) -> None:
@@ -262,6 +273,10 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(data=st.data(), kind=st.sampled_from(("allocate", "allocate", "deallocate", "transfer", "transfer")))
     def move_budget(self, data: Any, kind: str) -> None:
+        self.wish(data, kind)
+
+    @rule(data=st.data(), kind=st.sampled_from(("lend", "lend", "reserve_what_was_lent", "give_back")))
+    def lend(self, data: Any, kind: str) -> None:
         self.wish(data, kind)
 
     @rule(data=st.data(), kind=st.sampled_from(("put_budget", "put_budget", "remove_budget")))
@@ -287,8 +302,42 @@ class Ledger(RuleBasedStateMachine):
     def compound(self, data: Any) -> None:
         self.wish(data, "compound")
 
-    def teardown(self) -> None:
-        self.pair.check_that_the_journal_folds_to_the_same_state()
+
+LENT = ("lend", "lend", "lend", "reserve_what_was_lent", "reserve_what_was_lent", "give_back")
+USED = ("reserve", "settle", "settle", "settle", "release", "usage")
+
+
+class Lenders(Wished):
+    """Accounts that can lend each other, so that they do: loans, calls, priorities and little else."""
+
+    @initialize(
+        data=st.data(), quarantine=st.sampled_from(("charge", "release")), period=st.sampled_from(("day", "lifetime"))
+    )
+    def open_accounts(self, data: Any, quarantine: str, period: str) -> None:
+        self.pair = Pair(quarantine)
+        self.pair.run(PutAccount(account="root"))
+        self.pair.run(PutBudget(account="root", unit="tokens", limit=500, period=period))
+        for name in NAMES[1:5]:
+            parent = data.draw(st.sampled_from(("root", "a"))) if name in "cd" else "root"
+            self.pair.run(PutAccount(account=name, parent=parent))
+            self.pair.run(Allocate(account=name, unit="tokens", to=90 if name == "a" else 30))
+
+    @rule(data=st.data(), kind=st.sampled_from(LENT))
+    def lend(self, data: Any, kind: str) -> None:
+        self.wish(data, kind)
+
+    @rule(data=st.data(), kind=st.sampled_from(USED))
+    def use(self, data: Any, kind: str) -> None:
+        self.wish(data, kind)
+
+    @rule(data=st.data(), kind=st.sampled_from(("put_account", "put_account", "transfer", "allocate", "set_status")))
+    def change(self, data: Any, kind: str) -> None:
+        self.wish(data, kind)
+
+    @rule(data=st.data())
+    def wait(self, data: Any) -> None:
+        wishes = Wishes(self.pair.model, lambda options: data.draw(st.sampled_from(options)), self.pair.now_ms)
+        self.pair.wait_until(wishes.time())
 
 
 @pytest.mark.slow
@@ -301,3 +350,9 @@ class TestLedger(Ledger.TestCase):  # type: ignore[misc, name-defined]
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
+
+
+@pytest.mark.slow
+# covers E8, T7, T8, T11
+class TestLenders(Lenders.TestCase):  # type: ignore[misc, name-defined]
+    settings = settings(TestLedger.settings, max_examples=EXAMPLES // 3)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 from msgspec import UNSET
 
 from fiscus.core.commands import (
@@ -18,6 +19,9 @@ from fiscus.core.commands import (
     DenyOverride,
     EndAdjustment,
     Extend,
+    GiveBack,
+    Lend,
+    LoanPart,
     OverridePolicy,
     PutAccount,
     PutBudget,
@@ -263,6 +267,31 @@ class Wishes:
         others = [account for account, its in self.model.grants if its == unit and account != source]
         target = self.choose(others) if others and not self.seldom() else self.account()
         return Transfer(source=source, target=target, unit=unit, amount=self.choose(range(20)))
+
+    def lend(self) -> Lend:
+        borrower, unit = self.allocation()
+        others = [account for account, its in self.model.grants if its == unit and account != borrower] or ["root"]
+        sources = dict.fromkeys(self.choose(others) for _ in range(self.choose((1, 1, 2))))
+        return Lend(
+            id=self.loan() if self.seldom(8) else f"l{len(self.model.loans)}",
+            account=borrower,
+            unit=unit,
+            parts=tuple(LoanPart(source=source, amount=self.choose(range(1, 25))) for source in sources),
+            valid_until=self.until() if self.seldom(3) else None,
+        )
+
+    def loan(self) -> str:
+        return str(self.choose(list(self.model.loans) or ["l0"]))
+
+    def give_back(self) -> GiveBack:
+        return GiveBack(id=self.loan())
+
+    def reserve_what_was_lent(self) -> Reserve:
+        free = [loan for loan in self.model.loans.values() if loan.active and loan.hold is None]
+        if not free or self.seldom():
+            return msgspec.structs.replace(self.reserve(), loans=(self.loan(),))
+        loan = self.choose(free)
+        return msgspec.structs.replace(self.reserve(), account=loan.account, also=(), parent=None, loans=(loan.id,))
 
     def actor(self) -> str:
         return str(self.choose(("boss", "boss", "asker", "asker", "other", "looker", "")))

@@ -291,7 +291,7 @@ def _do_due(draft: Draft, deadline: Deadline, now: int) -> None:
             draft.emit(Expired(id=hold.id, closes_at=at + draft.rules.quarantine_ms))
         else:
             draft.emit(QuarantineClosed(id=hold.id, charge=draft.rules.quarantine == "charge"))
-            end_loans(draft, hold.loans, at)
+            end_loans(draft, hold.loans, at - 1)  # what ends at the very end of a window belongs to it
     elif rank == RANK_ADJUSTMENT:
         adjustment = draft.adjustments[str(key)]
         close_ended_windows(draft, (adjustment.cell,), now, ended_by=at - 1)

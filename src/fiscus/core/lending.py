@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from fiscus.core.allocations import find_paths, lacking_to_move, live_below, move, uphill
+from fiscus.core.allocations import find_paths, lacking_to_move, live_below, move
 from fiscus.core.answers import loan_answer
 from fiscus.core.checks import check, invalid, to_ms
 from fiscus.core.commands import GiveBack, Lend, LoanPart, Request
@@ -80,10 +80,7 @@ def _move_part(
     lender = find_account(draft, part.source, request.scope, "source")
     if isinstance(lender, Refused):
         return lender
-    refused = uphill(lender, borrower)
-    if refused is not None:
-        return refused
-    paths = find_paths(draft, lender, borrower, command.unit, now)
+    paths = find_paths(draft, lender, borrower, command.unit, now, never_uphill=True)
     if isinstance(paths, Refused):
         return paths
     kept = lender.min_reserve.get(command.unit, 0)
