@@ -24,14 +24,17 @@ from fiscus.core.commands import (
     Allocate,
     ApproveOverride,
     Attend,
+    CarryOver,
     Compound,
     Deallocate,
     DenyOverride,
     EndAdjustment,
     EraseName,
+    ExhaustionPolicy,
     Extend,
     GiveBack,
     Lend,
+    Mode,
     OverridePolicy,
     PutAccount,
     PutBudget,
@@ -48,6 +51,7 @@ from fiscus.core.commands import (
     Role,
     SetStatus,
     Settle,
+    Severity,
     TemplateBudget,
     Transfer,
 )
@@ -392,12 +396,22 @@ def _check_priority(priority: int) -> Refused | None:
     return None
 
 
+SEVERITIES: tuple[str, ...] = get_args(Severity)
+BUDGET_CHOICES: dict[str, tuple[str, ...]] = {
+    "mode": get_args(Mode),
+    "on_exhaustion": get_args(ExhaustionPolicy),
+    "carry_over": get_args(CarryOver),
+}
+"""Fields of a budget that are one word of a few."""
+
+
 def check_budget(command: PutBudget | TemplateBudget, field: str = "") -> Refused | None:
     """Limit, period, zone, thresholds, match and carry-over of a budget."""
     if command.unit not in UNIT_NAMES:
         return invalid(f"{field}unit", f"unknown unit; units are {', '.join(UNITS)}")
     wrong = (
-        check_amount(f"{field}limit", command.limit)
+        _check_choices(command, field)
+        or check_amount(f"{field}limit", command.limit)
         or (check_name(f"{field}budget", command.budget) if command.budget is not None else None)
         or check_texts(f"{field}match", command.match, ATTRIBUTES_MAX)
         or (check_amount(f"{field}carry_max", command.carry_max) if command.carry_max is not None else None)
@@ -418,6 +432,21 @@ def check_budget(command: PutBudget | TemplateBudget, field: str = "") -> Refuse
         if type(percent) is not int or not 1 <= percent <= THRESHOLD_PERCENT_MAX:
             return invalid(f"{field}thresholds", f"percentages are integers in 1 … {THRESHOLD_PERCENT_MAX}")
     return _check_policy(f"{field}override", command.override) if command.override is not None else None
+
+
+def _check_choices(command: PutBudget | TemplateBudget, field: str) -> Refused | None:
+    """Words out of a list, and their types: in process nobody else looks, and the journal must stay readable."""
+    for name, words in BUDGET_CHOICES.items():
+        if getattr(command, name) not in words:
+            return invalid(f"{field}{name}", f"must be one of {', '.join(map(str, words))}")
+    if not isinstance(command.thresholds, dict):
+        return invalid(f"{field}thresholds", "must be percentages with a severity each")
+    for severity in command.thresholds.values():
+        if severity not in SEVERITIES:
+            return invalid(f"{field}thresholds", f"a severity is one of {', '.join(SEVERITIES)}")
+    if type(command.carry_debt) is not bool:
+        return invalid(f"{field}carry_debt", "must be true or false")
+    return None
 
 
 def _check_policy(field: str, policy: OverridePolicy) -> Refused | None:
