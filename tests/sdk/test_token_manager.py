@@ -1,0 +1,90 @@
+"""The token manager's signals are all there, and faults of its budgets that have no test elsewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fiscus.api.routes import ROUTES
+from fiscus.cli import app
+from fiscus.contract.errors import Invalid, Unknown
+from fiscus.contract.queries import ListEntries
+from fiscus.sdk import Treasury
+
+THRESHOLDS = {50: "info", 80: "warning", 90: "critical"}
+GUIDE = (Path(__file__).parents[2] / "docs/guides/token-manager.md").read_text(encoding="utf-8")
+SIGNALS = (
+    "track_usage", "get_usage", "aggregate_usage", "check_budget", "create_budget", "update_budget",
+    "get_budget_status", "request_override", "generate_report", "get_trends", "forecast_usage", "get_recommendations",
+    "update_pricing", "configure_manager", "get_status", "get_provenance", "get_lineage", "get_workflow_usage",
+    "analyze_task_costs",
+)  # fmt: skip
+
+
+def rows() -> list[list[str]]:
+    table = GUIDE[GUIDE.index("| signal |") :]
+    lines = table[: table.index("\n\n")].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+# covers R1, R3, R7, R8, R10, R12
+def test_known_fault_20_every_signal_is_there_as_the_guide_says():
+    named = {signal for row in rows() for signal in re.findall(r"`(\w+)`", row[0])}
+    assert set(SIGNALS) <= named
+    addresses = {f"{route.method} {route.path}" for route in ROUTES}
+    commands = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
+    for row in rows():
+        for method in re.findall(r"`(\w+)\b[^`]*`", row[1]):
+            if method not in ("valid_from",):
+                assert hasattr(Treasury, method), method
+        for address in re.findall(r"`((?:GET|POST|PUT) /v1[^`?]*)", row[2]):
+            assert address in addresses, address
+        for command in re.findall(r"`fiscus ([\w-]+)", row[3]):
+            assert command in commands, command
+
+
+# covers R5, R6
+async def test_budgets_are_made_and_changed_and_nothing_else_can_be_changed(treasury):
+    await treasury.put_account("team:a")
+    made = await treasury.put_budget(
+        "team:a", "cost", 9_000_000_000, budget="main", period="month", thresholds=THRESHOLDS
+    )
+    assert (made.budget.limit, made.budget.thresholds) == (9_000_000_000, THRESHOLDS)
+    changed = await treasury.put_budget("team:a", "cost", 6_000_000_000, budget="main", period="month")
+    assert (changed.budget.limit, changed.budget.version) == (6_000_000_000, made.budget.version + 1)
+    with pytest.raises(Unknown):
+        await treasury.put_budget("team:nobody", "cost", 1)
+
+
+# covers R5
+@pytest.mark.parametrize(
+    "wrong", [{"period": "custom"}, {"unit": "eur"}, {"limit": -1}, {"thresholds": [50, 80]}, {"mode": "strict"}]
+)
+async def test_known_faults_14_and_19_what_is_no_budget_is_refused(treasury, wrong):
+    await treasury.put_account("team:a")
+    asked = {"unit": "cost", "limit": 10, "period": "month"} | wrong
+    with pytest.raises(Invalid) as invalid:
+        await treasury.put_budget("team:a", asked.pop("unit"), asked.pop("limit"), **asked)
+    assert next(iter(wrong)) in str(invalid.value.refused.field)
+
+
+# covers R1
+async def test_known_fault_14_a_negative_amount_gives_nothing_back(treasury):
+    await treasury.put_account("team:a")
+    with pytest.raises(Invalid):
+        await treasury.usage("team:a", {"tokens": -5})
+    with pytest.raises(Invalid):
+        await treasury.usage("team:a", {"tokens": 5}, cost_nanousd=-1)
+
+
+# covers R30
+async def test_known_faults_2_and_16_thresholds_are_percent_and_fire_once(treasury):
+    """A third of nine dollars, one percent, and the same again."""
+    await treasury.put_account("team:a")
+    await treasury.put_budget("team:a", "cost", 9_000_000_000, budget="main", thresholds=THRESHOLDS)
+    for cost in (90_000_000, 2_910_000_000, 1_500_000_000, 10, 10):
+        await treasury.usage("team:a", cost_nanousd=cost)
+    page = await treasury.read(ListEntries(limit=1_000, kinds=("threshold_crossed",)))
+    assert [entry.data["percent"] for entry in page.entries] == [50]
