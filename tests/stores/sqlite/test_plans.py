@@ -16,6 +16,7 @@ WHOLE = {
     "clear_entities": "entities",
     "clear_usage": "usage",
     "usage": "usage",
+    "usage_sums": "usage",
     "erase_usage": "usage",
     "accounts": "entities",
     "all_of": "entities",
@@ -37,7 +38,11 @@ def searches(statement: str) -> list[str]:
 
 def is_narrow(step: str) -> bool:
     """Whether a step looks for few rows: by all of the primary key, or by an index for just this."""
-    return "tenant=? AND kind=? AND key=?" in step or "tenant=? AND seq=?" in step or " INDEX entities_" in step
+    return (
+        "tenant=? AND kind=? AND key=?" in step
+        or "tenant=? AND seq=?" in step
+        or re.search(r" INDEX (entities|usage)_", step) is not None
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in SQL if name != "schema"])
