@@ -767,15 +767,17 @@ def dean_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("dean_") and "rejections" not in line]
 
 
-def test_the_answer_to_a_grant_has_the_fields_of_the_interface():
+async def test_the_answer_to_a_grant_has_the_fields_of_the_interface(economy):
     # covers D23
-    assert Allocated.__struct_fields__ == (
+    _, body = await economy.allocate("a", 1000)
+    assert tuple(body) == (
         "agent_id",
         "allocated_tokens",
         "efficiency_multiplier",
         "remaining_global_budget",
         "warning",
     )
+    assert Allocated.__struct_fields__ == (*body, "explanation"), "and one more, for those who ask for it"
 
 
 # -- strategies, the reserve, pausing ------------------------------------------------------------------------------
