@@ -6,7 +6,7 @@ import random
 
 from fiscus.dialects import Produced
 from fiscus.gateway import produced as module
-from fiscus.gateway.produced import IMAGE_TOKENS, LENGTHS_MAX, Expected, Lengths, Shares, tokens_produced
+from fiscus.gateway.produced import BEGUN_MAX, IMAGE_TOKENS, LENGTHS_MAX, Expected, Lengths, Shares, tokens_produced
 
 ASKED = 1_024
 
@@ -57,6 +57,33 @@ def test_only_the_last_lengths_count():
     assert lengths.expected("a", "m") == Expected(tokens=50, spread=0, known=LENGTHS_MAX)
     assert lengths.longer("a", "m", 50) is None
     assert lengths.expected("a", "other") is None
+
+
+def test_short_answers_do_not_pass_for_all_while_long_ones_run():
+    lengths = Lengths()
+    answers = [lengths.begun("a", "m") for _ in range(40)]
+    for answer in answers[1::2]:
+        answer.ended(10)
+    assert lengths.expected("a", "m") is None
+    answers[0].ended(None)
+    for answer in answers[2::2]:
+        answer.ended(1_000)
+    expected = lengths.expected("a", "m")
+    assert expected is not None
+    assert (expected.known, expected.tokens) == (39, 990)
+    answers[0].ended(7)
+    assert lengths.expected("a", "m") == expected
+
+
+def test_an_answer_that_does_not_end_keeps_others_from_being_learned_for_a_while_only():
+    lengths = Lengths()
+    lengths.begun("a", "m")
+    for _ in range(BEGUN_MAX - 1):
+        lengths.learn("a", "m", 50)
+    assert lengths.expected("a", "m") is None
+    for _ in range(2):
+        lengths.learn("a", "m", 50)
+    assert lengths.expected("a", "m") is not None
 
 
 def test_answers_of_no_length_are_expected_to_have_none():

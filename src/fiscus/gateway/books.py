@@ -43,6 +43,7 @@ class Books:
         self.started_s = time.monotonic()
         self._command: Settle | Release | None = None
         self._is_finished = False
+        self._answer = tools.lengths.begun(order.payer.account, order.model)
 
     @property
     def is_open(self) -> bool:
@@ -136,6 +137,7 @@ class Books:
                 log.error("settlement_refused", hold=self._command.id, code=outcome.code, detail=outcome.detail)
             break
         self._is_finished = True
+        self._answer.ended(None)  # unless its length was said
         payer = self._order.payer
         await self._tools.room.freed((payer.account, *payer.others))
 
@@ -163,4 +165,4 @@ class Books:
         self._tools.shares.learn(order.model, bound=bound, billed=output, is_text=is_text)
         told, asked = order.admitted.output_tokens, order.admitted.bound.output_tokens_max
         if facts.choices == 1 and (output < told or told == asked):  # what was clamped would have been longer
-            self._tools.lengths.learn(order.payer.account, order.model, output)
+            self._answer.ended(output)

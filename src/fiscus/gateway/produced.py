@@ -18,6 +18,9 @@ SAMPLES_LEAST = 8
 LENGTHS_MAX = 256
 """So many of the last lengths are known of a kind: of the longest, which weigh most, a few have to be among them."""
 
+BEGUN_MAX = 1_024
+"""Answers of a kind that have begun and are not learned yet."""
+
 SPREADS = 4
 """See ``Expected.leave``."""
 
@@ -142,19 +145,60 @@ class Lengths:
         longer = [length for length in known.last if length > tokens] if known is not None else []
         return -(-sum(map(mul, longer, longer)) // sum(longer)) if longer else None
 
+    def begun(self, account: str, model: str) -> Answer:
+        """An answer begins: say when it has ended."""
+        return self._known.used((account, model)).begun()
+
     def learn(self, account: str, model: str, tokens: int) -> None:
         """An answer was so long."""
-        self._known.used((account, model)).add(tokens)
+        self.begun(account, model).ended(tokens)
+
+
+class Answer:
+    """An answer that has begun, of which the length is to be learned."""
+
+    __slots__ = ("_of", "has_ended", "tokens")
+
+    def __init__(self, of: _Lengths) -> None:
+        self.has_ended = False
+        self.tokens: int | None = None
+        self._of = of
+
+    def ended(self, tokens: int | None) -> None:
+        """It was so long; None: its length says nothing. Only the first word counts."""
+        if not self.has_ended:
+            self.has_ended, self.tokens = True, tokens
+            self._of.learn()
 
 
 class _Lengths:
-    """The last lengths of one kind, with their sum and that of their squares."""
+    """The last lengths of one kind, with their sum and that of their squares.
+
+    They are learned in the order in which the answers began: of those that run at once the short ones end first, and
+    would pass for all.
+    """
 
     def __init__(self) -> None:
         self.last: deque[int] = deque()
         self._total = self._squares = 0
+        self._begun: deque[Answer] = deque()
 
-    def add(self, tokens: int) -> None:
+    def begun(self) -> Answer:
+        """One begins. Of too many that have not been learned the oldest is learned no more."""
+        if len(self._begun) == BEGUN_MAX:
+            self._begun.popleft()
+        answer = Answer(self)
+        self._begun.append(answer)
+        return answer
+
+    def learn(self) -> None:
+        """Learn those before which none runs any more."""
+        while self._begun and self._begun[0].has_ended:
+            tokens = self._begun.popleft().tokens
+            if tokens is not None:
+                self._add(tokens)
+
+    def _add(self, tokens: int) -> None:
         """One more; the oldest is forgotten."""
         oldest = self.last.popleft() if len(self.last) == LENGTHS_MAX else 0
         self.last.append(tokens)
