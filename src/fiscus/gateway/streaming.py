@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from fiscus.contract.errors import TreasuryError
 from fiscus.dialects import Event
@@ -26,6 +27,9 @@ its way then still fits."""
 
 GROWTH = 1.5
 """By how much a hold grows of a stream that is longer than any before."""
+
+EVENTS_AT_ONCE = 4
+"""More than so many that come together are with the caller before they are metered."""
 
 AGAIN_S = 0.2
 """How soon a hold that could not grow is asked to grow again: calls in flight may have given room back."""
@@ -91,20 +95,35 @@ class Streaming:
 
     async def _pass(self, found: Iterable[Event], send: Send) -> None:
         """Meter events, and pass them on; after that the stream may have to end for want of budget."""
-        out: list[bytes] = []
         admitted = self._order.admitted
+        if admitted.held_output_tokens >= admitted.output_tokens:
+            await self._pass_held(list(found), send)
+            return
+        out: list[Event] = []
         for event in found:
             self._meter.feed(event)
-            raw = self._dialect.strip_usage(event) if self._strips else event.raw
-            if raw:
-                out.append(raw)
-            if admitted.held_output_tokens < admitted.output_tokens and not await self._goes_on():
+            out.append(event)
+            if not await self._goes_on():
                 self._was_cut = True
                 break
-        if admitted.held_output_tokens >= admitted.output_tokens:  # nothing but its lease can end between two events
-            await self._goes_on()
-        if out and not self._presence.is_gone:
-            await send({"type": "http.response.body", "body": b"".join(out), "more_body": True})
+        await self._send(out, send)
+
+    async def _pass_held(self, events: Sequence[Event], send: Send) -> None:
+        """All that may come is held: nothing can end between two events, so that they are passed on before all else."""
+        try:
+            await self._send(events, send)
+            if len(events) > EVENTS_AT_ONCE:
+                await asyncio.sleep(0)  # the server sends when the loop turns
+        finally:
+            for event in events:
+                self._meter.feed(event)
+        await self._goes_on()
+
+    async def _send(self, events: Sequence[Event], send: Send) -> None:
+        passed = map(self._dialect.strip_usage, events) if self._strips else (event.raw for event in events)
+        body = b"".join(filter(None, passed))
+        if body and not self._presence.is_gone:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _goes_on(self) -> bool:
         """Note what has come; False: the stream must end now."""
