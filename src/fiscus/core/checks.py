@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -24,17 +25,14 @@ from fiscus.core.commands import (
     Allocate,
     ApproveOverride,
     Attend,
-    CarryOver,
     Compound,
     Deallocate,
     DenyOverride,
     EndAdjustment,
     EraseName,
-    ExhaustionPolicy,
     Extend,
     GiveBack,
     Lend,
-    Mode,
     OverridePolicy,
     PutAccount,
     PutBudget,
@@ -51,12 +49,11 @@ from fiscus.core.commands import (
     Role,
     SetStatus,
     Settle,
-    Severity,
     TemplateBudget,
     Transfer,
 )
 from fiscus.core.outcomes import Refused
-from fiscus.core.records import LIST_LENGTH_MAX, TEXT_LENGTH_MAX, CallRecord
+from fiscus.core.records import LIST_LENGTH_MAX, TEXT_LENGTH_MAX, CallRecord, CostSource, Outcome
 from fiscus.core.units import AMOUNT_MAX, UNITS, completed
 from fiscus.core.windows import parse_period, zone
 
@@ -198,6 +195,10 @@ def check_also(also: tuple[str, ...]) -> Refused | None:
     return None
 
 
+RECORD_WORDS: dict[str, tuple[str, ...]] = {"cost_source": get_args(CostSource), "outcome": get_args(Outcome)}
+"""Fields of a record that are one word of a few."""
+
+
 def check_record(record: CallRecord | None) -> Refused | None:
     """Counts ≥ 0, value finite, confidence in 0 … 1, bounded texts."""
     if record is None:
@@ -218,6 +219,9 @@ def check_record(record: CallRecord | None) -> Refused | None:
         return invalid("record.value", "must be a finite number")
     if record.confidence is not None and not 0 <= record.confidence <= 1:
         return invalid("record.confidence", "must be in 0 … 1")
+    for field, words in RECORD_WORDS.items():
+        if (word := getattr(record, field)) is not None and word not in words:
+            return invalid(f"record.{field}", f"must be one of {', '.join(words)}")
     return (
         _check_fields("record", record)
         or check_texts("record.metadata", record.metadata, LIST_LENGTH_MAX)
@@ -396,22 +400,12 @@ def _check_priority(priority: int) -> Refused | None:
     return None
 
 
-SEVERITIES: tuple[str, ...] = get_args(Severity)
-BUDGET_CHOICES: dict[str, tuple[str, ...]] = {
-    "mode": get_args(Mode),
-    "on_exhaustion": get_args(ExhaustionPolicy),
-    "carry_over": get_args(CarryOver),
-}
-"""Fields of a budget that are one word of a few."""
-
-
 def check_budget(command: PutBudget | TemplateBudget, field: str = "") -> Refused | None:
     """Limit, period, zone, thresholds, match and carry-over of a budget."""
     if command.unit not in UNIT_NAMES:
         return invalid(f"{field}unit", f"unknown unit; units are {', '.join(UNITS)}")
     wrong = (
-        _check_choices(command, field)
-        or check_amount(f"{field}limit", command.limit)
+        check_amount(f"{field}limit", command.limit)
         or (check_name(f"{field}budget", command.budget) if command.budget is not None else None)
         or check_texts(f"{field}match", command.match, ATTRIBUTES_MAX)
         or (check_amount(f"{field}carry_max", command.carry_max) if command.carry_max is not None else None)
@@ -432,21 +426,6 @@ def check_budget(command: PutBudget | TemplateBudget, field: str = "") -> Refuse
         if type(percent) is not int or not 1 <= percent <= THRESHOLD_PERCENT_MAX:
             return invalid(f"{field}thresholds", f"percentages are integers in 1 … {THRESHOLD_PERCENT_MAX}")
     return _check_policy(f"{field}override", command.override) if command.override is not None else None
-
-
-def _check_choices(command: PutBudget | TemplateBudget, field: str) -> Refused | None:
-    """Words out of a list, and their types: in process nobody else looks, and the journal must stay readable."""
-    for name, words in BUDGET_CHOICES.items():
-        if getattr(command, name) not in words:
-            return invalid(f"{field}{name}", f"must be one of {', '.join(map(str, words))}")
-    if not isinstance(command.thresholds, dict):
-        return invalid(f"{field}thresholds", "must be percentages with a severity each")
-    for severity in command.thresholds.values():
-        if severity not in SEVERITIES:
-            return invalid(f"{field}thresholds", f"a severity is one of {', '.join(SEVERITIES)}")
-    if type(command.carry_debt) is not bool:
-        return invalid(f"{field}carry_debt", "must be true or false")
-    return None
 
 
 def _check_policy(field: str, policy: OverridePolicy) -> Refused | None:
@@ -727,4 +706,21 @@ CHECKS: dict[type[Any], Callable[[Any], Refused | None]] = {
 
 def check(command: Any) -> Refused | None:
     """The first thing that is wrong with a command, or None."""
-    return CHECKS[type(command)](command)
+    mistyped = _check_types(command)
+    try:
+        wrong = CHECKS[type(command)](command)
+    except (AttributeError, TypeError):
+        if mistyped is None:
+            raise
+        return mistyped
+    return wrong or mistyped
+
+
+def _check_types(command: Any) -> Refused | None:
+    """What is not of its type: in process nobody else looks, and what is written must be readable again."""
+    try:
+        msgspec.convert(msgspec.to_builtins(command, str_keys=False), type(command))
+    except (msgspec.ValidationError, TypeError) as error:
+        detail, _, place = str(error).partition(" - at `$.")
+        return invalid(re.split(r"[.\[`]", place)[0] if place else "command", detail)
+    return None
