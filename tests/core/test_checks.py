@@ -304,6 +304,8 @@ WRONG = [
     (template(budgets=(TemplateBudget(unit="tokens", limit=-1),)), "budgets[0].limit"),
     (template(shortage=("clamp", "clamp")), "shortage"),
     (PutAccount(account="a", shortage=("deny", "clamp")), "shortage"),
+    (PutAccount(account="a", shortage=("beg",)), "shortage"),
+    (template(shortage=("beg",)), "shortage"),
     (reserve(least={"cost": 1}), "least.cost"),
     (reserve(least={"tokens": 0}), "least.tokens"),
     (reserve(least={"tokens": 2}), "least.tokens"),

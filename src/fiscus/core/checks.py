@@ -49,6 +49,7 @@ from fiscus.core.commands import (
     Role,
     SetStatus,
     Settle,
+    ShortageStep,
     TemplateBudget,
     Transfer,
 )
@@ -73,6 +74,7 @@ OVERRIDE_OPEN_S_MAX = 604_800
 GATE_S_MAX = 31_536_000
 ROLES: tuple[Role, ...] = get_args(Role)
 UNIT_NAMES = frozenset(UNITS)
+SHORTAGE_STEPS = frozenset(get_args(ShortageStep))
 
 
 @lru_cache(maxsize=1_024)
@@ -309,7 +311,9 @@ def _check_different(field: str, ids: tuple[str, ...], length_max: int) -> Refus
 
 
 def check_shortage(steps: tuple[str, ...]) -> Refused | None:
-    """Each step at most once, nothing behind ``deny``."""
+    """Steps that there are, each at most once, nothing behind ``deny``."""
+    if not SHORTAGE_STEPS.issuperset(steps):
+        return invalid("shortage", f"names a step that there is not; steps are {', '.join(get_args(ShortageStep))}")
     if len(set(steps)) != len(steps):
         return invalid("shortage", "names a step twice")
     if "deny" in steps[:-1]:
