@@ -23,6 +23,8 @@ FOLLOW_PAGE = 500
 FOLLOW_WAIT_S = 1.0
 LIST_WAIT_S = 0.05
 LIST_TRIES_MAX = 60
+ANALYSES_MAX = 2
+"""Sums over usage that are made at once: others wait, and keep no threads from what is quick."""
 
 
 def _leave(answer: Awaitable[AnyOutcome]) -> None:
@@ -40,6 +42,7 @@ class LocalTreasury:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready: deque[tuple[asyncio.Future[Any], AnyResult]] = deque()
         self._news: set[asyncio.Event] = set()
+        self._analyses = asyncio.Semaphore(ANALYSES_MAX)
         self._attendance = Attendance(self._reserve, self._leave)
         self._lending = asyncio.Lock()
         engine.observers.append(self._observe)
@@ -153,7 +156,8 @@ class LocalTreasury:
         number = await asyncio.to_thread(self._tenant, query.tenant)
         for attempt in range(LIST_TRIES_MAX):
             try:
-                return await asyncio.to_thread(self._answer, number, query)
+                async with self._analyses if isinstance(query, AnalysisQuery) else contextlib.nullcontext():
+                    return await asyncio.to_thread(self._answer, number, query)
             except BudgetUnavailable:
                 if attempt == LIST_TRIES_MAX - 1 or not query.min_seq:
                     raise
