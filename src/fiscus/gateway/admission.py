@@ -182,7 +182,7 @@ async def admit(
         running = fewer
         outcome = await asking.hold(held, asking.leave(tokens, expected.leave(running)), told=output)
     if isinstance(outcome, Refused) and outcome.code == "budget_exceeded":
-        outcome = await _rest(asking, outcome, least)
+        outcome = await _rest(asking, outcome, least, told=output if grows else None)
     if isinstance(outcome, Refused) and outcome.code == "budget_busy" and not grows:
         outcome = await _clamped(asking, outcome, tokens, asking.leave(tokens, expected.leave(running)))
     return outcome
@@ -202,10 +202,11 @@ async def _clamped(asking: Asking, refused: Refused, least: int, leave: Amounts)
     return first if _is_room(refused) else refused
 
 
-async def _rest(asking: Asking, refused: Refused, least: int) -> Admitted | Refused:
+async def _rest(asking: Asking, refused: Refused, least: int, *, told: int | None) -> Admitted | Refused:
     """All that is left, for a call that found its budget too small: unless calls in flight may give some of it back.
 
-    Only the ledger knows whether they may: it is asked for a little more than there is.
+    Only the ledger knows whether they may: it is asked for a little more than there is. If it has that by now, others
+    gave room back, the call is not the last, and is ``told`` as much as any.
     """
     bound = asking.bound
     first, fits = refused, bound.output_tokens_max
@@ -214,9 +215,9 @@ async def _rest(asking: Asking, refused: Refused, least: int) -> Admitted | Refu
             return refused
         fits = min(fits, _fitting(bound, refused, fits, bound.leave))
         if fits < least:
-            outcome = await asking.hold(least, bound.leave)
+            outcome = await asking.hold(least, bound.leave, told=told)
             return first if isinstance(outcome, Refused) and outcome.code == "budget_exceeded" else outcome
-        outcome = await asking.hold(fits, _beyond(asking, refused, fits))
+        outcome = await asking.hold(fits, _beyond(asking, refused, fits), told=told)
         if isinstance(outcome, Refused) and outcome.code == "budget_exceeded":
             outcome = await asking.hold(fits, bound.leave)
         if isinstance(outcome, Admitted) or outcome.code != "budget_exceeded":
