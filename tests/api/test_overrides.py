@@ -180,7 +180,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "status", "field"), WRONG, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("fields", "status", "field"), WRONG, ids=lambda value: str(value).replace(SOON, "soon")[:40])
 async def test_what_is_wrong_with_a_request_is_named(fields, status, field):
     async with ledger() as treasury:
         api = Api(treasury)
