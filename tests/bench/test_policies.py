@@ -6,6 +6,7 @@ import pytest
 
 from bench import fairness, lending_peers, policies, policy_cost
 from bench.bars import measures
+from fiscus.core import lending
 from fiscus.treasury import reallocations
 
 
@@ -41,7 +42,8 @@ def test_reallocations_at_once_mint_nothing_and_end_on_both_stores():
 @pytest.mark.slow
 async def test_the_look_at_the_journal_sees_a_lender_below_its_reserve(tmp_path, monkeypatch):
     """The same with a ledger that forgets reserves."""
-    monkeypatch.setattr("fiscus.core.lending.debts", lambda draft, account, unit: (-lending_peers.RESERVE, set()))
+    lacking = lending.lacking_to_move
+    monkeypatch.setattr(lending, "lacking_to_move", lambda draft, paths, amount, kept: lacking(draft, paths, amount, 0))
     monkeypatch.setattr("fiscus.treasury.reallocations.as_seat", without_reserve(reallocations.as_seat))
     figures = await lending_peers._run(f"sqlite:///{tmp_path / 'lending.db'}", 50)
     assert figures["lenders_below_reserve"] > 0

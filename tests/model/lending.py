@@ -26,6 +26,9 @@ class Loan:
 
 def lend(model: Any, command: commands.Lend, scope: str | None, refuse: Any) -> Loan:
     """All parts or none, each a transfer of what the lender has besides its reserve and, to an equal, its debts."""
+    sources = [part.source for part in command.parts]
+    if command.account in sources or len(set(sources)) != len(sources):
+        raise refuse("invalid")
     borrower = model._known(command.account, scope)
     ends_at = None if command.valid_until is None else milliseconds(command.valid_until)
     parts = tuple((part.source, part.amount) for part in command.parts)

@@ -204,7 +204,7 @@ class Enforcement(msgspec.Struct, frozen=True, kw_only=True):
     checks_performed: int
     budgets_exceeded: int
     requests_blocked: int
-    refusals: dict[str, int]
+    refusals: Annotated[dict[str, int], Meta(description="How many, by the code of the refusal.")]
     blocked_percent: float
     overrides_granted: int
     healthy: bool

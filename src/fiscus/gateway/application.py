@@ -109,7 +109,7 @@ class Gateway:
     async def close(self) -> None:
         """Let go of connections and processes."""
         self._tools.reader.close()
-        await self._tools.settlements.booked()
+        await self._tools.settlements.close()
         await self.live.close()
         await self._remaining.close()
         await self._tools.upstreams.close()

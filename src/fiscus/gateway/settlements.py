@@ -27,6 +27,7 @@ class Settlements:
         self._waiting: list[Waiting] = []
         self._timer: asyncio.TimerHandle | None = None
         self._sending: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     async def book(self, request: Request, *, at_once: bool = False) -> AnyOutcome:
         """Have a settlement or a release booked.
@@ -38,7 +39,7 @@ class Settlements:
         Raises:
             TreasuryError: the ledger could not be asked. Whether it was booked is not known; it may be booked again.
         """
-        if at_once:
+        if at_once or self._is_closed:
             return await self._treasury.execute(request)
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[AnyOutcome] = loop.create_future()
@@ -80,6 +81,11 @@ class Settlements:
         self.send()
         if self._sending:
             await asyncio.wait(self._sending)
+
+    async def close(self) -> None:
+        """Have what waits booked; from now on nothing waits: the ledger may close at any time."""
+        self._is_closed = True
+        await self.booked()
 
     async def _book(self, waiting: list[Waiting]) -> None:
         try:

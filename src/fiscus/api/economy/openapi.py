@@ -52,11 +52,11 @@ def economy_schemas() -> dict[str, Schema]:
 def _bounded(schema: Schema) -> Schema:
     """A body's schema with the bounds on names of agents, which the ledger checks."""
     properties = dict(schema["properties"])
-    if "agent_id" in schema.get("required", ()) and "minLength" in properties["agent_id"]:
-        for name in AGENT_FIELDS:
-            if name in properties:
-                optional = {"anyOf": [AGENT_ID, {"type": "null"}], "default": None}
-                properties[name] = AGENT_ID if name in schema["required"] else optional
+    for name in AGENT_FIELDS:
+        if "minLength" in properties.get(name, {}):
+            properties[name] = AGENT_ID
+        elif any("minLength" in either for either in properties.get(name, {}).get("anyOf", ())):
+            properties[name] = {"anyOf": [AGENT_ID, {"type": "null"}], "default": None}
     return {**schema, "properties": properties}
 
 
