@@ -285,8 +285,10 @@ def _do_due(draft: Draft, deadline: Deadline, now: int) -> None:
         if hold.unclaimed and rank == RANK_EXPIRY and not hold.booked:
             give_up(draft, hold, now, ended_by=at - 1)
             return
+        # What was lent goes back in the windows of that time, so later ones must not be open yet.
+        looked_at = at - 1 if rank == RANK_QUARANTINE and hold.loans else now
         for numbers in hold.cells.values():
-            close_ended_windows(draft, numbers, now, ended_by=at - 1)
+            close_ended_windows(draft, numbers, looked_at, ended_by=at - 1)
         if rank == RANK_EXPIRY:
             draft.emit(Expired(id=hold.id, closes_at=at + draft.rules.quarantine_ms))
         else:
