@@ -29,6 +29,9 @@ def sizes(ledger: Ledger) -> dict[str, int]:
     return {name: ledger.carved(name).limit for name in PEERS}
 
 
+DAY = 24 * HOUR
+
+
 def with_hold(ledger: Ledger, id: str, account: str, amount: int, *parts: tuple[str, int], refused=None):
     """The compound of a loan and the hold that needs it."""
     shares = tuple(LoanPart(source=source, amount=lent) for source, lent in parts)
@@ -333,6 +336,28 @@ def test_a_loan_whose_time_was_over_before_its_window_is_given_back_in_that_wind
     )
     ledger.reserve("h", "a", 1)
     assert ledger.carved("a").limit == (130 if used else 100)
+
+
+@pytest.mark.parametrize("is_looked_at", [True, False])
+def test_a_quarantine_that_closes_at_the_end_of_a_day_gives_back_in_that_day_whoever_looks_when(is_looked_at):
+    ledger = Ledger(quarantine="release")
+    ledger.account("root")
+    ledger.budget("root", 1_000, period="day")
+    ledger.wait(DAY - ledger.now % DAY)
+    for name in ("a", "b"):
+        ledger.account(name, "root")
+        ledger.allocate(name, 100)
+    ledger.lend("l", "a", ("b", 50))
+    ledger.reserve("h", "a", 150, loans=("l",), lease_s=DAY // 1_000)
+    ledger.wait(DAY + 1).due()
+    if is_looked_at:
+        ledger.spend("root", 1)
+    ledger.wait(DAY - 1).due()
+    assert ledger.draft.loans["l"].active is False
+    assert ledger.cell("root", "tokens-day").held == 0, "nobody has asked for an allocation of the new day"
+    ledger.reserve("i", "a", 1)
+    ledger.reserve("j", "b", 1)
+    assert (ledger.carved("a").limit, ledger.carved("b").limit) == (100, 100)
 
 
 @pytest.mark.parametrize("hours", [25, 49, 80])
