@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from fiscus.core.checks import to_datetime
 from fiscus.core.commands import (
     Adjust,
     Allocate,
@@ -304,7 +305,7 @@ def _leaves_no_trace(draft: Draft, call: Call, now: int) -> bool:
 
 
 def _can_bind(draft: Draft, binding: Balance, times: list[int]) -> bool:
-    """A quick look whether the cell has these figures; a window that has ended is left to the core."""
+    """A quick look whether the cell has these figures; other windows than the running one are left to the core."""
     number = draft.names.find(binding.account)
     if number is None:
         return False
@@ -313,6 +314,8 @@ def _can_bind(draft: Draft, binding: Balance, times: list[int]) -> bool:
             if not budget.cell:
                 return True
             cell = draft.cells[budget.cell]
+            if binding.window_start != to_datetime(cell.start):
+                return True  # a hold stays in the window that it was made in
             figures = cell.covered, cell.held, cell.quarantined, cell.uncovered
             wanted = binding.covered, binding.held, binding.quarantined, binding.uncovered
             return cell.end <= times[-1] or figures == wanted
