@@ -415,6 +415,17 @@ def test_the_end_of_a_hold_by_time_admits_without_any_call() -> None:
     ledger.check_replay()
 
 
+def test_the_end_of_a_window_admits_without_any_call() -> None:
+    ledger = Ledger().tree("root", "root/a")
+    ledger.wait(HOUR - 15 * SECOND)
+    ledger.budget("root", 10, period="hour")
+    ledger.reserve("1", "a", 10)
+    ledger.queue("x", "a", 10, wait_s=90)
+    ledger.wait(15 * SECOND).due()
+    assert admitted(ledger) == ["x"]
+    ledger.check_replay()
+
+
 def test_a_new_window_admits_in_order_until_it_is_full() -> None:
     ledger = Ledger().tree("root", "root/a")
     ledger.wait(59 * MINUTE)
