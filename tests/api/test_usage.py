@@ -177,3 +177,15 @@ async def test_r51_enforcement_is_counted(books):
     assert (told["checks_performed"], told["requests_blocked"], told["budgets_exceeded"]) == (3, 2, 1)
     assert (told["blocked_percent"], told["healthy"], told["overrides_granted"]) == (66.67, False, 0)
     assert (await api.get("/v1/enforcement", key=own)).status == 403
+
+
+# covers R12, R22
+async def test_r12_configuring_names_what_is_not_set_at_run_time(books):
+    api, own, _ = books
+    listed = await api.put("/v1/manager", {}, key=FIRST_SECRET)
+    assert (listed.status, "retention_days" in listed.json["options"]) == (200, True)
+    for name in ("retention_days", "planet"):
+        answer = await api.put("/v1/manager", {"options": {name: 1}}, key=FIRST_SECRET)
+        assert (answer.status, answer.code, answer.json["field"]) == (422, "invalid", name)
+    assert (await api.put("/v1/manager", {"options": 1}, key=FIRST_SECRET)).json["field"] == "options"
+    assert (await api.put("/v1/manager", {}, key=own)).status == 403

@@ -68,3 +68,27 @@ def test_a_check_has_an_exit_code_and_wrong_questions_name_the_field(tmp_path):
     wrong = ("--since", "2026-01-02", "--until", "2026-01-01")
     assert "until" in fiscus(tmp_path, "report", *wrong, code=1).stderr
     fiscus(tmp_path, "report", "--period", "last_year", code=2)
+
+
+# covers R1, R12, R51
+@pytest.mark.slow
+def test_usage_is_tracked_and_the_manager_is_asked_from_the_command_line(tmp_path):
+    booked(tmp_path)
+    call = ("agent:x", "input_tokens=900", "output_tokens=100", "cost=$0.02", "--id", "t1", "--model", "m2")
+    for _ in range(2):
+        told = answer(tmp_path, "track", *call, "--record", "user_id=bob", "--parent-request", "r0")
+        assert told["booked"] == {
+            "input_tokens": 900,
+            "output_tokens": 100,
+            "cost": 20_000_000,
+            "tokens": 1_000,
+            "calls": 1,
+        }
+    sums = answer(tmp_path, "usage", "--model", "m2", "--user", "bob")["totals"]
+    assert (sums["calls"], sums["tokens"], sums["cost_nanousd"]) == (1, 1_000, 20_000_000)
+    assert "root r0, depth 1" in fiscus(tmp_path, "provenance", "t1").stdout
+    fiscus(tmp_path, "track", *call, "--record", "planet=mars", code=2)
+    assert answer(tmp_path, "enforcement")["checks_performed"] == 0
+    assert "0 checks, 0 refused" in fiscus(tmp_path, "enforcement").stdout
+    assert "retention_days: it is read at the start" in fiscus(tmp_path, "configure").stdout
+    assert "FISCUS_RETENTION_DAYS" in fiscus(tmp_path, "configure", "retention_days=30", code=1).stderr

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
 from fiscus.api.routes import ROUTES
 from fiscus.cli import app
-from fiscus.contract.errors import Invalid, Unknown
+from fiscus.contract.errors import BudgetBusy, BudgetExceeded, Invalid, Unknown
 from fiscus.contract.queries import ListEntries
+from fiscus.core.commands import Reserve
 from fiscus.sdk import Treasury
 
 THRESHOLDS = {50: "info", 80: "warning", 90: "critical"}
@@ -88,3 +91,43 @@ async def test_known_faults_2_and_16_thresholds_are_percent_and_fire_once(treasu
         await treasury.usage("team:a", cost_nanousd=cost)
     page = await treasury.read(ListEntries(limit=1_000, kinds=("threshold_crossed",)))
     assert [entry.data["percent"] for entry in page.entries] == [50]
+
+
+# covers R51
+async def test_r51_what_is_decided_in_process_is_counted_too(treasury):
+    await treasury.put_account("team:a")
+    await treasury.put_budget("team:a", "tokens", 100, budget="main")
+    empty = await treasury.enforcement()
+    assert (empty.checks_performed, empty.refusals, empty.healthy) == (0, {}, True)
+    first = await treasury.reserve("team:a", tokens=100)
+    for tokens, kind in ((101, BudgetExceeded), (1, BudgetBusy)):
+        with pytest.raises(kind):
+            await treasury.reserve("team:a", tokens=tokens)
+    many = [Reserve(id=f"m{index}", account="team:a", amounts={"tokens": 1}) for index in range(2)]
+    assert [outcome.code for outcome in await treasury.execute_many(many)] == ["budget_busy"] * 2
+    waiting = asyncio.create_task(treasury.reserve("team:a", tokens=1, wait_s=30))
+    async with aclosing(treasury.events()) as entries:
+        async for entry in entries:
+            if entry.kind == "queued":
+                break
+    assert (await treasury.enforcement()).checks_performed == 5
+    await treasury.release(first.id)
+    await waiting
+    told = await treasury.enforcement()
+    assert told.refusals == {"budget_exceeded": 1, "budget_busy": 3}
+    assert (told.checks_performed, told.requests_blocked, told.budgets_exceeded) == (6, 4, 1)
+    assert (told.blocked_percent, told.healthy, told.overrides_granted) == (66.67, False, 0)
+
+
+# covers R12, R22
+async def test_r12_what_is_not_set_at_run_time_is_refused_by_name_and_says_where_it_is(treasury):
+    listed = await treasury.configure_manager()
+    assert {"buffer_size", "flush_interval", "retention_days", "alert_channels"} <= listed.options.keys()
+    for name, where in listed.options.items():
+        with pytest.raises(Invalid, match=name) as refused:
+            await treasury.configure_manager(**{name: 1})
+        assert refused.value.refused.field == name
+        assert where in str(refused.value)
+    assert "FISCUS_RETENTION_DAYS" in listed.options["retention_days"]
+    with pytest.raises(Invalid, match="fiscus settings"):
+        await treasury.configure_manager(planet="mars")

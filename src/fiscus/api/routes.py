@@ -10,6 +10,7 @@ from fiscus.api.own_budget import OwnBudgetParameters, read_own_budget
 from fiscus.contract import analysis, queries
 from fiscus.contract.alerts import Retried, Tested
 from fiscus.contract.chains import OwnBudget
+from fiscus.contract.manager import ManagerView
 from fiscus.contract.queries import Entry
 from fiscus.contract.treasury import Readiness
 from fiscus.core import outcomes
@@ -224,7 +225,18 @@ ROUTES: tuple[Route, ...] = (
         summary="Count what this node has admitted and refused since it started, and the overrides that were granted.",
         access="read_all",
         handle=usage.read_enforcement,
-        answer=usage.Enforcement,
+        parameters=bodies.ReadParameters,
+        answer=queries.EnforcementView,
+    ),
+    Route(
+        method="PUT",
+        path="/v1/manager",
+        summary="Set options while the ledger runs: none of them is, and the refusal says where it is.",
+        access="operate",
+        handle=usage.configure,
+        body=usage.ConfigureBody,
+        body_optional=True,
+        answer=ManagerView,
     ),
     Route(
         method="GET",

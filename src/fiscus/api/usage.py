@@ -12,7 +12,6 @@ import msgspec
 from msgspec import Meta
 
 from fiscus.analytics.rendering import to_csv, to_markdown
-from fiscus.analytics.shares import percent
 from fiscus.api.bodies import PageLength, ReadParameters, body_of
 from fiscus.api.calls import Call, Handler, Reply
 from fiscus.api.handlers import ask, reading
@@ -38,8 +37,9 @@ from fiscus.contract.analysis import (
     UsageGroup,
     UsageTotals,
 )
-from fiscus.contract.queries import CheckReserve, ListOverrides, OverridesPage
-from fiscus.contract.query import PAGE_LENGTH_DEFAULT, PAGE_LENGTH_MAX
+from fiscus.contract.manager import configured
+from fiscus.contract.queries import CheckReserve, ReadEnforcement
+from fiscus.contract.query import PAGE_LENGTH_DEFAULT
 from fiscus.core.commands import Reserve
 from fiscus.core.outcomes import Refused
 
@@ -186,61 +186,20 @@ read_workflow = reading(lambda call: ReadWorkflow(workflow_id=call.path[0]))
 read_provenance = reading(lambda call: ReadProvenance(request_id=call.path[0]))
 read_lineage = reading(lambda call: ReadLineage(request_id=call.path[0]))
 check_reserve = reading(lambda call: CheckReserve(may_open=call.caller.may_open, **msgspec.structs.asdict(call.body)))
+read_enforcement = reading(lambda _: ReadEnforcement())
 
 
-class Enforcement(msgspec.Struct, frozen=True, kw_only=True):
-    """What this node has decided since it started (R51). Refusals are not in the journal: a restart begins anew.
+class ConfigureBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be set while the ledger runs.
 
     Attributes:
-        checks_performed: reserves that were decided.
-        budgets_exceeded: those that would not have fitted even alone; ``requests_blocked``: all that were refused.
-        refusals: how many with which code.
-        blocked_percent: share of those that were refused.
-        overrides_granted: overrides in force or past, of the whole ledger; counted up to ``OVERRIDES_COUNTED_MAX``.
-        healthy: whether it decides, and less than half is refused.
+        options: by name; none: where each of them is set is answered.
     """
 
-    as_of_seq: int
-    checks_performed: int
-    budgets_exceeded: int
-    requests_blocked: int
-    refusals: Annotated[dict[str, int], Meta(description="How many, by the code of the refusal.")]
-    blocked_percent: float
-    overrides_granted: int
-    healthy: bool
+    options: dict[str, Any] = {}
 
 
-OVERRIDES_COUNTED_MAX = 10_000
-
-
-async def read_enforcement(call: Call) -> Reply | Problem:
-    """Counts of decisions."""
-    service = call.service
-    counts = service.metrics.holds
-    refusals = {code: count for code, count in counts.items() if code not in ("held", "waiting")}
-    checks, blocked = sum(counts.values()), sum(refusals.values())
-    granted, seen, after, as_of_seq = 0, 0, "", 0
-    while seen < OVERRIDES_COUNTED_MAX:
-        page = await ask(call, ListOverrides(after=after, limit=PAGE_LENGTH_MAX))
-        if isinstance(page, Refused):
-            return refusal_problem(page)
-        assert isinstance(page, OverridesPage)
-        granted += sum(one.amount > 0 for one in page.overrides)
-        seen += len(page.overrides)
-        as_of_seq = page.as_of_seq
-        if page.next is None:
-            break
-        after = page.next
-    readiness = await service.treasury.readiness()
-    return call.answer(
-        Enforcement(
-            as_of_seq=as_of_seq,
-            checks_performed=checks,
-            budgets_exceeded=refusals.get("budget_exceeded", 0),
-            requests_blocked=blocked,
-            refusals=refusals,
-            blocked_percent=percent(blocked, checks),
-            overrides_granted=granted,
-            healthy=readiness.ready and 2 * blocked < max(1, checks),
-        )
-    )
+async def configure(call: Call) -> Reply | Problem:
+    """Where the options of the token manager are set."""
+    found = configured(call.body.options)
+    return refusal_problem(found) if isinstance(found, Refused) else call.answer(found)

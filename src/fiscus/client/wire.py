@@ -67,6 +67,7 @@ from fiscus.contract.queries import (
     AnyQuery,
     CheckReserve,
     CheckView,
+    EnforcementView,
     EntriesPage,
     FindKey,
     HoldView,
@@ -81,6 +82,7 @@ from fiscus.contract.queries import (
     OverridesPage,
     OverrideView,
     ReadAccount,
+    ReadEnforcement,
     ReadHold,
     ReadLoan,
     ReadOverride,
@@ -224,6 +226,8 @@ def exchange_for_query(query: AnyQuery) -> Exchange:
             return _get(f"/v1/holds/{_segment(query.id)}", shared, _decoder(HoldView))
         case ReadSpared():
             return _get(f"/v1/accounts/{_segment(query.account)}/spared", shared, _decoder(SparedView))
+        case ReadEnforcement():
+            return _get("/v1/enforcement", shared, _decoder(EnforcementView))
         case ReadLoan():
             return _get(f"/v1/loans/{_segment(query.id)}", shared, _decoder(LoanView))
         case ReadReallocation():

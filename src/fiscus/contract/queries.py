@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -41,6 +41,10 @@ class ReadSpared(Query, tag="spared"):
     """What budgets of an account that do not enforce would have refused in their running windows. Exact."""
 
     account: str
+
+
+class ReadEnforcement(Query, tag="enforcement"):
+    """What the node that answers has decided since it started."""
 
 
 class ReadLoan(Query, tag="loan"):
@@ -356,6 +360,28 @@ class UsagePage(msgspec.Struct, frozen=True, kw_only=True):
     next: int | None
 
 
+class EnforcementView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ReadEnforcement (R51). Refusals are not in the journal: a restart begins anew.
+
+    Attributes:
+        checks_performed: reserves that were decided; those that wait are not yet.
+        budgets_exceeded: those that would not have fitted even alone; ``requests_blocked``: all that were refused.
+        refusals: how many with which code.
+        blocked_percent: share of those that were refused.
+        overrides_granted: overrides in force or past, of the whole ledger; no more than 10,000 overrides are looked at.
+        healthy: whether it decides, and less than half is refused.
+    """
+
+    as_of_seq: int
+    checks_performed: int
+    budgets_exceeded: int
+    requests_blocked: int
+    refusals: Annotated[dict[str, int], msgspec.Meta(description="How many, by the code of the refusal.")]
+    blocked_percent: float
+    overrides_granted: int
+    healthy: bool
+
+
 ListQuery = ListAccounts | ListOverrides | ListEntries | ListUsage
 """What is read from tables, in pages."""
 
@@ -366,6 +392,7 @@ AnyQuery = (
     | ReadLoan
     | ReadReallocation
     | ReadSpared
+    | ReadEnforcement
     | CheckReserve
     | ListTemplates
     | ListKeys
@@ -377,6 +404,7 @@ View = (
     AccountView
     | HoldView
     | SparedView
+    | EnforcementView
     | OverrideView
     | AccountsPage
     | OverridesPage

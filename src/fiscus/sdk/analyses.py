@@ -32,15 +32,18 @@ from fiscus.contract.analysis import (
     UsageTotals,
     WorkflowView,
 )
-from fiscus.contract.errors import Unknown
+from fiscus.contract.errors import Unknown, refusal
+from fiscus.contract.manager import ManagerView, configured
 from fiscus.contract.queries import (
     PAGE_LENGTH_MAX,
     AccountView,
     AnyQuery,
     CheckReserve,
     CheckView,
+    EnforcementView,
     ListUsage,
     ReadAccount,
+    ReadEnforcement,
     Usage,
     UsagePage,
     View,
@@ -124,6 +127,21 @@ class Analyses:
         if found is None:
             detail = f"{account} has no budget {budget}"
             raise Unknown(Refused(code="unknown_budget", detail=detail, field="budget"))
+        return found
+
+    async def enforcement(self) -> EnforcementView:
+        """What the node that is asked has decided since it started, and the overrides that were granted."""
+        return await self._read(EnforcementView, ReadEnforcement())
+
+    async def configure_manager(self, **options: Any) -> ManagerView:
+        """Where the options of the token manager are set; none of them is while the ledger runs.
+
+        Raises:
+            Invalid: an option was given; names it, and says where it is set.
+        """
+        found = configured(options)
+        if isinstance(found, Refused):
+            raise refusal(found)
         return found
 
     async def report(self, kind: ReportKind = "usage", **filters: Any) -> ReportView:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any
 
 from fiscus.contract.analysis import AnalysisQuery
 from fiscus.contract.errors import BudgetUnavailable, TreasuryError
-from fiscus.contract.queries import AnyQuery, Entry, ListQuery, View
+from fiscus.contract.queries import AnyQuery, Entry, ListQuery, ReadEnforcement, View
 from fiscus.contract.treasury import Readiness
 from fiscus.core.commands import Request, Reserve
 from fiscus.core.outcomes import AnyOutcome, Refused
 from fiscus.treasury.attendance import Attendance
+from fiscus.treasury.enforcement import count, enforcement_view
 from fiscus.treasury.engine import NOWHERE, AnyResult, Committed, Engine
 from fiscus.treasury.reading import AccountNames, entries_after, list_view, read_analysis, sealed_allocations
 from fiscus.treasury.shortage import run_list
@@ -45,6 +46,7 @@ class LocalTreasury:
         self._analyses = asyncio.Semaphore(ANALYSES_MAX)
         self._attendance = Attendance(self._reserve, self._leave)
         self._lending = asyncio.Lock()
+        self._decided: defaultdict[str, Counter[str]] = defaultdict(Counter)
         engine.observers.append(self._observe)
 
     # -- the port -------------------------------------------------------------------------------------------------
@@ -99,13 +101,18 @@ class LocalTreasury:
 
     async def _attended(self, request: Request) -> AnyOutcome:
         self._start()
-        return await self._attendance.reserve(request)
+        outcome = await self._attendance.reserve(request)
+        if not request.steps:
+            count(self._decided[request.tenant], outcome)
+        return outcome
 
     async def _reserve(self, request: Request) -> AnyOutcome:
         """What is decided at once; if there is no room, what the account's list says."""
         outcome = await self._submit(request)
         if type(outcome) is Refused and outcome.shortage:
-            return await run_list(self, request, outcome, self._lending)
+            outcome = await run_list(self, request, outcome, self._lending)
+        if not request.steps and type(request.command) is Reserve and not request.command.wait_s:
+            count(self._decided[request.tenant], outcome)
         return outcome
 
     def _submit(self, request: Request) -> Awaitable[AnyOutcome]:
@@ -118,9 +125,12 @@ class LocalTreasury:
     async def execute_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:
         """See ``Treasury``."""
         outcomes = await self._submit_many(requests)
-        for index, outcome in enumerate(outcomes):
-            if type(outcome) is Refused and outcome.shortage and type(requests[index].command) is Reserve:
-                outcomes[index] = await run_list(self, requests[index], outcome, self._lending)
+        for index, (request, outcome) in enumerate(zip(requests, outcomes, strict=True)):
+            if type(request.command) is not Reserve or request.may_wait:
+                continue
+            if type(outcome) is Refused and outcome.shortage:
+                outcomes[index] = await run_list(self, request, outcome, self._lending)
+            count(self._decided[request.tenant], outcomes[index])
         return outcomes
 
     async def _submit_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:
@@ -146,6 +156,8 @@ class LocalTreasury:
     async def read(self, query: AnyQuery) -> View | Refused:
         """See ``Treasury``."""
         loop = self._loop or self._start()
+        if isinstance(query, ReadEnforcement):
+            return await enforcement_view(self, query, self._decided[query.tenant])
         if isinstance(query, ListQuery | AnalysisQuery):
             return await self._list(query)
         future: asyncio.Future[View | Refused] = loop.create_future()
