@@ -46,6 +46,9 @@ STREAMED = (
     + chunked(DONE)
     + LAST_CHUNK
 )
+KEPT_BYTES_MAX, END_BYTES = 1 << 20, 4_096
+"""Of a request that is longer only its end is kept: what the upstream does with it is not what others wait for."""
+
 TOKENS = tuple(chunked(one) for one in TOKEN_EVENTS)
 
 
@@ -117,7 +120,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self._received = bytearray()
-        self._needed = 0
+        self._head = b""
+        self._left = 0
         self._stream: Stream | None = None
         self._transport: asyncio.Transport
 
@@ -129,20 +133,25 @@ class Connection(asyncio.Protocol):
             self._stream.leave()
 
     def data_received(self, data: bytes) -> None:
-        received = self._received
+        received, came = self._received, len(data)
         received += data
-        if len(received) < self._needed:
+        if not self._head:
+            end_of_head = received.find(b"\r\n\r\n")
+            if end_of_head < 0:
+                return
+            self._head = bytes(received[:end_of_head])
+            del received[: end_of_head + 4]
+            length = LENGTH.search(self._head)
+            self._left, came = int(length[1]) if length else 0, len(received)
+        self._left -= came
+        if self._left > 0:
+            if len(received) > KEPT_BYTES_MAX:
+                del received[:-END_BYTES]
             return
-        end_of_head = received.find(b"\r\n\r\n")
-        if end_of_head < 0:
-            return
-        length = LENGTH.search(received, 0, end_of_head)
-        self._needed = end_of_head + 4 + (int(length[1]) if length else 0)
-        if len(received) >= self._needed:
-            head, body = bytes(received[:end_of_head]), bytes(received[end_of_head + 4 :])
-            received.clear()
-            self._needed = 0
-            self._answer(head, body)
+        head, body = self._head, bytes(received)
+        self._head = b""
+        received.clear()
+        self._answer(head, body)
 
     def _answer(self, head: bytes, body: bytes) -> None:
         if head.startswith(b"POST /paced"):
@@ -155,7 +164,7 @@ class Connection(asyncio.Protocol):
         elif head.startswith(b"GET"):
             self._transport.write(response(msgspec.json.encode(self._upstream.produced)))
         else:
-            self._transport.write(STREAMED if STREAM.search(body, max(0, len(body) - 4_096)) else ANSWER)
+            self._transport.write(STREAMED if STREAM.search(body, max(0, len(body) - END_BYTES)) else ANSWER)
 
 
 class Stream:
