@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -32,10 +33,13 @@ from fiscus.contract.alerts import (
     DeliveryView,
     Tested,
 )
+from fiscus.contract.errors import FiscusError
 from fiscus.contract.logs import get_logger
 from fiscus.contract.treasury import Treasury
 
 CLOSE_S_MAX = 1.0
+FINISH_S_MAX = 2.0
+FINISH_LOOK_S = 0.01
 RESTART_S = 5.0
 
 log = get_logger(__name__)
@@ -96,6 +100,7 @@ class Alerts:
     ) -> None:
         node = uuid.uuid4().hex
         self._aside = Aside()
+        self._treasury = treasury
         self._store = store
         self._options = options
         self._tenant = tenant
@@ -125,6 +130,23 @@ class Alerts:
     def start(self) -> None:
         """Follow and deliver in the background."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="alerts")
+
+    async def begin(self) -> None:
+        """Start; from here on everything is told, also if nothing was ever told before."""
+        try:
+            await self.follower.turn()
+        except FiscusError as error:
+            log.warning("alerts_wait", code=error.code, error=str(error))
+        self.start()
+
+    async def finish(self) -> None:
+        """Tell what has happened by now, as far as that goes within ``FINISH_S_MAX``; the rest is told later."""
+        with contextlib.suppress(TimeoutError, FiscusError):
+            async with asyncio.timeout(FINISH_S_MAX):
+                head_seq = (await self._treasury.readiness()).head_seq
+                while self.follower.leads and not (self.follower.seq >= head_seq and self.dispatcher.is_idle):
+                    self.follower.wake()
+                    await asyncio.sleep(FINISH_LOOK_S)
 
     async def close(self) -> None:
         """Stop. What is being sent in this moment is sent again by the next process, under the same id."""

@@ -9,6 +9,7 @@ that one message that the other side cannot stand does not keep the others.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Mapping
 
@@ -50,6 +51,7 @@ class Post:
     """What is known of a channel in this process.
 
     Attributes:
+        is_waiting: nothing of it was due a moment ago, or it is left alone.
         failures: in a row. ``error``: why the last one was.
         sent, failed: attempts since the start.
         dropped: alerts for which there was no room.
@@ -60,6 +62,7 @@ class Post:
         self.channel = channel
         self.sender = sender
         self.news = asyncio.Event()
+        self.is_waiting = False
         self.failures = 0
         self.error = ""
         self.sent = 0
@@ -107,6 +110,11 @@ class Dispatcher:
         for post in self.posts.values():
             post.news.set()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do now: all that was put into the outbox was tried."""
+        return all(post.is_waiting and not post.news.is_set() for post in self.posts.values())
+
     def is_full(self, channel: str) -> bool:
         """Whether there is no room for another alert, which is counted."""
         count = self.counts.get(channel)
@@ -141,10 +149,10 @@ class Dispatcher:
                 continue
             if more:
                 continue
-            try:
+            post.is_waiting = True
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(post.news.wait(), IDLE_S)
-            except TimeoutError:
-                continue
+            post.is_waiting = False
 
     async def turn(self, post: Post) -> bool:
         """Deliver what is due in a channel, until one fails; whether there may be more at once.

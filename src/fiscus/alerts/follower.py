@@ -9,6 +9,7 @@ is made once, whatever is killed when.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
@@ -118,8 +119,13 @@ class Follower:
         self._looked_ms = 0
         self._measures_kept_ms = 0
         self._deliveries: list[Delivery] = []
+        self._news = asyncio.Event()
         self.leads = False
         self.lag_entries = 0
+
+    def wake(self) -> None:
+        """Something was written: read on without waiting for the next turn."""
+        self._news.set()
 
     @property
     def seq(self) -> int:
@@ -130,8 +136,10 @@ class Follower:
         """Follow until it is cancelled."""
         while True:
             try:
+                self._news.clear()
                 more = await self.turn()
-                await asyncio.sleep(0 if more else TURN_S)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), 0 if more else TURN_S)
             except FiscusError as error:
                 self.leads = False
                 log.warning("alerts_wait", code=error.code, error=str(error))

@@ -7,7 +7,6 @@ from pydantic import SecretStr
 from fiscus.alerts.options import AlertOptions
 from fiscus.api import ApiOptions
 from fiscus.app import LedgerOptions, RedisOptions, ServiceOptions, TracingOptions
-from fiscus.contract.errors import ConfigurationInvalid
 from fiscus.core.state import Rules
 from fiscus.gateway.options import GatewayOptions
 from fiscus.settings import Settings
@@ -109,14 +108,9 @@ def alert_options(settings: Settings) -> AlertOptions | None:
     path = settings.alerts_path
     if path is None:
         return None
-    from fiscus.alerts.options import read_options
-    from fiscus.settings import secret_of
+    from fiscus.sdk.local_alerts import alert_options as read
 
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise ConfigurationInvalid(f"alerts_path: {path}: {error.strerror or error}") from None
-    return read_options(text, str(path), secret_of)
+    return read(path, "alerts_path")
 
 
 def tracing_options(settings: Settings) -> TracingOptions | None:

@@ -96,7 +96,7 @@ class RemoteTreasury:
             exchange = exchange_for(request.command, request.idempotency_key or _new_key())
         except UnicodeEncodeError as error:
             return Refused(code="invalid", detail=f"a text has a surrogate in it: {error.reason}")
-        outcome: AnyOutcome = await self._exchange(exchange)
+        outcome: AnyOutcome = await self.exchange(exchange)
         if isinstance(outcome, Refused):
             return like_local(outcome, is_single=not isinstance(request.command, Compound))
         return outcome
@@ -110,7 +110,7 @@ class RemoteTreasury:
         outcome: AnyOutcome
         while True:
             left_s = max(1, ceil(until - monotonic()))
-            outcome = await self._exchange(
+            outcome = await self.exchange(
                 exchange_for(msgspec.structs.replace(command, wait_s=left_s), ""), wait_s=left_s
             )
             if not isinstance(outcome, HoldAnswer) or outcome.state != "waiting":
@@ -127,7 +127,7 @@ class RemoteTreasury:
         if any(request.may_wait for request in requests):
             return list(await asyncio.gather(*(self.execute(request) for request in requests)))
         if all(request.idempotency_key is None and is_batchable(request.command) for request in requests):
-            outcomes = await self._exchange(exchange_for_many([request.command for request in requests], _new_key()))
+            outcomes = await self.exchange(exchange_for_many([request.command for request in requests], _new_key()))
             if not isinstance(outcomes, Refused):
                 return list(outcomes)
             # One of them cannot be read at all. The others are none the worse for it.
@@ -137,7 +137,7 @@ class RemoteTreasury:
         """See ``Treasury``."""
         _check_tenant(query.tenant)
         _check_scope(query.scope)
-        view: View | Refused = await self._exchange(exchange_for_query(query))
+        view: View | Refused = await self.exchange(exchange_for_query(query))
         return view
 
     async def follow(self, after: int = 0, tenant: str = "default", scope: str | None = None) -> AsyncIterator[Entry]:
@@ -186,7 +186,7 @@ class RemoteTreasury:
         exchange = Exchange(
             method="POST", target="/v1/clock/confirm", decode=lambda body: msgspec.json.decode(body, type=Readiness)
         )
-        refused = await self._exchange(exchange)
+        refused = await self.exchange(exchange)
         if isinstance(refused, Refused):
             raise TreasuryError(refused.detail)
 
@@ -197,7 +197,7 @@ class RemoteTreasury:
             await self._session.close()
             self._session = None
 
-    async def _exchange(self, exchange: Exchange, *, wait_s: float = 0) -> Any:
+    async def exchange(self, exchange: Exchange, *, wait_s: float = 0) -> Any:
         """Ask until there is an answer, within ``timeout_s`` and ``attempts_max``.
 
         Args:

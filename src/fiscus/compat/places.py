@@ -44,7 +44,12 @@ def ledger_at(place: str | SyncTreasury | None = None) -> SyncTreasury:
             known = (
                 connect_sync(where)
                 if where.startswith(("http://", "https://"))
-                else open_sync(where, tenant=settings.tenant, gateway=settings.gateway_path)
+                else open_sync(
+                    where,
+                    tenant=settings.tenant,
+                    gateway=settings.gateway_path,
+                    alerts=settings.alerts_path,
+                )
             )
             _open[where] = known
         return known

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -215,7 +215,7 @@ class Tested(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AlertDesk(Protocol):
-    """What the API asks of the alerts of a service."""
+    """What can be asked of the alerts of a service or of a program."""
 
     async def view(self, state: DeliveryState | None, after: int, limit: int) -> AlertsView:
         """The channels, and a page of deliveries."""
@@ -227,4 +227,21 @@ class AlertDesk(Protocol):
 
     async def test(self, channel: str) -> Tested | None:
         """Send a message now, past the outbox; None: there is no such channel."""
+        ...
+
+
+@runtime_checkable
+class OwnAlerts(AlertDesk, Protocol):
+    """The alerts of a program that has its ledger in its own process."""
+
+    async def begin(self) -> None:
+        """Tell what happens from here on, in the background."""
+        ...
+
+    async def finish(self) -> None:
+        """Tell what has happened by now, as far as that goes in a moment."""
+        ...
+
+    async def close(self) -> None:
+        """Stop, and let the outbox go."""
         ...

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import uuid_utils
 
+from fiscus.alerts.options import AlertOptions
 from fiscus.client import RemoteTreasury
+from fiscus.client.alerts import RemoteAlerts
 from fiscus.client.remote import TIMEOUT_S_DEFAULT
 from fiscus.gateway.options import GatewayOptions
 from fiscus.sdk.remote_models import GatewayOfService
@@ -20,6 +22,7 @@ from fiscus.spool.spool import Spool
 from fiscus.stores import SQLITE_SCHEME, open_store
 from fiscus.treasury.engine import Engine
 from fiscus.treasury.local import LocalTreasury
+from fiscus.treasury.store import Store
 
 STORE_URL_DEFAULT = "sqlite:///fiscus.db"
 
@@ -30,6 +33,7 @@ def open(
     tenant: str = "default",
     spool_directory: str | Path | None = None,
     gateway: GatewayOptions | str | Path | None = None,
+    alerts: AlertOptions | str | Path | None = None,
 ) -> Treasury:
     """Open a ledger in this process.
 
@@ -39,9 +43,11 @@ def open(
         tenant: whose budgets.
         spool_directory: where settlements wait while the ledger cannot take them; default: beside it.
         gateway: the file that names the providers of models, or what it says, for ``complete``; None: there are none.
+        alerts: the file of the alerts, or what it says: who is told outside of thresholds and the like, from the time
+            on at which the treasury is entered (``async with``); None: nobody. A service has its own.
 
     Raises:
-        ConfigurationInvalid: the gateway's file cannot be read, or makes no sense.
+        ConfigurationInvalid: the gateway's file or that of the alerts cannot be read, or makes no sense.
         LedgerBusy: another process has it open.
         TreasuryError: it cannot be opened.
     """
@@ -50,17 +56,44 @@ def open(
         from fiscus.sdk.local_models import gateway_options
 
         gateway = gateway_options(Path(gateway))
-    ledger = LocalTreasury(Engine(open_store(url)))
+    if isinstance(alerts, str | Path):
+        from fiscus.sdk.local_alerts import alert_options
+
+        alerts = alert_options(Path(alerts))
+    store = open_store(url)
+    try:
+        return _over(store, url, tenant, spool_directory, gateway, alerts)
+    except BaseException:
+        store.close()
+        raise
+
+
+def _over(
+    store: Store,
+    url: str,
+    tenant: str,
+    spool_directory: str | Path | None,
+    gateway: GatewayOptions | None,
+    alerts: AlertOptions | None,
+) -> Treasury:
+    """A treasury over a ledger that is open; see ``open``."""
+    ledger = LocalTreasury(Engine(store))
     if url.startswith(SQLITE_SCHEME):
         directory, target = Path(url.removeprefix(SQLITE_SCHEME) + ".spool"), "ledger"
     else:
         directory, target = Path(tempfile.gettempdir()) / "fiscus-spool", f"memory-{uuid_utils.uuid7()}"
-    spool = Spool(Path(spool_directory or directory), target)
-    if gateway is None:
-        return Treasury(ledger, spool, tenant=tenant)
-    from fiscus.sdk.local_models import GatewayInProcess
+    models = None
+    if gateway is not None:
+        from fiscus.sdk.local_models import GatewayInProcess
 
-    return Treasury(ledger, spool, tenant=tenant, models=partial(GatewayInProcess, ledger, gateway, tenant))
+        models = partial(GatewayInProcess, ledger, gateway, tenant)
+    desk = None
+    if alerts is not None:
+        from fiscus.sdk.local_alerts import own_alerts
+
+        desk = own_alerts(ledger, url, alerts, tenant)
+    spool = Spool(Path(spool_directory or directory), target)
+    return Treasury(ledger, spool, tenant=tenant, models=models, alerts=desk)
 
 
 def connect(
@@ -82,7 +115,7 @@ def connect(
     ledger = RemoteTreasury(url, api_key, timeout_s=timeout_s)
     directory = Path(spool_directory) if spool_directory is not None else _state_directory()
     spool = Spool(directory, f"service-{_digest(url.rstrip('/'))}")
-    return Treasury(ledger, spool, models=lambda _: GatewayOfService(url, api_key))
+    return Treasury(ledger, spool, models=lambda _: GatewayOfService(url, api_key), alerts=RemoteAlerts(ledger))
 
 
 def open_sync(
@@ -91,9 +124,12 @@ def open_sync(
     tenant: str = "default",
     spool_directory: str | Path | None = None,
     gateway: GatewayOptions | str | Path | None = None,
+    alerts: AlertOptions | str | Path | None = None,
 ) -> SyncTreasury:
-    """As ``open``, for programs without an event loop."""
-    return SyncTreasury(lambda: open(url, tenant=tenant, spool_directory=spool_directory, gateway=gateway))
+    """As ``open``, for programs without an event loop; entered at once."""
+    return SyncTreasury(
+        lambda: open(url, tenant=tenant, spool_directory=spool_directory, gateway=gateway, alerts=alerts)
+    )
 
 
 def connect_sync(

@@ -49,7 +49,7 @@ class SyncForward:
         return [name for name in dir(self._target) if not name.startswith("_")]
 
     def __enter__(self) -> Any:
-        """Enter the async context manager."""
+        """Enter the async context manager, as of a hold."""
         self._thread.wait(self._target.__aenter__())
         return self
 
@@ -108,6 +108,10 @@ class SyncTreasury(SyncForward):
     def held(self, account: str, **bounds: Any) -> Callable[[Function], Function]:
         """Decorate a function so that every call of it runs in a hold; see ``Treasury.held``."""
         return held(lambda: self.hold(account, **bounds), is_async=False)
+
+    def __enter__(self) -> SyncTreasury:
+        """Nothing: it was entered when it was made."""
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
@@ -185,10 +189,9 @@ class LoopThread:
     async def _live(self, make: Callable[[], Treasury]) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self._made.set_result(make())
-        treasury = self._made.result()
-        await self._stop.wait()
-        await treasury.close()
+        async with make() as treasury:
+            self._made.set_result(treasury)
+            await self._stop.wait()
 
 
 def _forget(work: Awaitable[Any]) -> None:

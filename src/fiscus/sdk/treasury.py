@@ -60,9 +60,11 @@ from fiscus.contract import (
     TransferAnswer,
     Unit,
 )
+from fiscus.contract.alerts import AlertDesk, AlertsView, DeliveryState, OwnAlerts, Tested
 from fiscus.contract.chains import OwnBudget, own_budget, read_chain
 from fiscus.contract.errors import ConfigurationInvalid, FiscusError, refusal
 from fiscus.contract.queries import (
+    PAGE_LENGTH_DEFAULT,
     PAGE_LENGTH_MAX,
     AccountsPage,
     AccountView,
@@ -117,17 +119,21 @@ class Treasury(Analyses):
         tenant: str = "default",
         redelivery: Backoff | None = None,
         models: Callable[[Outbox], Models] | None = None,
+        alerts: AlertDesk | None = None,
     ) -> None:
         self._ledger = ledger
         self._outbox = Outbox(ledger, spool, redelivery)
         self._models = models(self._outbox) if models is not None else None
         self._teller = Teller(ledger, self._outbox, tenant)
         self._tenant = tenant
+        self._alerts = alerts
         self._is_closed = False
 
     async def __aenter__(self) -> Treasury:
-        """Begin to deliver what waits in the spool."""
+        """Begin to deliver what waits in the spool, and to tell what happens."""
         self._outbox.start()
+        if isinstance(self._alerts, OwnAlerts):
+            await self._alerts.begin()
         return self
 
     async def __aexit__(
@@ -148,7 +154,11 @@ class Treasury(Analyses):
             if self._models is not None:
                 await self._models.close()
             await self._outbox.close()
+            if isinstance(self._alerts, OwnAlerts):
+                await self._alerts.finish()
         finally:
+            if isinstance(self._alerts, OwnAlerts):
+                await self._alerts.close()
             await self._ledger.close()
 
     # Calls of a model
@@ -783,6 +793,38 @@ class Treasury(Analyses):
     async def readiness(self) -> Readiness:
         """Whether calls are admitted now, and if not, why."""
         return await self._ledger.readiness()
+
+    # What is told outside
+
+    async def alerts(
+        self, state: DeliveryState | None = None, *, after: int = 0, limit: int = PAGE_LENGTH_DEFAULT
+    ) -> AlertsView:
+        """The channels of alerts, and a page of deliveries: ``waiting``, ``sent`` or ``dead``, or all.
+
+        Raises:
+            ConfigurationInvalid: nothing is told outside from here.
+        """
+        return await self._desk().view(state, after, limit)
+
+    async def retry_alerts(self, id: str | None = None) -> int:
+        """Send again what was given up, one delivery or all; returns how many are tried again."""
+        return await self._desk().retry(id)
+
+    async def test_alerts(self, channel: str) -> Tested:
+        """Send a message to a channel now, past the outbox, and say what became of it.
+
+        Raises:
+            ConfigurationInvalid: there is no such channel in use.
+        """
+        tested = await self._desk().test(channel)
+        if tested is None:
+            raise ConfigurationInvalid(f"channel: no channel {channel!r} is in use")
+        return tested
+
+    def _desk(self) -> AlertDesk:
+        if self._alerts is None:
+            raise ConfigurationInvalid("nothing is told outside from here: give fiscus.open `alerts`")
+        return self._alerts
 
     @property
     def spooled(self) -> int:
