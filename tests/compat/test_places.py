@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -82,6 +83,50 @@ def test_two_processes_that_use_one_service_share_their_budgets(service):
         second.govern("a", max_tokens=500)(lambda: pytest.fail("must not run"))()
     assert error.value.available == 400
     second.ledger.books.treasury.close()
+
+
+@pytest.fixture
+def two(service) -> Iterator[list[ThreadBudgetRegistry]]:
+    """As two processes have them."""
+    other = _another(service)
+    yield [ThreadBudgetRegistry(1_000, place=place) for place in (ledger_at(), other)]
+    other.close()
+
+
+def test_two_processes_tell_each_threshold_once_between_them(two):
+    # covers X9, X11
+    told: list[int] = []
+
+    def spend(registry: ThreadBudgetRegistry) -> None:
+        for _ in range(12):
+            crossed = registry.consume("t", 5, 5)[1] + registry.get_budget("t").check_thresholds()
+            told.extend(one.threshold_percent for one in crossed)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(spend, two * 4))
+    assert two[0].get_usage("t")["total_tokens"] == 960
+    assert sorted(told) == [75, 90, 95]
+    assert two[1].get_budget("t").triggered_thresholds == {75, 90, 95}
+
+
+def test_what_one_process_crossed_and_told_nobody_the_other_one_tells(two):
+    # covers X9
+    two[1].get_budget("t")
+    two[1].consume("t", 100, 0)
+    two[0].booked("t", 700, 0)  # and here it ended
+    assert [one.threshold_percent for one in two[1].consume("t", 1, 0)[1]] == [75]
+    assert two[0].crossed("t")[1] == []
+
+
+def test_two_processes_that_reset_a_thread_at_once_give_back_what_it_used_once(two):
+    # covers X6
+    for index in range(5):
+        thread = f"t{index}"
+        two[0].consume(thread, 600, 0)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda registry: registry.reset_thread(thread), two * 2))  # noqa: B023  (done at once)
+        assert two[0].get_usage(thread)["max_tokens"] == 1_000
+        assert two[0].get_usage(thread)["remaining"] == 1_000
 
 
 def test_what_was_used_while_the_service_is_away_waits_on_the_disk(monkeypatch, tmp_path):

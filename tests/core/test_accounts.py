@@ -36,6 +36,20 @@ def test_an_account_is_never_moved_so_the_tree_has_no_cycle(pool, parent):
     pool.account("root", "a", refused="conflict")
 
 
+def test_labels_are_changed_only_by_who_has_read_them(pool):
+    assert (
+        pool.account("a", labels={"k": "v"}, if_labels={"k": "w"}, refused="precondition_failed").field == "if_labels"
+    )
+    pool.account("a", labels={"k": "v"}, if_labels={})
+    refused = pool.account("a", labels={"k": "w"}, priority=3, if_labels={}, refused="precondition_failed")
+    assert "v" not in refused.detail.replace("have", "").replace("labels", "").split()
+    assert pool.last == []
+    assert pool.account("a", labels={"k": "w"}, if_labels={"k": "v"}).labels == {"k": "w"}
+    pool.account("new", "root", if_labels={"k": "v"}, refused="precondition_failed")
+    assert pool.account("new", "root", if_labels={}).priority == 1
+    assert pool.account("new", if_labels={"k" * 129: "v"}, refused="invalid").field == "if_labels"
+
+
 def test_labels_are_replaced_and_stand_in_the_private_part(pool):
     pool.account("a", labels={"k": "v"})
     assert pool.account("a", labels={"other": "w"}).labels == {"other": "w"}

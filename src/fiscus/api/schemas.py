@@ -110,6 +110,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "attributes": _texts(ATTRIBUTES_MAX),
     "match": _texts(ATTRIBUTES_MAX),
     "labels": _texts(LABELS_MAX),
+    "if_labels": _texts(LABELS_MAX),
     "metadata": _texts(LIST_LENGTH_MAX),
     "priority": {"type": "integer", "minimum": 1, "maximum": PRIORITY_MAX},
     "reason": REASON,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fiscus.core.allocations import carved_within, end_allocation
 from fiscus.core.answers import account_answer, key_answer
 from fiscus.core.checks import check, invalid, to_ms
@@ -49,6 +51,8 @@ def put_account(draft: Draft, request: Request, command: PutAccount, now: int) -
     account = draft.accounts[number]
     if not in_scope(draft, account, request.scope):
         return forbidden(command.account)
+    if (differ := _labels_differ(command, account.labels)) is not None:
+        return differ
     if command.parent is not None:
         parent = draft.accounts[account.parent].name if account.parent is not None else None
         if parent != command.parent:
@@ -78,6 +82,16 @@ def put_account(draft: Draft, request: Request, command: PutAccount, now: int) -
     return _set_shortage(draft, request, command, number)
 
 
+def _labels_differ(command: PutAccount, labels: Mapping[str, str]) -> Refused | None:
+    if command.if_labels is None or command.if_labels == labels:
+        return None
+    return Refused(
+        code="precondition_failed",
+        detail=f"if_labels: {command.account} has other labels now: read them again",
+        field="if_labels",
+    )
+
+
 def _set_shortage(draft: Draft, request: Request, command: PutAccount, number: int) -> AccountAnswer:
     """The list of what is tried for reserves that lack room, where one is given."""
     if command.shortage is not None and command.shortage != draft.accounts[number].shortage:
@@ -96,6 +110,8 @@ def _open(draft: Draft, request: Request, command: PutAccount) -> AccountAnswer 
         return forbidden(command.account)
     if request.scope is not None and not request.may_open:
         return forbidden(command.account)
+    if (differ := _labels_differ(command, {})) is not None:
+        return differ
     gate = new_terms(command, None)
     if isinstance(gate, Refused):
         return gate

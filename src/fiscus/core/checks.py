@@ -374,7 +374,11 @@ def check_put_account(command: PutAccount) -> Refused | None:
         wrong = _check_seconds("gate_s", command.gate_s, GATE_S_MAX)
     if wrong is None and command.shortage is not None:
         wrong = check_shortage(command.shortage)
-    return wrong or check_texts("labels", command.labels, LABELS_MAX)
+    return (
+        wrong
+        or check_texts("labels", command.labels, LABELS_MAX)
+        or check_texts("if_labels", command.if_labels, LABELS_MAX)
+    )
 
 
 def _check_threshold(threshold: float | None) -> Refused | None:

@@ -143,6 +143,7 @@ class PutAccount(Command, tag="put_account"):
     Attributes:
         parent: None for a root, or (for an account that exists) for no change.
         labels: free text for people; replaces all labels when given.
+        if_labels: refuse with ``precondition_failed`` unless these are its labels now (none: also if it is not there).
         priority: ≥ 1; budget never moves from a higher to a lower priority.
         min_reserve: what the account keeps when others ask it to donate, per unit.
         confidence_threshold: 0 … 1, kept in millionths (rounded up): once a call of a task was settled with so much
@@ -160,6 +161,7 @@ class PutAccount(Command, tag="put_account"):
     confidence_threshold: float | UnsetType | None = UNSET
     gate_s: int | UnsetType | None = UNSET
     shortage: tuple[ShortageStep, ...] | None = None
+    if_labels: dict[str, str] | None = None
 
 
 class SetStatus(Command, tag="set_status"):

@@ -486,6 +486,7 @@ class Treasury(Analyses):
         confidence_threshold: float | UnsetType | None = UNSET,
         gate_s: int | UnsetType | None = UNSET,
         shortage: Sequence[ShortageStep] | None = None,
+        if_labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> AccountAnswer:
         """Open an account, or change what is given of one. See ``PutAccount``."""
@@ -498,6 +499,7 @@ class Treasury(Analyses):
             confidence_threshold=confidence_threshold,
             gate_s=gate_s,
             shortage=None if shortage is None else tuple(shortage),
+            if_labels=None if if_labels is None else dict(if_labels),
         )
         return await self._teller.ask(AccountAnswer, command, idempotency_key)
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from fiscus.compat.places import ledger_at
 from fiscus.compat.xml_pipeline.budget import (
@@ -30,7 +30,6 @@ LEASE_S = 600
 """How long what was checked is held for a request that is not heard of again, in seconds."""
 
 CHECKS_MAX = 100_000
-TOLD_MAX = 100_000
 
 
 class ThreadBudgetRegistry:
@@ -62,7 +61,6 @@ class ThreadBudgetRegistry:
         self.max_tokens_per_thread = MAX_TOKENS_DEFAULT if max_tokens_per_thread is None else max_tokens_per_thread
         self._mutex = threading.Lock()
         self._checks: OrderedDict[str, tuple[str, int, float]] = OrderedDict()
-        self._told: OrderedDict[str, _Told] = OrderedDict()
 
     def configure(self, max_tokens_per_thread: int) -> None:
         """Another limit, for threads that begin from now on."""
@@ -140,31 +138,25 @@ class ThreadBudgetRegistry:
         checked_counts(prompt_tokens, completion_tokens)
         amounts = {"input_tokens": prompt_tokens, "output_tokens": completion_tokens}
         hold = self._take_check(thread_id)
-        self.learn_thresholds(thread_id)
         self._wait(self.threads.book(thread_id, amounts, record, hold))
         state: State = self._wait(self.threads.open(thread_id))
         return state.budget()
 
     def crossed(self, thread_id: str) -> tuple[ThreadBudget, list[BudgetThresholdCrossed]]:
-        """The budget of a thread, and the thresholds that it has crossed since this was last asked."""
-        state = self._wait(self.threads.open(thread_id))
-        with self._mutex:
-            plain = state.budget()
-            told = self._told.get(state.root.account)
-            plain.triggered_thresholds = told.under(plain.max_tokens) if told is not None else set()
-            crossed = plain.check_thresholds() if state.is_open else []
-            if state.is_open:
-                self._tell(state.root.account, plain)
+        """The budget of a thread, and the thresholds that it has crossed and that nobody was told of."""
+        state, crossed = self._wait(self.threads.tell(thread_id, ThreadBudget.check_thresholds))
         return self._shown(thread_id, state), crossed
 
-    def told(self, thread_id: str, percents: set[int]) -> None:
-        """These thresholds of a thread were told."""
-        state = self._wait(self.threads.find(thread_id))
-        if state is not None and state.is_open:
-            with self._mutex:
-                budget = self._shown(thread_id, state)
-                budget.triggered_thresholds |= percents
-                self._tell(state.root.account, budget)
+    def tell(self, thread_id: str, crossed: list[BudgetThresholdCrossed]) -> list[BudgetThresholdCrossed]:
+        """Those of the thresholds of a thread that were not told, and are told by this."""
+
+        def untold(budget: ThreadBudget) -> list[BudgetThresholdCrossed]:
+            return [one for one in crossed if one.threshold_percent not in budget.triggered_thresholds]
+
+        if not crossed or not self.has_budget(thread_id):
+            return []
+        told: list[BudgetThresholdCrossed] = self._wait(self.threads.tell(thread_id, untold))[1]
+        return told
 
     def get_usage(self, thread_id: str) -> dict[str, int] | None:
         """A thread's figures by name; None: it has not begun, or has ended."""
@@ -190,8 +182,6 @@ class ThreadBudgetRegistry:
     def reset_thread(self, thread_id: str) -> None:
         """Give back what a thread has used; that is an adjustment, which stays in the journal."""
         self._wait(self.threads.reset(thread_id))
-        with self._mutex:
-            self._told.pop(self.threads.account_of(thread_id), None)
 
     def clear(self) -> None:
         """Reset all threads."""
@@ -211,41 +201,18 @@ class ThreadBudgetRegistry:
         ended, accounts = closed
         for hold, account in self._take_checks_of(set(accounts)):
             self._wait(self.treasury.asynchronous.release(hold, account=account))
-        with self._mutex:
-            self._told.pop(ended.account.account, None)
         final = ended.own()
         log.debug("thread_ended", thread=thread_id, **final.as_dict())
         return final
 
-    def learn_thresholds(self, thread_id: str) -> None:
-        """What a thread has crossed by now was told before, by another process or an earlier run."""
-        with self._mutex:
-            if self.threads.account_of(thread_id) in self._told:
-                return
-        state = self._wait(self.threads.find(thread_id))
-        if state is None or not state.is_open:
-            return
-        with self._mutex:
-            if state.root.account not in self._told:
-                budget = state.budget()
-                budget.check_thresholds()
-                self._tell(state.root.account, budget)
-
-    def _tell(self, account: str, budget: ThreadBudget) -> None:
-        self._told[account] = _Told(budget.max_tokens, budget.total_tokens, frozenset(budget.triggered_thresholds))
-        self._told.move_to_end(account)
-        if len(self._told) > TOLD_MAX:
-            self._told.popitem(last=False)
-
     def _shown(self, thread_id: str, state: State) -> ThreadBudget:
         budget = state.budget()
-        told = self._told.get(state.root.account)
         return _Shown(
             max_tokens=budget.max_tokens,
             prompt_tokens=budget.prompt_tokens,
             completion_tokens=budget.completion_tokens,
             request_count=budget.request_count,
-            triggered_thresholds=told.under(budget.max_tokens) if told is not None else set(),
+            triggered_thresholds=budget.triggered_thresholds,
             registry=self,
             thread_id=thread_id,
         )
@@ -285,20 +252,6 @@ class ThreadBudgetRegistry:
         return self.treasury.thread.wait(work)
 
 
-class _Told(NamedTuple):
-    """Which thresholds of a thread were told, and how it stood then."""
-
-    max_tokens: int
-    total_tokens: int
-    percents: frozenset[int]
-
-    def under(self, max_tokens: int) -> set[int]:
-        """Those that count as told under a limit: one that was raised arms what lies above the use again."""
-        if max_tokens <= self.max_tokens:
-            return set(self.percents)
-        return {percent for percent in self.percents if self.total_tokens * 100 >= percent * max_tokens}
-
-
 class _Shown(ThreadBudget):
     """A thread's budget as it was read; what is consumed of it is booked, and then it shows that."""
 
@@ -315,10 +268,8 @@ class _Shown(ThreadBudget):
         self.request_count = after.request_count
 
     def check_thresholds(self, thresholds: Mapping[int, Severity] | None = None) -> list[BudgetThresholdCrossed]:
-        """See ``ThreadBudget``; what is told here is told by the registry no more."""
-        crossed = super().check_thresholds(thresholds)
-        self._registry.told(self._thread_id, self.triggered_thresholds)
-        return crossed
+        """See ``ThreadBudget``; what is told here is told nowhere else any more, nor here what was told elsewhere."""
+        return self._registry.tell(self._thread_id, super().check_thresholds(thresholds))
 
 
 def _key(thread_id: str) -> str:

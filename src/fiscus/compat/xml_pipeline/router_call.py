@@ -211,15 +211,12 @@ class RouterCall:
         except (BudgetExceeded, BudgetBusy, AccountNotActive) as refused:
             raise await self._in_our_words(refused) from refused
         purse.hold.spending()
-        if self._thread_id is not None:
-            await asyncio.to_thread(desk.registry.learn_thresholds, self._thread_id)
         return purse
 
     async def _account_for_gateway(self) -> str:
         desk = self._desk
         if self._thread_id is not None:
             state = await desk.registry.threads.open(self._thread_id)
-            await asyncio.to_thread(desk.registry.learn_thresholds, self._thread_id)
             return state.account.account
         treasury = desk.treasury.asynchronous
         await treasury.put_account(UNLIMITED)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +16,7 @@ import msgspec
 import uuid_utils
 
 from fiscus.compat.places import account_name
-from fiscus.compat.xml_pipeline.budget import MAX_TOKENS_DEFAULT, ThreadBudget
+from fiscus.compat.xml_pipeline.budget import MAX_TOKENS_DEFAULT, BudgetThresholdCrossed, ThreadBudget
 from fiscus.compat.xml_pipeline.counters import Counted, counted_in, counters_for, counters_of_template
 from fiscus.contract import (
     AccountAnswer,
@@ -31,7 +32,7 @@ from fiscus.contract import (
     SingleCommand,
     TemplateBudget,
 )
-from fiscus.contract.errors import ConfigurationInvalid, Conflict, FiscusError, Refusal, Unknown
+from fiscus.contract.errors import BudgetUnavailable, ConfigurationInvalid, Conflict, FiscusError, Refusal, Unknown
 from fiscus.contract.queries import (
     PAGE_LENGTH_MAX,
     AccountsPage,
@@ -48,7 +49,13 @@ LIMIT = "thread-tokens"
 RESET = "reset"
 """Label of a thread: what it had used when it was last reset (prompt, completion, requests)."""
 
+TOLD = "told"
+"""Label of a thread: which thresholds were told, of which limit, and what was used then."""
+
 THREAD = "thread"
+TRIES_MAX = 50
+"""How often labels are read again that others change meanwhile."""
+
 COMPOUND_MAX = 1_000
 ROOTS_MAX = 10_000
 """Of so many roots the hops are remembered that began here; others are found in the read model, a moment later."""
@@ -74,6 +81,15 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         """The budget that it draws on."""
         return self._view(self.root)
 
+    @property
+    def told(self) -> set[int]:
+        """Thresholds that were told; a limit that was raised arms what lies above the use anew."""
+        said = self.root.labels.get(TOLD)
+        if said is None:
+            return set()
+        limit, used, *percents = (int(part) for part in said.split(","))
+        return {percent for percent in percents if self.limit <= limit or used * 100 >= percent * self.limit}
+
     def own(self) -> ThreadBudget:
         """What it has used itself, of the budget that it draws on."""
         return self._view(self.account)
@@ -85,6 +101,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
             prompt_tokens=counted.prompt_tokens,
             completion_tokens=counted.completion_tokens,
             request_count=counted.request_count,
+            triggered_thresholds=self.told,
         )
 
     @property
@@ -193,7 +210,8 @@ class Threads:
         await self.prepare()
         account = self.account_of(thread_id)
         await self._treasury.usage(account, {"tokens": 0, "calls": 0}, id=f"open-{account}"[:128])
-        await self._treasury.put_account(account, labels={THREAD: thread_id[:512]})
+        with suppress(Conflict):  # another process has begun it in the same moment
+            await self._treasury.put_account(account, labels={THREAD: thread_id[:512]}, if_labels={})
         return await self._found(thread_id)
 
     async def extend(self, thread_id: str, hop_id: str) -> State:
@@ -278,8 +296,40 @@ class Threads:
         except FiscusError:  # refused: it was booked without the hold, which is not done twice; away: it is spooled
             await self._treasury.usage(account, settle.total, record=record, id=id)
 
+    async def tell(
+        self, thread_id: str, crossed: Callable[[ThreadBudget], list[BudgetThresholdCrossed]]
+    ) -> tuple[State, list[BudgetThresholdCrossed]]:
+        """Thresholds that were crossed, each told once for a thread, whichever process asks: the ledger keeps that.
+
+        Args:
+            thread_id: whose.
+            crossed: those of a budget that it does not show as told.
+        """
+        for _ in range(TRIES_MAX):
+            state = await self.open(thread_id)
+            budget = state.budget()
+            told = set(budget.triggered_thresholds)
+            found = crossed(budget) if state.is_open else []
+            if not found:
+                return state, []
+            percents = sorted(told | {one.threshold_percent for one in found})
+            said = ",".join(map(str, (budget.max_tokens, budget.total_tokens, *percents)))
+            labels = state.root.labels
+            with suppress(Conflict):
+                root = await self._treasury.put_account(
+                    state.root.account, labels={**labels, TOLD: said}, if_labels=labels
+                )
+                return msgspec.structs.replace(state, root=root), found
+        raise BudgetUnavailable(f"{thread_id}: its labels change all the time", 1)
+
     async def reset(self, thread_id: str) -> None:
         """Give back what a thread has used: as an adjustment that stands in the journal."""
+        for _ in range(TRIES_MAX):
+            with suppress(Conflict):  # another process has reset it in the same moment, or told a threshold
+                return await self._reset(thread_id)
+        raise BudgetUnavailable(f"{thread_id}: its labels change all the time", 1)
+
+    async def _reset(self, thread_id: str) -> None:
         state = await self.find(thread_id)
         if state is None or not state.is_open or state.account is not state.root:
             return
@@ -287,8 +337,10 @@ class Threads:
         used = counted.since(reset_of(state.root)).total_tokens
         said = f"{counted.prompt_tokens},{counted.completion_tokens},{counted.request_count}"
         account = state.root.account
+        labels = state.root.labels
+        kept = {name: value for name, value in labels.items() if name != TOLD}
         commands: list[SingleCommand] = [
-            PutAccount(account=account, labels={**state.root.labels, RESET: said}),
+            PutAccount(account=account, labels={**kept, RESET: said}, if_labels=labels),
         ]
         if used:
             adjust = Adjust(
