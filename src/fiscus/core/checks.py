@@ -74,6 +74,7 @@ OVERRIDE_OPEN_S_MAX = 604_800
 GATE_S_MAX = 31_536_000
 ROLES: tuple[Role, ...] = get_args(Role)
 UNIT_NAMES = frozenset(UNITS)
+_SURROGATES = re.compile("[\ud800-\udfff]")
 SHORTAGE_STEPS = frozenset(get_args(ShortageStep))
 
 
@@ -129,9 +130,14 @@ def check_text(field: str, value: str | None, length_max: int = TEXT_LENGTH_MAX)
         return invalid(field, "must be a text")
     if len(value) > length_max:
         return invalid(field, f"is {len(value)} characters long; at most {length_max} are allowed")
-    if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
+    if not _is_writable(value):
         return invalid(field, "must not contain NUL or lone surrogates")
     return None
+
+
+def _is_writable(text: str) -> bool:
+    """Whether every store can write a text: one that is all ASCII, as most are, is not looked through."""
+    return "\x00" not in text and (text.isascii() or _SURROGATES.search(text) is None)
 
 
 def check_texts(field: str, values: Mapping[str, str] | None, count_max: int) -> Refused | None:
@@ -141,7 +147,9 @@ def check_texts(field: str, values: Mapping[str, str] | None, count_max: int) ->
     if len(values) > count_max:
         return invalid(field, f"has {len(values)} entries; at most {count_max} are allowed")
     for key, value in values.items():
-        wrong = check_id(field, key) or check_text(f"{field}.{key}", value)
+        wrong = check_id(field, key)
+        if wrong is None and not (type(value) is str and len(value) <= TEXT_LENGTH_MAX and _is_writable(value)):
+            wrong = check_text(f"{field}.{key}", value)
         if wrong is not None:
             return wrong
     return None
@@ -207,16 +215,13 @@ def check_record(record: CallRecord | None) -> Refused | None:
         return None
     tokens = record.tokens
     if tokens is not None:
-        for field in tokens.__struct_fields__:
-            wrong = check_amount(f"record.tokens.{field}", getattr(tokens, field))
-            if wrong is not None:
-                return wrong
+        for field, count in zip(tokens.__struct_fields__, msgspec.structs.astuple(tokens), strict=True):
+            if type(count) is not int or not 0 <= count <= AMOUNT_MAX:
+                return check_amount(f"record.tokens.{field}", count)
     for field in ("cost_nanousd", "duration_ms", "time_to_first_token_ms"):
         value = getattr(record, field)
-        if value is not None:
-            wrong = check_amount(f"record.{field}", value)
-            if wrong is not None:
-                return wrong
+        if value is not None and (type(value) is not int or not 0 <= value <= AMOUNT_MAX):
+            return check_amount(f"record.{field}", value)
     if record.value is not None and not isfinite(record.value):
         return invalid("record.value", "must be a finite number")
     if record.confidence is not None and not 0 <= record.confidence <= 1:
@@ -233,8 +238,9 @@ def check_record(record: CallRecord | None) -> Refused | None:
 
 def _check_fields(field: str, struct: msgspec.Struct) -> Refused | None:
     """Bounded texts and lists of texts, sizes ≥ 0."""
-    for name in struct.__struct_fields__:
-        value = getattr(struct, name)
+    for name, value in zip(struct.__struct_fields__, msgspec.structs.astuple(struct), strict=True):
+        if value is None or (type(value) is str and len(value) <= TEXT_LENGTH_MAX and _is_writable(value)):
+            continue  # as nearly all are: their names are not put together
         wrong = None
         if type(value) is str:
             wrong = check_text(f"{field}.{name}", value)
