@@ -6,7 +6,7 @@ A call inside a call for the same account takes its part of the outer hold: it n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from math import ceil, isfinite
@@ -140,12 +140,19 @@ class Call:
             own, estimated = said, False
         else:
             own, estimated = self._input_tokens + self._seen + tokens_in(result), True
+            if isinstance(result, Iterator | AsyncIterator):  # a stream, whose items are not seen here
+                own = max(own, self._at_most())
         if self._reported is not None:
             estimated, own = False, 0
         assert self._lately is not None, "it has begun"
         self._lately.add(own + (self._reported or 0))
         await self.governor.to_the_end(self._end(own, self._record(estimated), result))
         return own + (self._reported or 0)
+
+    def _at_most(self) -> int:
+        """What it was said to use at most, else what such calls usually use."""
+        assert self._lately is not None, "it has begun"
+        return self.terms.tokens or max(1, self._lately.quantile(USUAL_PERCENT))
 
     async def failed(self, error: BaseException) -> int:
         """The function raised: what is known of its use is booked, else an estimate; it is never free.

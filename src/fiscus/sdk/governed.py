@@ -25,6 +25,11 @@ T = TypeVar("T")
 class Way(Protocol):
     """How the treasury's loop is reached from where a function runs."""
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the loop's own thread, which cannot wait for it."""
+        ...
+
     def wait(self, work: Awaitable[Any]) -> Any:
         """Await from outside any loop."""
         ...
@@ -144,6 +149,8 @@ def govern(
 class SameLoop:
     """The function runs on the treasury's own loop."""
 
+    is_here = True
+
     def wait(self, work: Awaitable[Any]) -> Any:
         """See ``Way``."""
         raise AssertionError("only coroutine functions are governed on a loop")
@@ -195,9 +202,13 @@ def governed(function: Function, governor: Governor, terms: Terms, way: Way, mak
             except BaseException as error:
                 desk.failed(call, watch, error)
                 raise
-            if not inspect.isawaitable(result):
-                return desk.returned(call, watch, result)
-            return _run_on(desk, call, watch, stack.pop_all(), result)
+            if inspect.isawaitable(result):
+                return _run_on(desk, call, watch, stack.pop_all(), result)
+            if inspect.isgenerator(result):
+                return _generate_on(desk, call, watch, stack.pop_all(), result)
+            if inspect.isasyncgen(result):
+                return _generate_async_on(desk, call, watch, stack.pop_all(), result)
+            return desk.returned(call, watch, result)
 
     @functools.wraps(function)
     async def run_async(*args: Any, **kwargs: Any) -> Any:
@@ -215,12 +226,7 @@ def governed(function: Function, governor: Governor, terms: Terms, way: Way, mak
     def generate(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         with make_watch() as watch:
             call = desk.begin(args, kwargs)
-            try:
-                result = yield from _Counted(function(*args, **kwargs), call)
-            except BaseException as error:
-                desk.failed(call, watch, error)
-                raise
-            return desk.returned(call, watch, result)
+            return (yield from _generated(desk, call, watch, function(*args, **kwargs)))
 
     @functools.wraps(function)
     async def generate_async(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
@@ -272,6 +278,45 @@ async def _run_on(desk: _Desk, call: Call, watch: Watch, watched: ExitStack, res
         return await desk.returned_async(call, watch, value)
 
 
+def _generated(desk: _Desk, call: Call, watch: Watch, items: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """The items of a call, and its end."""
+    try:
+        result = yield from _Counted(items, call)
+    except BaseException as error:
+        desk.failed(call, watch, error)
+        raise
+    return desk.returned(call, watch, result)
+
+
+def _generate_on(
+    desk: _Desk, call: Call, watch: Watch, watched: ExitStack, items: Generator[Any, Any, Any]
+) -> Generator[Any, Any, Any]:
+    """Go on with the generator that a plain function has returned."""
+    with watched:
+        return (yield from _generated(desk, call, watch, items))
+
+
+async def _generate_async_on(
+    desk: _Desk, call: Call, watch: Watch, watched: ExitStack, items: AsyncGenerator[Any, Any]
+) -> AsyncGenerator[Any, Any]:
+    """The same with an async one; it is iterated over and closed, and nothing is sent into it."""
+    with watched:
+        try:
+            while True:
+                try:
+                    with call.running():
+                        item = await anext(items)
+                except StopAsyncIteration:
+                    break
+                call.seen(item)
+                yield item
+        except BaseException as error:
+            await items.aclose()
+            await desk.failed_async(call, watch, error)
+            raise
+        await desk.returned_async(call, watch, None)
+
+
 class _Desk:
     """Begins and ends the calls of one function, from wherever they run."""
 
@@ -321,6 +366,9 @@ class _Desk:
 
     def failed(self, call: Call, watch: Watch, error: BaseException) -> None:
         """See ``Call.failed``; what goes wrong here does not hide the function's own exception."""
+        if self._way.is_here:  # the garbage collector closes a generator on whatever thread it runs
+            self._way.post(call.failed(error))
+            return
         try:
             watch.used(self._way.wait(call.failed(error)))
         except FiscusError as failure:

@@ -126,18 +126,23 @@ class LoopThread:
     def __init__(self, make: Callable[[], Treasury]) -> None:
         self._made: Future[Treasury] = Future()
         self._ended: Future[None] = Future()
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()  # the garbage collector may close a generator inside, which hands over work
         self.is_open = True
         self._thread = threading.Thread(target=self._run, args=(make,), name="fiscus-sync", daemon=True)
         self._thread.start()
         self.treasury = self._made.result()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the loop's own thread."""
+        return threading.current_thread() is self._thread
 
     def wait(self, work: Awaitable[Any]) -> Any:
         """Await something on the loop's thread, from another one.
 
         An interrupt of the waiting (Ctrl-C) cancels the work; holds are then closed as after a cancellation.
         """
-        if threading.current_thread() is self._thread:
+        if self.is_here:
             _forget(work)
             raise RuntimeError("the loop's own thread cannot wait for itself: use the async treasury there")
         future = self._submit(work)
@@ -152,7 +157,7 @@ class LoopThread:
 
         A cancellation of the waiting cancels the work.
         """
-        if threading.current_thread() is self._thread:
+        if self.is_here:
             return await work
         return await asyncio.wrap_future(self._submit(work))
 
@@ -167,7 +172,7 @@ class LoopThread:
                 return
             self.is_open = False
             self._loop.call_soon_threadsafe(self._stop.set)
-        if threading.current_thread() is not self._thread:  # the garbage collector may run anywhere
+        if not self.is_here:  # the garbage collector may run anywhere
             self._ended.result()
             self._thread.join()
 
