@@ -12,8 +12,18 @@ import pytest
 
 from fiscus.client import RemoteTreasury
 from fiscus.contract.errors import TreasuryError
-from fiscus.contract.queries import AccountView, Entry, ReadAccount
-from fiscus.core.commands import Allocate, PutAccount, PutBudget, Request, Reserve, Settle, Transfer
+from fiscus.contract.queries import AccountView, Entry, ListPrices, PricesView, ReadAccount
+from fiscus.core.commands import (
+    Allocate,
+    PutAccount,
+    PutBudget,
+    PutPrice,
+    RemovePrice,
+    Request,
+    Reserve,
+    Settle,
+    Transfer,
+)
 from fiscus.core.outcomes import HoldAnswer, Refused
 from tests.cli.processes import Service, service
 from tests.servers.postgres import server
@@ -173,3 +183,19 @@ async def test_a_node_without_a_key_asks_for_one_as_soon_as_the_other_has_made_a
         assert isinstance(await named.read(ReadAccount(account="agent:x")), AccountView)
         for treasury in (*anonymous, named):
             await treasury.close()
+
+
+# covers R12
+async def test_a_price_that_one_node_was_told_is_there_on_the_other_within_a_second(treasuries):
+    a, b = treasuries
+    rates = {"input": 250_000_000, "output": 1_000_000_000}
+    await do(a, PutPrice(price="p", provider="vllm", model="llama", rates=rates))
+    told = time.monotonic()
+    while not (seen := await b.read(ListPrices())).prices:  # type: ignore[union-attr]  # a view of prices
+        assert time.monotonic() - told < SEEN_WITHIN_S
+    assert isinstance(seen, PricesView)
+    assert seen.prices[0].terms[0].rates == rates
+    await do(b, RemovePrice(price="p"))
+    known = await a.read(ListPrices(min_seq=seen.as_of_seq + 1))
+    assert isinstance(known, PricesView)
+    assert not known.prices[0].active

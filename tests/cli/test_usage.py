@@ -92,3 +92,22 @@ def test_usage_is_tracked_and_the_manager_is_asked_from_the_command_line(tmp_pat
     assert "0 checks, 0 refused" in fiscus(tmp_path, "enforcement").stdout
     assert "retention_days: it is read at the start" in fiscus(tmp_path, "configure").stdout
     assert "FISCUS_RETENTION_DAYS" in fiscus(tmp_path, "configure", "retention_days=30", code=1).stderr
+
+
+# covers R12
+@pytest.mark.slow
+def test_prices_are_stated_listed_and_removed_from_the_command_line(tmp_path):
+    booked(tmp_path)
+    put = ("prices", "put", "vllm", "llama", "input=0.25", "output=1.25", "--fee", "requests=5")
+    for _ in range(2):
+        made = answer(tmp_path, *put)
+        assert (made["price"], len(made["terms"])) == ("vllm:llama", 1)
+        assert made["terms"][0]["rates"] == {"input": 250_000_000, "output": 1_250_000_000}
+    table = fiscus(tmp_path, "prices", "list").stdout
+    for text in ("vllm:llama", "input 0.25, output 1.25", "requests 5"):
+        assert text in table
+    assert "rates.input" in fiscus(tmp_path, "prices", "put", "vllm", "llama", "input=x", "output=1", code=1).stderr
+    past = ("prices", "put", "vllm", "m2", "input=1", "output=1", "--from", "2020-01-01")
+    assert "valid_from" in fiscus(tmp_path, *past, code=1).stderr
+    assert "ended" in fiscus(tmp_path, "prices", "remove", "vllm:llama").stdout
+    assert answers(tmp_path, "prices", "list") == []

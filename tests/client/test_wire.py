@@ -73,6 +73,10 @@ def test_every_command_but_the_making_of_keys_can_be_said(kind):
         "key": "k",
         "commands": (),
         "parts": (),
+        "price": "p",
+        "provider": "*",
+        "model": "m",
+        "rates": {},
     }
     if kind is Extend:
         del fields["to"]

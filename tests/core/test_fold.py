@@ -20,9 +20,11 @@ from fiscus.core.commands import (
     PutAccount,
     PutBudget,
     PutKey,
+    PutPrice,
     PutTemplate,
     Release,
     RemoveBudget,
+    RemovePrice,
     RemoveTemplate,
     Request,
     RequestOverride,
@@ -176,6 +178,8 @@ def long(ledger):
     ledger.use("a", 1, record=CallRecord(confidence=0.7), attributes={"task": "t"})
     ledger.reset_gate("a")
     ledger.do(RevokeKey(key="k"))
+    ledger.do(PutPrice(price="p", provider="*", model="m", rates={"input": 1, "output": 2}))
+    ledger.do(RemovePrice(price="p"))
     ledger.use("t:1", 300)
     ledger.wait(30 * HOUR).due()
     ledger.spend("root", 1)

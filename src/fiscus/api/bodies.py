@@ -77,6 +77,7 @@ OverrideBody = body_of(commands.RequestOverride, "OverrideBody")
 ApprovalBody = body_of(commands.ApproveOverride, "ApprovalBody", without=["id"])
 DecisionBody = body_of(commands.DenyOverride, "DecisionBody", without=["id"])
 GateBody = body_of(commands.ResetGate, "GateBody", without=["account"])
+PriceBody = body_of(commands.PutPrice, "PriceBody", without=["price"])
 TemplateBody = body_of(commands.PutTemplate, "TemplateBody", without=["pattern"])
 KeyBody = body_of(commands.PutKey, "KeyBody", without=["key", "digest"])
 
@@ -101,6 +102,12 @@ class ReadParameters(Parameters):
     """``min_seq``: answer only from a state that has at least this sequence of the journal in it."""
 
     min_seq: JournalSequence = 0
+
+
+class PricesParameters(ReadParameters):
+    """``unless_version``: of the answer that is known; if it is the same still, no prices are told."""
+
+    unless_version: JournalSequence = 0
 
 
 class PageParameters(ReadParameters):
@@ -162,7 +169,7 @@ class EventsParameters(Parameters):
     progress: bool = False
 
 
-_INTEGERS = frozenset(("min_seq", "limit", "after", "amount", "horizon_days"))
+_INTEGERS = frozenset(("min_seq", "unless_version", "limit", "after", "amount", "horizon_days"))
 _BOOLEANS = frozenset(("progress", "top"))
 _STEP = re.compile(r"\[\d+\]|[^.\[\]]+")
 _PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")

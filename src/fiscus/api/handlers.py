@@ -38,6 +38,7 @@ from fiscus.contract.queries import (
     ListEntries,
     ListKeys,
     ListOverrides,
+    ListPrices,
     ListTemplates,
     ListUsage,
     ReadAccount,
@@ -68,9 +69,11 @@ from fiscus.core.commands import (
     PutAccount,
     PutBudget,
     PutKey,
+    PutPrice,
     PutTemplate,
     Release,
     RemoveBudget,
+    RemovePrice,
     RemoveTemplate,
     Request,
     RequestOverride,
@@ -265,6 +268,16 @@ def reset_gate(call: Call) -> ResetGate:
     return ResetGate(account=call.path[0], task=call.body.task)
 
 
+def put_price(call: Call) -> PutPrice:
+    """Address: the price."""
+    return command_from(PutPrice, call.body, price=call.path[0])  # type: ignore[no-any-return]  # see command_from
+
+
+def remove_price(call: Call) -> RemovePrice:
+    """Address: the price."""
+    return RemovePrice(price=call.path[0])
+
+
 def put_template(call: Call) -> PutTemplate:
     """Address: the pattern."""
     return command_from(PutTemplate, call.body, pattern=call.path[0])  # type: ignore[no-any-return]  # see command_from
@@ -359,6 +372,7 @@ read_reallocation = reading(
 )
 read_account = reading(lambda call: ReadAccount(account=call.path[0]))
 list_templates = reading(lambda _: ListTemplates())
+list_prices = reading(lambda call: ListPrices(unless_version=call.parameters.unless_version))
 list_keys = reading(lambda _: ListKeys())
 list_journal = reading(
     lambda call: ListEntries(

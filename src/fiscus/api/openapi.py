@@ -32,6 +32,7 @@ PATH_SCHEMAS: dict[str, dict[str, Any]] = {
     "id": ID,
     "key": ID,
     "pattern": PATTERN,
+    "price": ID,
     "unit": {"enum": list(UNITS)},
     "kind": {"enum": ["usage", "cost", "optimization"]},
     "request_id": {"type": "string", "minLength": 1, "maxLength": 512},

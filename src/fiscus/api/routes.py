@@ -685,6 +685,37 @@ ROUTES: tuple[Route, ...] = (
         problems=("unknown_template",),
         headers=IDEMPOTENT,
     ),
+    # Prices
+    Route(
+        method="GET",
+        path="/v1/prices",
+        summary="List our own prices, with those that were removed; calls that began before still cost them.",
+        access="read_all",
+        handle=handlers.list_prices,
+        parameters=bodies.PricesParameters,
+        answer=queries.PricesView,
+    ),
+    Route(
+        method="PUT",
+        path="/v1/prices/{price}",
+        summary="State what a model costs from an instant on.",
+        access="administer",
+        handle=handlers.executing(handlers.put_price),
+        body=bodies.PriceBody,
+        answer=outcomes.PriceAnswer,
+        problems=("conflict", "precondition_failed", "forbidden"),
+        headers=IDEMPOTENT,
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/prices/{price}",
+        summary="End a price of our own now.",
+        access="administer",
+        handle=handlers.executing(handlers.remove_price),
+        answer=outcomes.PriceAnswer,
+        problems=("unknown_price", "forbidden"),
+        headers=IDEMPOTENT,
+    ),
     # Keys
     Route(
         method="GET",

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fiscus.core.checks import (
     APPROVER_KEYS_MAX,
     ATTRIBUTES_MAX,
+    FEES,
     GATE_S_MAX,
     LABELS_MAX,
     OVERRIDE_DURATION_S_MAX,
     OVERRIDE_OPEN_S_MAX,
     OVERRIDE_PERCENT_MAX,
+    PRICE_NANOUSD_MAX,
+    PRICE_PATTERN_LENGTH_MAX,
     PRIORITY_MAX,
+    RATES,
     REASON_LENGTH_MAX,
     ROLES,
     TEMPLATE_BUDGETS_MAX,
     THRESHOLDS_MAX,
+    TIER_RATES,
 )
 from fiscus.core.commands import ALSO_LENGTH_MAX, ID_LENGTH_MAX, LEASE_S_MAX
 from fiscus.core.records import LIST_LENGTH_MAX, TEXT_LENGTH_MAX
@@ -79,6 +85,7 @@ AMOUNT: dict[str, Any] = {"$ref": REFERENCE.format(name="Amount")}
 AMOUNTS: dict[str, Any] = {"$ref": REFERENCE.format(name="Amounts")}
 EVENT_ID: dict[str, Any] = {"type": "string", "pattern": "^[0-9]{1,16}$"}
 POSITIVE: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": AMOUNT_MAX}
+_NO_CONTROL = r"^(?: |[^\p{C}\p{Z}])+$"
 _NO_NUL = r"^[^\u0000]*$"
 TEXT: dict[str, Any] = {"type": "string", "maxLength": TEXT_LENGTH_MAX, "pattern": _NO_NUL}
 REASON: dict[str, Any] = {"type": "string", "maxLength": REASON_LENGTH_MAX, "pattern": _NO_NUL}
@@ -136,7 +143,25 @@ _SOME = {**AMOUNTS, "description": "Not all of them 0."}
 _WHY = {**REASON, "minLength": 1}
 _OVERRIDES = ("RequestOverride", "OverrideBody", "ApproveOverride", "ApprovalBody")
 
+_PATTERN_OF_PRICE = {"type": "string", "minLength": 1, "maxLength": PRICE_PATTERN_LENGTH_MAX, "pattern": _NO_CONTROL}
+
+
+def _prices(names: Sequence[str], *, required: Sequence[str] = ()) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {name: {"type": "integer", "minimum": 0, "maximum": PRICE_NANOUSD_MAX} for name in names},
+        "additionalProperties": False,
+        **({"required": list(required)} if required else {}),
+    }
+
+
 FIELDS_OF: dict[tuple[str, str], dict[str, Any]] = {
+    ("PriceBody", "provider"): _PATTERN_OF_PRICE,
+    ("PriceBody", "model"): _PATTERN_OF_PRICE,
+    ("PriceBody", "service_tier"): _PATTERN_OF_PRICE,
+    ("PriceBody", "rates"): _prices(RATES, required=("input", "output")),
+    ("PriceBody", "fees"): _prices(FEES),
+    ("PriceTier", "rates"): _prices(TIER_RATES),
     ("Transfer", "amount"): POSITIVE,
     ("TransferBody", "amount"): POSITIVE,
     ("LoanPart", "amount"): POSITIVE,

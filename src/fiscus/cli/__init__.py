@@ -15,6 +15,7 @@ from fiscus.cli.keys import keys
 from fiscus.cli.loans import loans
 from fiscus.cli.manager import COMMANDS as MANAGER_COMMANDS
 from fiscus.cli.overrides import overrides
+from fiscus.cli.prices import prices
 from fiscus.cli.usage import COMMANDS as USAGE_COMMANDS
 from fiscus.policy.grants import Strategy
 
@@ -34,6 +35,7 @@ app.add_typer(loans, name="loans", rich_help_panel=DECLARED)
 app.add_typer(overrides, name="overrides", rich_help_panel=DECLARED)
 for _name, _function in (*USAGE_COMMANDS, *MANAGER_COMMANDS):
     command(app, _name, rich_help_panel=USED)(_function)
+app.add_typer(prices, name="prices", rich_help_panel=DECLARED)
 app.add_typer(keys, name="keys", rich_help_panel=SERVICE)
 app.add_typer(alerts, name="alerts", rich_help_panel=SERVICE)
 

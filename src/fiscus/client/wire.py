@@ -26,9 +26,12 @@ from fiscus.contract import (
     KeyAnswer,
     LoanAnswer,
     OverrideAnswer,
+    PriceAnswer,
     PutKey,
+    PutPrice,
     Refused,
     Release,
+    RemovePrice,
     Reserve,
     RevokeKey,
     Settle,
@@ -76,11 +79,13 @@ from fiscus.contract.queries import (
     ListEntries,
     ListKeys,
     ListOverrides,
+    ListPrices,
     ListTemplates,
     ListUsage,
     LoanView,
     OverridesPage,
     OverrideView,
+    PricesView,
     ReadAccount,
     ReadEnforcement,
     ReadHold,
@@ -176,7 +181,7 @@ _decode_batch = msgspec.json.Decoder(_BatchAnswer).decode
 
 def is_batchable(command: AnyCommand) -> bool:
     """Whether a batch may hold it."""
-    return not isinstance(command, Compound | PutKey | RevokeKey | EraseName)
+    return not isinstance(command, Compound | PutPrice | RemovePrice | PutKey | RevokeKey | EraseName)
 
 
 def exchange_for(command: AnyCommand, idempotency_key: str) -> Exchange:
@@ -200,11 +205,24 @@ def exchange_for(command: AnyCommand, idempotency_key: str) -> Exchange:
         return Exchange(method="DELETE", target=target, decode=_decoder(ErasedAnswer), idempotency_key=idempotency_key)
     if isinstance(command, RevokeKey) and _is_segment(command.key):
         return Exchange(method="DELETE", target=f"/v1/keys/{_segment(command.key)}", decode=_decoder(KeyAnswer))
+    if isinstance(command, PutPrice | RemovePrice) and _is_segment(command.price):
+        return _for_price(command, idempotency_key)
     if isinstance(command, Compound):
         return _batch(command.commands, idempotency_key, lambda body: CompoundAnswer(answers=_outcomes(body)), True)
     if is_batchable(command):
         return _batch((command,), idempotency_key, lambda body: _outcomes(body)[0], False)
     raise TreasuryError(f"{type(command).__name__} cannot be asked of a service")
+
+
+def _for_price(command: PutPrice | RemovePrice, idempotency_key: str) -> Exchange:
+    is_put = isinstance(command, PutPrice)
+    return Exchange(
+        method="PUT" if is_put else "DELETE",
+        target=f"/v1/prices/{_segment(command.price)}",
+        body=_body(command, without="price") if is_put else None,
+        decode=_decoder(PriceAnswer),
+        idempotency_key=idempotency_key,
+    )
 
 
 def exchange_for_many(commands: Sequence[AnyCommand], idempotency_key: str) -> Exchange:
@@ -265,6 +283,8 @@ def exchange_for_query(query: AnyQuery) -> Exchange:
         case ListEntries():
             asked = {"after": query.after, "limit": query.limit, "kinds": ",".join(query.kinds) or None}
             return _get("/v1/journal", shared | asked, _decoder(EntriesPage))
+        case ListPrices():
+            return _get("/v1/prices", shared | {"unless_version": query.unless_version or None}, _decoder(PricesView))
         case ListTemplates():
             return _get("/v1/templates", shared, _decoder(TemplatesView))
         case ListKeys():

@@ -67,7 +67,7 @@ class Conflict(Refusal):
 
 
 class Unknown(Refusal):
-    """There is no such account, hold, budget, allocation, adjustment, override, loan, template or key."""
+    """There is no such account, hold, budget, allocation, adjustment, override, loan, template, price or key."""
 
 
 class Invalid(Refusal):
@@ -101,6 +101,7 @@ REFUSALS: dict[str, type[Refusal]] = {
     "unknown_override": Unknown,
     "unknown_request": Unknown,
     "unknown_template": Unknown,
+    "unknown_price": Unknown,
     "unknown_key": Unknown,
     "unit_not_bounded": Invalid,
     "also_not_shared": Invalid,

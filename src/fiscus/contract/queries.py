@@ -19,6 +19,7 @@ from fiscus.core.outcomes import (
     LoanAnswer,
     OverrideAnswer,
     OverrideState,
+    PriceAnswer,
     Refused,
 )
 from fiscus.core.records import CallRecord
@@ -111,6 +112,15 @@ class ListOverrides(Query, tag="overrides"):
     limit: int = PAGE_LENGTH_DEFAULT
     state: OverrideState | None = None
     account: str | None = None
+
+
+class ListPrices(Query, tag="prices"):
+    """All own prices, those that were removed as well: calls that began before still cost them. Exact.
+
+    ``unless_version``: of the answer that is known; if it is the same still, no prices are told.
+    """
+
+    unless_version: int = 0
 
 
 class ListTemplates(Query, tag="templates"):
@@ -295,6 +305,18 @@ class TemplateView(msgspec.Struct, frozen=True, kw_only=True):
     shortage: tuple[ShortageStep, ...] = ()
 
 
+class PricesView(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to ListPrices: the one that was changed last comes first, and is taken where several fit.
+
+    Attributes:
+        version: rises with every change of any of them.
+    """
+
+    as_of_seq: int
+    version: int
+    prices: tuple[PriceAnswer, ...]
+
+
 class TemplatesView(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to ListTemplates."""
 
@@ -394,6 +416,7 @@ AnyQuery = (
     | ReadSpared
     | ReadEnforcement
     | CheckReserve
+    | ListPrices
     | ListTemplates
     | ListKeys
     | FindKey
@@ -411,6 +434,7 @@ View = (
     | LoanView
     | ReallocationView
     | CheckView
+    | PricesView
     | TemplatesView
     | KeysView
     | EntriesPage

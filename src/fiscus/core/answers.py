@@ -16,9 +16,11 @@ from fiscus.core.outcomes import (
     LoanAnswer,
     LoanShare,
     OverrideAnswer,
+    PriceAnswer,
+    PriceTermsAnswer,
     Refused,
 )
-from fiscus.core.state import LIVE, NEVER, Account, Adjustment, Budget, Cell, Draft, Hold, Key, Loan, Override
+from fiscus.core.state import LIVE, NEVER, Account, Adjustment, Budget, Cell, Draft, Hold, Key, Loan, Override, Price
 from fiscus.core.units import Amounts, Unit
 from fiscus.core.windows import LIFETIME_END_MS
 
@@ -264,6 +266,27 @@ def override_answer(draft: Draft, override: Override) -> OverrideAnswer:
         reason=account.asked.get(override.id),
         decision=account.decided.get(override.id),
         balance=balance(draft, draft.cells[override.cell]),
+    )
+
+
+def price_answer(price: Price) -> PriceAnswer:
+    """A price with its terms."""
+    return PriceAnswer(
+        price=price.price,
+        provider=price.provider,
+        model=price.model,
+        service_tier=price.service_tier,
+        active=not price.removed,
+        terms=tuple(
+            PriceTermsAnswer(
+                valid_from=to_datetime(one.start),
+                valid_to=to_datetime(one.end) if one.end is not None else None,
+                rates=one.rates,
+                fees=one.fees,
+                tiers=one.tiers,
+            )
+            for one in price.terms
+        ),
     )
 
 

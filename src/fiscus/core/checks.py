@@ -37,9 +37,11 @@ from fiscus.core.commands import (
     PutAccount,
     PutBudget,
     PutKey,
+    PutPrice,
     PutTemplate,
     Release,
     RemoveBudget,
+    RemovePrice,
     RemoveTemplate,
     RequestOverride,
     Reserve,
@@ -72,6 +74,17 @@ OVERRIDE_PERCENT_MAX = 10_000
 OVERRIDE_DURATION_S_MAX = 31_536_000
 OVERRIDE_OPEN_S_MAX = 604_800
 GATE_S_MAX = 31_536_000
+PRICE_TIERS_MAX = 16
+PRICE_PATTERN_LENGTH_MAX = 256
+PRICE_NANOUSD_MAX = 1_000_000 * 1_000_000_000
+"""A price above one dollar a token is a slip of the pen."""
+TIER_RATES = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
+RATES = (
+    *TIER_RATES,
+    *("audio_input", "audio_cache_read", "image_input", "image_cache_read", "video_input"),
+    *("reasoning", "audio_output", "image_output", "video_output"),
+)
+FEES = ("requests", "web_searches", "file_searches", "code_executions", "audio_seconds", "characters", "pages")
 ROLES: tuple[Role, ...] = get_args(Role)
 UNIT_NAMES = frozenset(UNITS)
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -645,6 +658,58 @@ def check_remove_template(command: RemoveTemplate) -> Refused | None:
     return check_pattern(command.pattern)
 
 
+def check_put_price(command: PutPrice) -> Refused | None:
+    """See ``PutPrice``."""
+    wrong = (
+        check_id("price", command.price)
+        or _check_pattern("provider", command.provider)
+        or _check_pattern("model", command.model)
+        or _check_prices("rates", command.rates, RATES)
+        or _check_prices("fees", command.fees, FEES)
+        or (_check_pattern("service_tier", command.service_tier) if command.service_tier is not None else None)
+        or check_instant("valid_from", command.valid_from)
+        or check_instant("valid_to", command.valid_to)
+    )
+    if wrong is not None:
+        return wrong
+    for name in ("input", "output"):
+        if name not in command.rates:
+            return invalid(f"rates.{name}", "is missing")
+    if len(command.tiers) > PRICE_TIERS_MAX:
+        return invalid("tiers", f"has more than {PRICE_TIERS_MAX} entries")
+    above = -1
+    for index, tier in enumerate(command.tiers):
+        field = f"tiers[{index}]"
+        wrong = check_amount(f"{field}.above_input_tokens", tier.above_input_tokens, least=above + 1)
+        wrong = wrong or _check_prices(f"{field}.rates", tier.rates, TIER_RATES)
+        if wrong is not None:
+            return wrong
+        above = tier.above_input_tokens
+    return None
+
+
+def _check_pattern(field: str, value: str) -> Refused | None:
+    """1 … 256 printable characters."""
+    if type(value) is not str or not 0 < len(value) <= PRICE_PATTERN_LENGTH_MAX or not value.isprintable():
+        return invalid(field, f"must be a text of 1 to {PRICE_PATTERN_LENGTH_MAX} characters")
+    return None
+
+
+def _check_prices(field: str, prices: Mapping[str, int], names: tuple[str, ...]) -> Refused | None:
+    """Known names, each with nano-USD."""
+    for name, price in prices.items():
+        if name not in names:
+            return invalid(f"{field}.{name:.50}", f"is none of {', '.join(names)}")
+        if type(price) is not int or not 0 <= price <= PRICE_NANOUSD_MAX:
+            return invalid(f"{field}.{name}", f"must be nano-USD, an integer in 0 … {PRICE_NANOUSD_MAX}")
+    return None
+
+
+def check_remove_price(command: RemovePrice) -> Refused | None:
+    """See ``RemovePrice``."""
+    return check_id("price", command.price)
+
+
 def check_put_key(command: PutKey) -> Refused | None:
     """See ``PutKey``."""
     wrong = (
@@ -711,6 +776,8 @@ CHECKS: dict[type[Any], Callable[[Any], Refused | None]] = {
     ResetGate: check_reset_gate,
     PutTemplate: check_put_template,
     RemoveTemplate: check_remove_template,
+    PutPrice: check_put_price,
+    RemovePrice: check_remove_price,
     PutKey: check_put_key,
     RevokeKey: check_revoke_key,
     EraseName: check_erase_name,

@@ -434,6 +434,46 @@ class RemoveTemplate(Command, tag="remove_template"):
     pattern: str
 
 
+class PriceTier(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
+    """Other ``rates`` for all tokens of a call whose input is above ``above_input_tokens``."""
+
+    above_input_tokens: int
+    rates: dict[str, int]
+
+
+class PutPrice(Command, tag="put_price"):
+    """State a price of our own, from an instant on. It stands before the gateway's file and what is generally known.
+
+    Attributes:
+        price: its name; the same name again is a new price of the same model, and the old one holds until then.
+        provider, model: names, or patterns with ``*`` and ``?``.
+        rates: nano-USD per million tokens; ``input`` and ``output`` have to be there, the others (``cache_read``,
+            ``cache_write_5m``, ``reasoning``, ``audio_input`` …) follow from these where they are left out.
+        fees: nano-USD for 1,000 ``requests``, ``web_searches``, ``file_searches``, ``code_executions``,
+            ``audio_seconds``, ``characters`` or ``pages``.
+        tiers: other rates from so many input tokens on.
+        service_tier: only for calls of this tier.
+        valid_from: None: from now on. It must not have passed: what is booked keeps its price.
+        valid_to: None: until the next one.
+    """
+
+    price: str
+    provider: str
+    model: str
+    rates: dict[str, int]
+    fees: dict[str, int] = {}
+    tiers: tuple[PriceTier, ...] = ()
+    service_tier: str | None = None
+    valid_from: datetime | None = None
+    valid_to: datetime | None = None
+
+
+class RemovePrice(Command, tag="remove_price"):
+    """End a price of our own now. What is booked keeps it."""
+
+    price: str
+
+
 class PutKey(Command, tag="put_key"):
     """Store an API key (its keyed hash only), or change one.
 
@@ -499,7 +539,7 @@ class Compound(Command, tag="compound"):
     commands: tuple[SingleCommand, ...]
 
 
-AnyCommand = SingleCommand | PutKey | RevokeKey | EraseName | Compound | Attend
+AnyCommand = SingleCommand | PutPrice | RemovePrice | PutKey | RevokeKey | EraseName | Compound | Attend
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -38,9 +38,11 @@ from fiscus.core.commands import (
     PutAccount,
     PutBudget,
     PutKey,
+    PutPrice,
     PutTemplate,
     Release,
     RemoveBudget,
+    RemovePrice,
     RemoveTemplate,
     Request,
     RequestOverride,
@@ -77,6 +79,7 @@ from fiscus.core.holds import extend, release, reserve, settle
 from fiscus.core.lending import end_loan, end_loans, give_back, lend
 from fiscus.core.outcomes import AnyOutcome, CompoundAnswer, Refused
 from fiscus.core.overrides import approve_override, deny_override, request_override, revoke_override
+from fiscus.core.prices import put_price, remove_price
 from fiscus.core.routes import close_ended_windows, has_lapsed
 from fiscus.core.scopes import in_scope
 from fiscus.core.state import ENDED, Deadline, Draft, Hold, Rules
@@ -340,6 +343,8 @@ DECISIONS: dict[type[Any], Callable[[Draft, Request, Any, int], AnyOutcome]] = {
     ResetGate: reset_gate,
     PutTemplate: put_template,
     RemoveTemplate: remove_template,
+    PutPrice: put_price,
+    RemovePrice: remove_price,
     PutKey: put_key,
     RevokeKey: revoke_key,
     EraseName: erase_name,

@@ -15,6 +15,7 @@ from fiscus.core.commands import (
     ExhaustionPolicy,
     Mode,
     OverridePolicy,
+    PriceTier,
     Role,
     Severity,
     ShortageStep,
@@ -566,6 +567,41 @@ class TemplateRemoved(Event, tag="template_removed"):
     actor: str = ""
 
 
+class PriceTerms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What a model costs from ``start`` on; fields as in PutPrice."""
+
+    start: int
+    rates: dict[str, int]
+    fees: dict[str, int] = {}
+    tiers: tuple[PriceTier, ...] = ()
+    end: int | None = None
+
+
+class PricePut(Event, tag="price_put"):
+    """``terms`` stand instead of those that began then or later; ``order`` rises with every change of any price."""
+
+    since = 2
+
+    price: str
+    provider: str
+    model: str
+    terms: PriceTerms
+    order: int
+    service_tier: str | None = None
+    actor: str = ""
+
+
+class PriceRemoved(Event, tag="price_removed"):
+    """Its terms end at ``end``; those that would have begun then or later are gone."""
+
+    since = 2
+
+    price: str
+    end: int
+    order: int
+    actor: str = ""
+
+
 class KeyPut(Event, tag="key_put"):
     key: str
     digest: str
@@ -640,6 +676,8 @@ AnyEvent = (
     | ThresholdCrossed
     | TemplatePut
     | TemplateRemoved
+    | PricePut
+    | PriceRemoved
     | KeyPut
     | KeyRevoked
     | NameErased

@@ -51,6 +51,8 @@ from fiscus.core.events import (
     OverrideRequested,
     OverrideRevoked,
     OverrideWithdrawn,
+    PricePut,
+    PriceRemoved,
     QuarantineClosed,
     Queued,
     Released,
@@ -72,6 +74,7 @@ from fiscus.core.state import (
     LIVE,
     NEVER,
     PARKED,
+    PRICE_TERMS_MAX,
     Account,
     Adjustment,
     Booking,
@@ -82,6 +85,7 @@ from fiscus.core.state import (
     Key,
     Loan,
     Override,
+    Price,
     Template,
     Ticket,
 )
@@ -923,6 +927,28 @@ def _template_removed(draft: Draft, event: TemplateRemoved, at: int) -> None:
     draft.edit(draft.templates, event.pattern).removed = True
 
 
+def _price_put(draft: Draft, event: PricePut, at: int) -> None:
+    known = draft.prices.find(event.price)
+    earlier = tuple(one for one in known.terms if one.start < event.terms.start) if known is not None else ()
+    price = Price(
+        price=event.price,
+        provider=event.provider,
+        model=event.model,
+        service_tier=event.service_tier,
+        terms=(*earlier, event.terms)[-PRICE_TERMS_MAX:],
+        order=event.order,
+    )
+    draft.add(draft.prices, event.price, price)
+
+
+def _price_removed(draft: Draft, event: PriceRemoved, at: int) -> None:
+    price = draft.edit(draft.prices, event.price)
+    terms = [one for one in price.terms if one.start < event.end]
+    if terms and (terms[-1].end is None or terms[-1].end > event.end):
+        terms[-1] = msgspec.structs.replace(terms[-1], end=event.end)
+    price.terms, price.removed, price.order = tuple(terms), True, event.order
+
+
 def _key_put(draft: Draft, event: KeyPut, at: int) -> None:
     key = Key(
         key=event.key,
@@ -986,6 +1012,8 @@ FOLDS: dict[type[Any], Callable[[Draft, Any, int], None]] = {
     ShortageSet: _shortage_set,
     TemplatePut: _template_put,
     TemplateRemoved: _template_removed,
+    PricePut: _price_put,
+    PriceRemoved: _price_removed,
     KeyPut: _key_put,
     KeyRevoked: _key_revoked,
     Checkpoint: _checkpoint,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal, dataclass_transform
+from typing import Annotated, Literal, dataclass_transform
 
 import msgspec
 
-from fiscus.core.commands import ExhaustionPolicy, Mode, OverridePolicy, Role, Severity, ShortageStep, Status
+from fiscus.core.commands import ExhaustionPolicy, Mode, OverridePolicy, PriceTier, Role, Severity, ShortageStep, Status
 from fiscus.core.units import Amounts, Unit
 
 HoldState = Literal["held", "settled", "released", "expired", "waiting", "refused"]
@@ -33,6 +33,7 @@ RefusalCode = Literal[
     "unknown_request",
     "unknown_loan",
     "unknown_template",
+    "unknown_price",
     "unknown_key",
     "unit_not_bounded",
     "also_not_shared",
@@ -310,6 +311,27 @@ class TemplateAnswer(Outcome, tag="template"):
     active: bool
 
 
+class PriceTermsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model costs from ``valid_from`` until ``valid_to`` or the next terms; fields as in PutPrice."""
+
+    valid_from: datetime
+    valid_to: datetime | None
+    rates: Annotated[dict[str, int], msgspec.Meta(description="Nano-USD per million tokens.")]
+    fees: Annotated[dict[str, int], msgspec.Meta(description="Nano-USD for 1,000 of them.")]
+    tiers: tuple[PriceTier, ...]
+
+
+class PriceAnswer(Outcome, tag="price"):
+    """A price of our own; the last 16 of its terms, the newest last."""
+
+    price: str
+    provider: str
+    model: str
+    service_tier: str | None
+    active: bool
+    terms: tuple[PriceTermsAnswer, ...]
+
+
 class KeyAnswer(Outcome, tag="key"):
     """A key was stored or revoked; nothing here is secret."""
 
@@ -358,6 +380,7 @@ Answer = (
     | AdjustmentAnswer
     | OverrideAnswer
     | TemplateAnswer
+    | PriceAnswer
     | KeyAnswer
     | ErasedAnswer
     | Spooled

@@ -25,7 +25,7 @@ from fiscus.core.commands import (
     Status,
     TemplateBudget,
 )
-from fiscus.core.events import FORMAT, AnyEvent, CellsByUnit, GateTerms
+from fiscus.core.events import FORMAT, AnyEvent, CellsByUnit, GateTerms, PriceTerms
 from fiscus.core.outcomes import HoldState, OverrideState, Refused
 from fiscus.core.units import Amounts, Unit
 
@@ -35,11 +35,25 @@ NEVER = 2**62
 HEAP_SLACK = 10_000
 """Stale deadlines that are tolerated before they are swept."""
 
-Kind = Literal["account", "budget", "cell", "hold", "adjustment", "template", "key", "override", "loan"]
-KINDS: tuple[Kind, ...] = ("account", "budget", "cell", "hold", "adjustment", "template", "key", "override", "loan")
+Kind = Literal["account", "budget", "cell", "hold", "adjustment", "template", "key", "override", "loan", "price"]
+KINDS: tuple[Kind, ...] = (
+    "account",
+    "budget",
+    "cell",
+    "hold",
+    "adjustment",
+    "template",
+    "key",
+    "override",
+    "loan",
+    "price",
+)
 """Stores know kinds by their position here: a new one stands at the end."""
 
 LIVE, PARKED, ENDED = 0, 1, 2
+
+PRICE_TERMS_MAX = 16
+"""Terms of a price that are kept in the state; the journal has all."""
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(msgspec.field,))
@@ -353,7 +367,19 @@ class Key(Entity, kw_only=True, omit_defaults=True):
     revoked: bool = False
 
 
-AnyEntity = Account | Budget | Cell | Hold | Adjustment | Template | Key | Override | Loan
+class Price(Entity, kw_only=True, omit_defaults=True):
+    """What a model costs, as we state it: the newest of its ``terms`` last, each until the next one begins."""
+
+    price: str
+    provider: str
+    model: str
+    terms: tuple[PriceTerms, ...]
+    order: int
+    service_tier: str | None = None
+    removed: bool = False
+
+
+AnyEntity = Account | Budget | Cell | Hold | Adjustment | Template | Key | Override | Loan | Price
 ENTITY_TYPES: dict[Kind, type[AnyEntity]] = {
     "account": Account,
     "budget": Budget,
@@ -364,11 +390,12 @@ ENTITY_TYPES: dict[Kind, type[AnyEntity]] = {
     "key": Key,
     "override": Override,
     "loan": Loan,
+    "price": Price,
 }
 ACCOUNTS_KIND: Kind = "account"
 
 K = TypeVar("K", int, str)
-V = TypeVar("V", Account, Budget, Cell, Hold, Adjustment, Template, Key, Override, Loan)
+V = TypeVar("V", Account, Budget, Cell, Hold, Adjustment, Template, Key, Override, Loan, Price)
 
 
 class Table(dict[K, V], Generic[K, V]):
@@ -486,6 +513,7 @@ class Draft:
         self.keys: Table[str, Key] = Table("key")
         self.overrides: Table[str, Override] = Table("override")
         self.loans: Table[str, Loan] = Table("loan")
+        self.prices: Table[str, Price] = Table("price")
         self.names = Names()
         self.accounts_opened = 0
         self.budgets_made = 0

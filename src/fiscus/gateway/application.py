@@ -28,6 +28,7 @@ from fiscus.gateway.metrics import GatewayCollector, GatewayMetrics
 from fiscus.gateway.notes import Note, Notes
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.order import Incoming, Order, Tools
+from fiscus.gateway.own_prices import OwnPrices
 from fiscus.gateway.payers import Caller, Payer, Unnamed, payer_of, secret_of, without_key, wraps_up
 from fiscus.gateway.produced import Expected, Lengths, Shares
 from fiscus.gateway.reading import Reader
@@ -88,6 +89,7 @@ class Gateway:
             live=self.live,
             metrics=self.metrics,
         )
+        self._own_prices = OwnPrices(treasury, tenant, self._tools.prices, options.prices)
         self._notes = Notes()
 
     async def warm_up(self) -> None:
@@ -259,6 +261,10 @@ class Gateway:
                 message=f"{_unseen(facts, counted)} add input that is not in the request, and no bound is set for it "
                 "(unseen_input_tokens_max)",
             )
+        try:
+            await self._own_prices.refresh()
+        except TreasuryError as error:
+            return _unavailable(error)
         prices = self._prices(targets, model, facts)
         if isinstance(prices, Problem):
             return prices

@@ -67,6 +67,11 @@ class PriceBook:
         self._resolved: dict[_Key, tuple[tuple[float, Price | UnknownPrice], ...]] = {}
         self._dearest: dict[str | None, tuple[date, Price | None]] = {}
 
+    def restate(self, overrides: Sequence[PriceOverride]) -> None:
+        """Take other own prices from now on; the same checks as at first, and nothing changes if one is wrong."""
+        self._stated = stated_prices(overrides)
+        self._resolved.clear()
+
     def price_of(
         self, provider: str | None, model: str, at: datetime, service_tier: str | None = None
     ) -> Price | UnknownPrice:

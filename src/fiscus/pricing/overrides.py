@@ -12,6 +12,7 @@ import msgspec
 
 from fiscus.contract import Refused
 from fiscus.contract.errors import Invalid
+from fiscus.core.checks import FEES, RATES, TIER_RATES
 from fiscus.pricing.price import Price, price_from
 
 OVERRIDES_MAX = 10_000
@@ -88,14 +89,6 @@ class PriceOverride(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         )
 
 
-_RATES = (
-    *("input", "output", "cache_read", "cache_write_5m", "cache_write_1h", "audio_input", "audio_cache_read"),
-    *("image_input", "image_cache_read", "video_input", "reasoning", "audio_output", "image_output", "video_output"),
-)
-_TIER_RATES = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
-_FEES = ("requests", "web_searches", "file_searches", "code_executions", "audio_seconds", "characters", "pages")
-
-
 class StatedPrice(msgspec.Struct, frozen=True, kw_only=True):
     """A checked override: when it holds, and at what price."""
 
@@ -135,12 +128,12 @@ def _stated(override: PriceOverride, where: str) -> StatedPrice:
     for index, tier in enumerate(override.tiers):
         if tier.above_input_tokens < 0:
             raise _invalid(f"{where}.tiers[{index}].above_input_tokens", "above_input_tokens must be ≥ 0")
-        tiers.append((tier.above_input_tokens, _amounts(tier, _TIER_RATES, f"{where}.tiers[{index}]")))
+        tiers.append((tier.above_input_tokens, _amounts(tier, TIER_RATES, f"{where}.tiers[{index}]")))
     fees = {
-        name: Fraction(usd) * 1_000_000 for name, usd in _amounts(override, _FEES, where).items()
+        name: Fraction(usd) * 1_000_000 for name, usd in _amounts(override, FEES, where).items()
     }  # USD for 1,000 -> nano-USD for one
     price = price_from(
-        _amounts(override, _RATES, where),
+        _amounts(override, RATES, where),
         tiers=tiers,
         fees=fees,
         provider=override.provider,
@@ -153,10 +146,11 @@ def _stated(override: PriceOverride, where: str) -> StatedPrice:
 
 
 def _amounts(source: PriceOverride | OverrideTier, names: Sequence[str], where: str) -> dict[str, Decimal]:
-    return {name: _usd(value, f"{where}.{name}") for name in names if (value := getattr(source, name)) is not None}
+    return {name: usd(value, f"{where}.{name}") for name in names if (value := getattr(source, name)) is not None}
 
 
-def _usd(value: object, field: str) -> Decimal:
+def usd(value: object, field: str) -> Decimal:
+    """USD as a decimal, or ``Invalid`` with the field."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise _invalid(field, f"{field} must be USD as an integer or a decimal string, not {value!r:.50}")
     try:

@@ -95,6 +95,7 @@ from fiscus.sdk.analyses import Analyses
 from fiscus.sdk.completion import Completion, Family, Models, complete, question, stream
 from fiscus.sdk.decorator import Function, held
 from fiscus.sdk.hold import Hold, amounts_of
+from fiscus.sdk.prices import Prices
 from fiscus.sdk.teller import Teller
 from fiscus.sdk.usage import reading
 from fiscus.spool.outbox import Outbox
@@ -103,7 +104,7 @@ from fiscus.spool.spool import Spool
 BOOKED_AFTER_S = (0.0, 0.005, 0.02, 0.1, 0.5)
 
 
-class Treasury(Analyses):
+class Treasury(Analyses, Prices):
     """Budgets of one tenant. Made by ``fiscus.open`` and ``fiscus.connect``; close it, or use it with ``async with``.
 
     Every method that asks the ledger raises ``Refusal`` when it says no and ``TreasuryError`` when it cannot be asked

@@ -70,6 +70,7 @@ class Ledger:
             draft.keys,
             draft.overrides,
             draft.loans,
+            draft.prices,
         )
         self.head = Head(0, genesis(name))
         self.head_at = 0
@@ -103,6 +104,8 @@ class Ledger:
             self.draft.cells_opened = watermark.cells
             for key, body in opening.templates:
                 self.draft.templates[key] = _decoders["template"].decode(body)  # type: ignore[assignment]
+            for key, body in opening.prices:
+                self.draft.prices[key] = _decoders["price"].decode(body)  # type: ignore[assignment]
             for key, body in opening.keys:
                 self.draft.keys[key] = _decoders["key"].decode(body)  # type: ignore[assignment]
             self._use_views()
@@ -469,12 +472,12 @@ class Ledger:
             self._forget_carved()
 
     def _evict(self) -> None:
-        """Drop everything that the views have and that has not changed since; templates, keys and who waits stay."""
+        """Drop everything that the views have and that has not changed since; what is always in memory stays."""
         draft = self.draft
         self._sweep()
         waiting = {id: draft.holds[id] for ids in draft.waiting.values() for id in ids}
         for table in self._tables:
-            if table.kind in ("template", "key"):
+            if table.kind in ("template", "key", "price"):
                 continue
             kept = {key: table[key] for key in table.changed.keys() & table.keys()}
             if table.kind == "hold":

@@ -25,11 +25,13 @@ from fiscus.contract.queries import (
     ListEntries,
     ListKeys,
     ListOverrides,
+    ListPrices,
     ListQuery,
     ListTemplates,
     ListUsage,
     OverridesPage,
     OverrideView,
+    PricesView,
     ReadAccount,
     ReadHold,
     ReadLoan,
@@ -42,7 +44,7 @@ from fiscus.contract.queries import (
     UsagePage,
     View,
 )
-from fiscus.core.answers import account_answer, effective_status, hold_answer, key_answer, override_answer
+from fiscus.core.answers import account_answer, effective_status, hold_answer, key_answer, override_answer, price_answer
 from fiscus.core.checks import check_id, check_name, check_reserve, invalid, to_datetime, to_ms
 from fiscus.core.commands import Request, Reserve
 from fiscus.core.decide import new_draft
@@ -126,6 +128,8 @@ def read_view(draft: Draft, as_of_seq: int, query: AnyQuery, now: int) -> View |
         return check_view(draft, as_of_seq, query, now)
     if isinstance(query, ListTemplates):
         return TemplatesView(as_of_seq=as_of_seq, templates=_templates(draft))
+    if isinstance(query, ListPrices):
+        return _prices(draft, as_of_seq, query)
     if isinstance(query, ListKeys):
         keys = sorted((key for key in draft.keys.values() if not key.revoked), key=lambda key: key.key)
         return KeysView(as_of_seq=as_of_seq, keys=tuple(key_answer(draft, key) for key in keys))
@@ -199,6 +203,13 @@ def _templates(draft: Draft) -> tuple[TemplateView, ...]:
         for template in sorted(draft.templates.values(), key=lambda template: template.pattern)
         if not template.removed
     )
+
+
+def _prices(draft: Draft, as_of_seq: int, query: ListPrices) -> PricesView:
+    version = max((price.order for price in draft.prices.values()), default=0)
+    changed = query.unless_version != version
+    ordered = sorted(draft.prices.values(), key=lambda price: -price.order) if changed else ()
+    return PricesView(as_of_seq=as_of_seq, version=version, prices=tuple(map(price_answer, ordered)))
 
 
 # -- lists -----------------------------------------------------------------------------------------------------------
@@ -540,7 +551,16 @@ class AccountNames:
 
     def concerns(self, entry: Entry, scope: int) -> bool:
         """Whether an entry is about the scope's account or one below it."""
-        if entry.kind in ("key_put", "key_revoked", "template_put", "template_removed", "checkpoint", "transferred"):
+        if entry.kind in (
+            "key_put",
+            "key_revoked",
+            "price_put",
+            "price_removed",
+            "template_put",
+            "template_removed",
+            "checkpoint",
+            "transferred",
+        ):
             return False
         number = entry.data.get("account")
         while isinstance(number, int):

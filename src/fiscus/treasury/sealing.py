@@ -208,6 +208,7 @@ def table_of(draft: Draft, kind: Kind) -> dict[Any, Any]:
         "key": draft.keys,
         "loan": draft.loans,
         "override": draft.overrides,
+        "price": draft.prices,
     }
     return tables[kind]
 

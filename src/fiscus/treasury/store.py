@@ -352,6 +352,7 @@ class Opening(msgspec.Struct, frozen=True):
     deadlines: list[Deadline]
     templates: list[tuple[str, bytes]]
     keys: list[tuple[str, bytes]]
+    prices: list[tuple[str, bytes]]
 
 
 class Views(Protocol):

@@ -36,7 +36,7 @@ SQL = queries(__package__, "views.sql")
 LOADING_SQL = queries(__package__, "loading.sql")
 LISTERS_MAX = 4
 SCAN_ROWS = 2_000
-ALWAYS_IN_MEMORY: tuple[Kind, Kind] = ("template", "key")
+ALWAYS_IN_MEMORY: tuple[Kind, Kind, Kind] = ("template", "key", "price")
 COLUMN_KEYS = frozenset(("provider", "model", "account", "also", "day", "hour"))
 """Keys of sums of usage that are no field of the record."""
 
@@ -140,9 +140,9 @@ class PostgresViews:
             marks = rows("watermark", tenant)
             if not marks:
                 return None
-            templates, keys = (rows("all_of", tenant, NUMBER[kind]) for kind in ALWAYS_IN_MEMORY)
+            templates, keys, prices = (rows("all_of", tenant, NUMBER[kind]) for kind in ALWAYS_IN_MEMORY)
             deadlines = [(*row[:3], KINDS[row[3]], key(row[4], row[5])) for row in rows("deadlines", tenant)]
-        return Opening(Watermark(*marks[0]), deadlines, templates, keys)
+        return Opening(Watermark(*marks[0]), deadlines, templates, keys, prices)
 
     @contextmanager
     def sealed(self, tenant: int) -> Iterator[tuple[Watermark, Iterator[tuple[int, int | str, bytes]]]]:

@@ -37,7 +37,7 @@ NUMBER = {kind: number for number, kind in enumerate(KINDS)}
 PAGE_SIZE = "PRAGMA page_size = 8192"
 """For new files. Entities are some 400 bytes long: fewer and larger pages cost the follower less."""
 
-ALWAYS_IN_MEMORY: tuple[Kind, Kind] = ("template", "key")
+ALWAYS_IN_MEMORY: tuple[Kind, Kind, Kind] = ("template", "key", "price")
 CARVED_FEW = 1_000
 """Accounts with an allocation up to which it is looked from them upward, not from an account down through all below."""
 
@@ -136,9 +136,9 @@ class SqliteViews:
         watermark = self.watermark(tenant)
         if watermark is None:
             return None
-        templates, keys = (self._load(SQL["all_of"], (tenant, NUMBER[kind])) for kind in ALWAYS_IN_MEMORY)
+        templates, keys, prices = (self._load(SQL["all_of"], (tenant, NUMBER[kind])) for kind in ALWAYS_IN_MEMORY)
         rows = self._load(SQL["deadlines"], (tenant,))
-        return Opening(watermark, [(*row[:3], KINDS[row[3]], row[4]) for row in rows], templates, keys)
+        return Opening(watermark, [(*row[:3], KINDS[row[3]], row[4]) for row in rows], templates, keys, prices)
 
     @contextmanager
     def sealed(self, tenant: int) -> Iterator[tuple[Watermark, Iterator[tuple[int, int | str, bytes]]]]:
