@@ -68,6 +68,7 @@ from fiscus.treasury.store import Store
 
 if TYPE_CHECKING:  # what is not needed at every start, or comes with an extra that may not be there
     from fiscus.dialects import Code
+    from fiscus.dialects import Problem as DialectProblem
     from fiscus.gateway.application import Gateway
     from fiscus.integrations.tracing import Tracing
 
@@ -565,20 +566,22 @@ class _GatewayBeside:
     """The gateway as it stands beside the API: keys are the API's, the words of a refusal are the dialect's."""
 
     def __init__(self, gateway: Gateway) -> None:
+        from fiscus import dialects
+
         self._gateway = gateway
+        self._problem = dialects.Problem
         self.takes = gateway.takes
         self.show_to = gateway.live.show_to
         self.collector = gateway.collector
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, admit: Admit) -> None:
         """See ``Beside``."""
-        from fiscus.dialects import Problem as DialectProblem
 
         async def caller_of(secret: bytes | None) -> Caller | DialectProblem:
             caller = await admit(secret, scope)
             if not isinstance(caller, Problem):
                 return caller
-            return DialectProblem(
+            return self._problem(
                 code=KEY_CODES.get(caller.code, "invalid"),
                 message=caller.detail,
                 retry_after_s=caller.retry_after_s,

@@ -2,7 +2,8 @@
 
 import pytest
 
-from fiscus.gateway.payers import Unnamed, payer_of, secret_of, without_key
+from fiscus.core.commands import SetStatus
+from fiscus.gateway.payers import KEPT_BYTES_MAX, KEPT_MAX, Payers, Unnamed, payer_of, secret_of, without_key
 from tests.api.service import FIRST_SECRET
 from tests.gateway import wire
 from tests.gateway.gate import PAYER, PLENTY, PROVIDER_KEY, providers, standing
@@ -177,6 +178,84 @@ async def test_others_are_charged_where_they_exist(gate, upstream):
     answer = await gate.chat(wire.chat(), x_fiscus_agent="a", x_fiscus_feature="none", x_fiscus_user="u")
     assert answer.status == 200, answer
     assert (await gate.balance("user:u")).spent == 18
+
+
+class Bound:
+    """A key that is bound to an account, or to none."""
+
+    actor, may_open = "k", True
+
+    def __init__(self, scope):
+        self.scope = scope
+
+
+SENT = (
+    {},
+    {b"x-fiscus-agent": b"planner"},
+    {b"x-fiscus-agent": b"planner", b"x-fiscus-thread": b"42"},
+    {b"x-fiscus-agent": b"planner", b"x-request-id": b"req-1"},
+    {b"x-fiscus-agent": b"planner", b"x-request-id": b"req-2", b"traceparent": b"00-" + b"4" * 32 + b"-00f0-01"},
+    {b"baggage": b"fiscus.agent=planner"},
+    {b"x-fiscus-agent": b""},
+    {b"x-fiscus-charge-to": b"team:b", b"x-fiscus-metadata": b"a=1&b=2"},
+    {b"x-fiscus-charge-to": b"team:b", b"x-fiscus-metadata": b"a=1&b=3"},
+    {b"x-fiscus-user": b"u", b"content-length": b"100"},
+)
+
+
+@pytest.mark.parametrize("account", [None, "team:a"])
+def test_who_pays_is_the_same_whether_it_is_found_again_or_not(account):
+    payers = Payers(account)
+    for _ in range(3):
+        for headers in SENT:
+            for scope in (None, "team:a", "team:b"):
+                found = payers.of(headers, Bound(scope))
+                assert found == payer_of(headers, Bound(scope), account), (headers, scope)
+
+
+def test_only_so_many_and_short_answers_are_kept():
+    payers, key = Payers(None), Bound("team:a")
+    short, long = {b"x-fiscus-agent": b"a"}, {b"x-fiscus-agent": b"a", b"baggage": b"x" * KEPT_BYTES_MAX}
+    assert payers.of(short, key) is payers.of(short, key)
+    assert payers.of(long, key) is not payers.of(long, key)
+    first = payers.of(short, key)
+    for number in range(KEPT_MAX):
+        payers.of({b"x-fiscus-agent": b"%d" % number}, key)
+    assert payers.of(short, key) is not first
+
+
+async def test_a_key_that_is_revoked_calls_no_more_from_that_moment_on(keyed, upstream):
+    admin = {"authorization": f"Bearer {FIRST_SECRET}"}
+    made = await keyed.ask("POST", "/v1/keys", {"role": "account", "account": PAYER}, admin)
+    mine = {"authorization": f"Bearer {made.json['secret']}"}
+    upstream.answers(wire.chat_answer(), wire.chat_answer())
+    for _ in range(2):
+        assert (await keyed.ask("POST", "/openai/v1/chat/completions", wire.chat(), mine)).status == 200
+    revoked = await keyed.ask("DELETE", f"/v1/keys/{made.json['key']['key']}", None, admin)
+    assert revoked.status in (200, 204), revoked
+    answer = await keyed.ask("POST", "/openai/v1/chat/completions", wire.chat(), mine)
+    assert answer.status == 401, answer
+    assert len(upstream.asked) == 2
+
+
+async def test_an_account_that_is_suspended_spends_no_more_from_that_moment_on(keyed, upstream):
+    mine = {"authorization": f"Bearer {await keyed.key(PAYER)}"}
+    upstream.answers(wire.chat_answer(), wire.chat_answer())
+    assert (await keyed.ask("POST", "/openai/v1/chat/completions", wire.chat(), mine)).status == 200
+    await keyed.do(SetStatus(account=PAYER, status="suspended"))
+    answer = await keyed.ask("POST", "/openai/v1/chat/completions", wire.chat(), mine)
+    assert (answer.status, answer.json["error"]["code"]) == (403, "forbidden"), answer
+    await keyed.do(SetStatus(account=PAYER, status="active"))
+    assert (await keyed.ask("POST", "/openai/v1/chat/completions", wire.chat(), mine)).status == 200
+
+
+async def test_keys_of_two_accounts_that_send_the_same_headers_each_pay_for_themselves(keyed, upstream):
+    await keyed.account("team:b", tokens=PLENTY, cost=PLENTY)
+    upstream.answers(wire.chat_answer(), wire.chat_answer())
+    for account in (PAYER, "team:b"):
+        mine = {"authorization": f"Bearer {await keyed.key(account)}"}
+        assert (await keyed.ask("POST", "/openai/v1/chat/completions", wire.chat(), mine)).status == 200
+    assert [(await keyed.balance(account)).spent for account in (PAYER, "team:b")] == [18, 18]
 
 
 @pytest.mark.parametrize("value", ["", "a" * 101, "caf\x07"])

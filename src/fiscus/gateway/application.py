@@ -29,7 +29,7 @@ from fiscus.gateway.notes import Note, Notes
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.order import Incoming, Order, Tools
 from fiscus.gateway.own_prices import OwnPrices
-from fiscus.gateway.payers import Caller, Payer, Unnamed, payer_of, secret_of, without_key, wraps_up
+from fiscus.gateway.payers import Caller, Payer, Payers, Unnamed, secret_of, without_key, wraps_up
 from fiscus.gateway.produced import Expected, Lengths, Shares
 from fiscus.gateway.reading import Reader
 from fiscus.gateway.remaining import Remaining, within
@@ -91,6 +91,7 @@ class Gateway:
         )
         self._own_prices = OwnPrices(treasury, tenant, self._tools.prices, options.prices)
         self._notes = Notes()
+        self._payers = Payers(options.account)
 
     async def warm_up(self) -> None:
         """Load prices and the usual vocabulary beside the event loop: the first call would keep all others waiting."""
@@ -163,7 +164,7 @@ class Gateway:
         )
         if route.is_list:
             return await pass_list(self._tools, incoming)
-        payer = payer_of(by_name, caller, self._options.account)
+        payer = self._payers.of(by_name, caller)
         if isinstance(payer, Unnamed):
             return Problem(code="forbidden", message=payer.detail, field=payer.field)
         body = await read_body(receive, by_name, self._options.body_bytes_max)
@@ -188,15 +189,26 @@ class Gateway:
             if note is not None:
                 incoming = msgspec.structs.replace(incoming, send=self._watching(note, incoming.send))
 
-        async def attempt(body: Body, facts: RequestFacts, model: str, output_tokens_least: int) -> Problem | None:
-            return await self._admit_and_call(incoming, payer, facts, body, model, output_tokens_least)
-
-        problem = await first_affordable(
-            attempt, self._options, self._tools.reader, incoming.route, incoming.dialect, facts, body
-        )
+        problem = await self._first_affordable(incoming, payer, facts, body)
         if problem is not None and note is not None:
             self._notes.give_back(note)
         return problem
+
+    async def _first_affordable(
+        self, incoming: Incoming, payer: Payer, facts: RequestFacts, body: Body
+    ) -> Problem | None:
+        """Make the call, of a cheaper model if need be and the file says of which."""
+        options = self._options
+        if not options.downgrade:
+            return await self._admit_and_call(
+                incoming, payer, facts, body, facts.model or "", options.output_tokens_least
+            )
+
+        async def attempt(body: Body, facts: RequestFacts, model: str, output_tokens_least: int) -> Problem | None:
+            return await self._admit_and_call(incoming, payer, facts, body, model, output_tokens_least)
+
+        reader = self._tools.reader
+        return await first_affordable(attempt, options, reader, incoming.route, incoming.dialect, facts, body)
 
     async def _with_note(
         self, incoming: Incoming, payer: Payer, facts: RequestFacts, body: Body

@@ -18,6 +18,16 @@ its parent where it is opened from a template, and those that there are of the o
 
 PLAIN = ("workflow", "task", "parent-request")
 OWN_HEADERS = tuple((kind, b"x-fiscus-" + kind.encode()) for kind in ("charge-to", *ACCOUNTS, *PLAIN))
+PAYING_HEADERS = (b"baggage", b"x-fiscus-metadata", *(name for _, name in OWN_HEADERS))
+"""What decides who pays, and is the same from call to call of most callers."""
+
+CALL_HEADERS = frozenset((b"traceparent", b"x-request-id"))
+"""What is another one in each call."""
+
+KEPT_MAX = 1_024
+KEPT_BYTES_MAX = 1_024
+"""So many answers are kept, of headers that are not longer."""
+
 VALUE_LENGTH_MAX = 100
 METADATA_MAX = 32
 
@@ -130,6 +140,37 @@ def payer_of(headers: Mapping[bytes, bytes], caller: Caller, account: str | None
         labels=labels,
         metadata=metadata,
     )
+
+
+class Payers:
+    """Finds who pays; what the same headers of keys with the same account came to is found again.
+
+    Nothing in it is known from the ledger: which account a key has is asked for each call, and which accounts there
+    are, and may spend, the ledger decides with each hold.
+    """
+
+    def __init__(self, account: str | None) -> None:
+        """``account``: who pays for keys without one."""
+        self._account = account
+        self._kept: dict[tuple[str | bytes | None, ...], Payer] = {}
+
+    def of(self, headers: Mapping[bytes, bytes], caller: Caller) -> Payer | Unnamed:
+        """See ``payer_of``."""
+        key = (caller.scope, *map(headers.get, PAYING_HEADERS))
+        payer = self._kept.get(key)
+        if payer is None:
+            paying = {name: headers[name] for name in PAYING_HEADERS if name in headers}
+            found = payer_of(paying, caller, self._account)
+            if isinstance(found, Unnamed):
+                return found
+            payer = found
+            if sum(map(len, paying.values())) <= KEPT_BYTES_MAX:
+                if len(self._kept) >= KEPT_MAX:
+                    self._kept.clear()
+                self._kept[key] = payer
+        if CALL_HEADERS.isdisjoint(headers):
+            return payer
+        return msgspec.structs.replace(payer, provenance=_provenance(headers, payer.labels))
 
 
 def wraps_up(headers: Iterable[tuple[bytes, bytes]]) -> bool:

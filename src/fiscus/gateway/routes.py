@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import unquote
 
 import msgspec
@@ -14,6 +15,9 @@ PREFIXES: dict[bytes, Family] = {b"/openai/": "openai", b"/anthropic/": "anthrop
 
 _GEMINI = re.compile(r"^(/v1(?:beta|alpha)?/models/)([^/:]+):(generateContent|streamGenerateContent)$")
 _MODELS = re.compile(r"^/models(?:/([^/]+))?$")
+KEPT_MAX, KEPT_BYTES_MAX = 1_024, 256
+"""So many addresses are known again that are not longer: most callers use one."""
+
 _DEPLOYMENT = re.compile(r"^/deployments/([^/]+)(/.+)$")
 
 _FIXED: dict[tuple[Family, str], str] = {
@@ -70,6 +74,10 @@ def route_at(method: str, raw_path: bytes, family: Family) -> Route:
     >>> route_at("POST", b"/gemini/v1beta/models/gemini-2.5-pro:streamGenerateContent", "gemini").model
     'gemini-2.5-pro'
     """
+    return (_known if len(raw_path) <= KEPT_BYTES_MAX else _found)(method, raw_path, family)
+
+
+def _found(method: str, raw_path: bytes, family: Family) -> Route:
     path = raw_path.decode("latin-1")[len(family) + 1 :]
     if family == "openai":
         path = path.removeprefix("/v1")
@@ -99,6 +107,9 @@ def route_at(method: str, raw_path: bytes, family: Family) -> Route:
         model=unquote(found[2]),
         stream=found[3].startswith("stream"),
     )
+
+
+_known = lru_cache(maxsize=KEPT_MAX)(_found)
 
 
 def is_name(model: str) -> bool:
