@@ -66,10 +66,14 @@ async def test_without_a_hold_it_waits_only_a_moment():
     assert ledger.asked == [["a", "b"]]
 
 
-async def test_it_goes_at_once_when_somebody_waits_for_room():
+async def test_it_does_not_wait_with_a_hold_that_waits_for_room():
     ledger = Ledger()
-    await settlements(ledger).book(release("a"), at_once=True)
-    assert ledger.asked == [["a"]]
+    waiting = settlements(ledger)
+    settling = asyncio.create_task(waiting.book(release("a")))
+    await asyncio.sleep(0)
+    await waiting.execute(Request(command=Reserve(id="hold", account="agent:a", amounts={"tokens": 1}, wait_s=5)))
+    await settling
+    assert sorted(ledger.asked) == [["a"], ["hold"]]
 
 
 async def test_no_more_wait_than_may():

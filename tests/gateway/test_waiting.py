@@ -1,154 +1,217 @@
-"""Waiting for room: in order, for a while, woken by what is given back."""
+"""Calls without room wait in the ledger's line: one for all nodes and for callers of the ledger itself."""
+
+from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
-from fiscus.core.outcomes import Refused
-from fiscus.gateway import waiting as module
-from fiscus.gateway.asgi import Presence
-from fiscus.gateway.waiting import Room
+from fiscus.contract.queries import HoldView, ReadHold
+from fiscus.core.commands import Release, Request, Reserve
+from fiscus.core.outcomes import HoldAnswer
+from fiscus.gateway.application import Gateway
+from fiscus.stores.sqlite.journal import SqliteJournal
+from tests.gateway import wire
+from tests.gateway.gate import PAYER, providers, standing
 
-BUSY = Refused(code="budget_busy", detail="held", retry_after_s=1)
-SPENT = Refused(code="budget_exceeded", detail="spent")
-
-
-def there():
-    """A caller who stays."""
-    return Presence(asyncio.Event().wait)
+LIMIT = 1_000
+SOON_S = 2.0
 
 
-class Budget:
-    """So many calls at once, of ``who``."""
+class Slow:
+    """A ledger whose word that somebody's turn has come does not arrive."""
 
-    def __init__(self, places=0):
-        self.places = places
-        self.spent = False
-        self.got = []
-        self.asked = []
+    def __init__(self, treasury):
+        self.treasury = treasury
+        self.decided = asyncio.Event()
 
-    def attempt(self, who):
-        async def attempt():
-            self.asked.append(who)
-            await asyncio.sleep(0)
-            if self.spent:
-                return SPENT
-            if not self.places:
-                return BUSY
-            self.places -= 1
-            self.got.append(who)
-            return who
+    async def execute(self, request):
+        outcome = await self.treasury.execute(request)
+        if request.may_wait:
+            self.decided.set()
+            await asyncio.Event().wait()
+        return outcome
 
-        return attempt
+    def __getattr__(self, name):
+        return getattr(self.treasury, name)
 
 
 @pytest.fixture
-def room():
-    async def above(account):
-        return [account, "team:t"]
-
-    return Room(above)
-
-
-async def waiting(room, budget, *names, wait_s=5.0, account="agent:a"):
-    """Calls that wait, in this order."""
-    tasks = []
-    for name in names:
-        tasks.append(asyncio.create_task(room.admitted(budget.attempt(name), account, wait_s, there)))
-        await asyncio.sleep(0.005)
-    return tasks
+async def gate(upstream):
+    """A gateway whose payer has ``LIMIT`` tokens, all of them held by a call of somebody else."""
+    upstream.answers(wire.chat_answer())
+    async with standing(providers(upstream), budget=False) as gate:
+        await gate.account(PAYER, tokens=LIMIT)
+        await gate.do(reserve("first", LIMIT))
+        yield gate
 
 
-async def test_who_finds_room_does_not_wait(room):
-    assert await room.admitted(Budget(1).attempt("a"), "agent:a", 5, there) == "a"
+def reserve(id, tokens, wait_s=0):
+    return Reserve(id=id, account=PAYER, amounts={"tokens": tokens}, wait_s=wait_s)
 
 
-@pytest.mark.parametrize("outcome", [BUSY, SPENT])
-async def test_who_may_not_wait_or_waits_in_vain_is_answered_at_once(room, outcome):
-    budget = Budget()
-    budget.spent = outcome is SPENT
-    assert await room.admitted(budget.attempt("a"), "agent:a", 0 if outcome is BUSY else 5, there) == outcome
-    assert budget.asked == ["a"]
+async def queued(gate, count):
+    """The ids of those that wait or have waited, in the order in which they came, once there are so many."""
+    async with asyncio.timeout(SOON_S):
+        while len(ids := [one.data["id"] for one in await gate.entries() if one.kind == "queued"]) < count:
+            await asyncio.sleep(0.005)
+    return ids
 
 
-async def test_room_goes_to_who_came_first_also_before_one_who_comes_just_then(room):
-    budget = Budget()
-    calls = await waiting(room, budget, *"abc")
-    budget.places = 2
-    late = await waiting(room, budget, "d")
-    await room.freed(["agent:a"])
-    await asyncio.wait_for(asyncio.gather(*calls[:2]), 1)
-    budget.places = 2
-    await room.freed(["agent:a"])
-    await asyncio.wait_for(asyncio.gather(calls[2], *late), 1)
-    assert budget.got == list("abcd")
+async def state(gate, id):
+    view = await gate.treasury.read(ReadHold(id=id))
+    assert isinstance(view, HoldView), view
+    return view.hold.state
 
 
-async def test_room_that_a_call_below_the_same_account_gives_back_wakes_who_waits(room, monkeypatch):
-    monkeypatch.setattr(module, "POLL_S", 60)
-    budget = Budget()
-    refused = await waiting(room, budget, "a", account="team:t")
-    budget.places = 1
-    await room.freed(["agent:other"])
-    assert await asyncio.wait_for(refused[0], 1) == "a"
+async def within(call, seconds=SOON_S):
+    return await asyncio.wait_for(call, seconds)
 
 
-async def test_room_that_nobody_tells_of_is_found(room):
-    budget = Budget()
-    [call] = await waiting(room, budget, "a")
-    budget.places = 1
-    assert await asyncio.wait_for(call, 1) == "a"
+# covers E2
+async def test_calls_of_a_gateway_stand_in_one_line_with_those_of_the_ledger_itself(gate):
+    first = asyncio.create_task(gate.chat(wire.chat()))
+    await queued(gate, 1)
+    large = asyncio.create_task(gate.treasury.execute(Request(command=reserve("large", LIMIT - 18, 60))))
+    await queued(gate, 2)
+    last = asyncio.create_task(gate.chat(wire.chat()))
+    ids = await queued(gate, 3)
+    await gate.do(Release(id="first"))
+    assert (await within(first)).status == 200
+    assert isinstance(await within(large), HoldAnswer)
+    assert not last.done(), "it is small enough, but nobody overtakes"
+    await gate.do(Release(id="large"))
+    assert (await within(last)).status == 200
+    assert [one.data["id"] for one in await gate.entries() if one.kind == "held"] == ["first", *ids]
 
 
-async def test_it_ends_and_then_the_next_one_is_the_first(room):
-    budget = Budget()
-    [first] = await waiting(room, budget, "a", wait_s=0.05)
-    [second] = await waiting(room, budget, "b")
-    assert await asyncio.wait_for(first, 1) == BUSY
-    budget.places = 1
-    assert await asyncio.wait_for(second, 1) == "b"
+async def test_room_is_had_as_soon_as_it_is_there(gate):
+    call = asyncio.create_task(gate.chat(wire.chat()))
+    await queued(gate, 1)
+    began_s = time.monotonic()
+    await gate.do(Release(id="first"))
+    assert (await within(call)).status == 200
+    assert time.monotonic() - began_s < 0.5
 
 
-async def test_when_the_budget_is_spent_nobody_waits_any_more(room):
-    budget = Budget()
-    calls = await waiting(room, budget, *"abc")
-    budget.spent = True
-    await room.freed(["agent:a"])
-    assert await asyncio.wait_for(asyncio.gather(*calls), 1) == [SPENT] * 3
+@pytest.mark.parametrize(("free", "least", "most"), [(130, 17, 99), (400, 100, 100)])
+async def test_who_makes_do_with_little_takes_all_that_there_is_when_the_turn_comes(gate, upstream, free, least, most):
+    await gate.do(Release(id="first"))
+    await gate.do(reserve("most", LIMIT - free))
+    await gate.do(reserve("rest", free))
+    call = asyncio.create_task(gate.chat(wire.chat()))
+    await queued(gate, 1)
+    await gate.do(Release(id="rest"))
+    assert (await within(call)).status == 200
+    assert least <= upstream.asked[0].json["max_tokens"] <= most
+    await gate.do(Release(id="most"))
 
 
-async def test_who_is_cancelled_waits_no_more(room):
-    budget = Budget()
-    first, second = await waiting(room, budget, *"ab")
-    first.cancel()
-    budget.places = 1
-    assert await asyncio.wait_for(second, 1) == "b"
-    with pytest.raises(asyncio.CancelledError):
-        await first
+async def test_it_is_refused_as_busy_when_its_time_is_over(upstream):
+    async with standing(providers(upstream), budget=False, busy_wait_s_max=1) as gate:
+        await gate.account(PAYER, tokens=LIMIT)
+        await gate.do(reserve("first", LIMIT))
+        answer = await gate.chat(wire.chat())
+        assert (answer.status, answer.json["error"]["code"]) == (429, "budget_busy")
+        [id] = await queued(gate, 1)
+        assert await state(gate, id) == "refused"
+        await gate.do(Release(id="first"))
+        assert upstream.asked == []
 
 
-async def test_only_so_many_wait(room, monkeypatch):
-    monkeypatch.setattr(module, "WAITING_MAX", 2)
-    budget = Budget()
-    calls = await waiting(room, budget, *"ab")
-    assert await room.admitted(budget.attempt("c"), "agent:a", 5, there) == BUSY
-    budget.places = 2
-    await room.freed(["agent:a"])
-    assert await asyncio.wait_for(asyncio.gather(*calls), 1) == ["a", "b"]
+async def test_who_has_left_waits_no_more_and_who_comes_next_has_the_room(gate, upstream):
+    gone = asyncio.create_task(gate.chat(wire.chat()))
+    await queued(gate, 1)
+    stays = asyncio.create_task(gate.chat(wire.chat()))
+    ids = await queued(gate, 2)
+    gone.cancel()
+    async with asyncio.timeout(SOON_S):
+        while await state(gate, ids[0]) == "waiting":
+            await asyncio.sleep(0.005)
+    await gate.do(Release(id="first"))
+    assert (await within(stays)).status == 200
+    assert len(upstream.asked) == 1
 
 
-async def test_who_has_left_waits_no_more_and_asks_for_nothing(room):
-    leaving = asyncio.Event()
+async def test_who_leaves_just_when_the_turn_comes_holds_nothing(upstream, monkeypatch):
+    between = []
+    made = Gateway.__init__
 
-    async def receive():
-        await leaving.wait()
-        return {"type": "http.disconnect"}
+    def over(self, treasury, options, **more):
+        between.append(Slow(treasury))
+        made(self, between[0], options, **more)
 
-    budget = Budget()
-    gone = asyncio.create_task(room.admitted(budget.attempt("a"), "agent:a", 5, lambda: Presence(receive)))
-    await asyncio.sleep(0.1)
-    leaving.set()
-    assert await asyncio.wait_for(gone, 1) is None
-    budget.places = 1
-    assert await room.admitted(budget.attempt("b"), "agent:a", 5, there) == "b"
-    assert budget.got == ["b"]
+    monkeypatch.setattr(Gateway, "__init__", over)
+    async with standing(providers(upstream), budget=False) as gate:
+        await gate.account(PAYER, tokens=LIMIT)
+        await gate.do(reserve("first", LIMIT))
+        gone = asyncio.create_task(gate.chat(wire.chat()))
+        [id] = await queued(gate, 1)
+        await gate.do(Release(id="first"))
+        await within(between[0].decided.wait())
+        assert await state(gate, id) == "held"
+        gone.cancel()
+        async with asyncio.timeout(SOON_S):
+            while await state(gate, id) != "released":
+                await asyncio.sleep(0.005)
+        assert upstream.asked == []
+
+
+async def test_more_than_may_wait_are_busy_at_once(gate):
+    many = [
+        asyncio.create_task(gate.treasury.execute(Request(command=reserve(f"w{number}", 1, 60))))
+        for number in range(100)
+    ]
+    await queued(gate, 100)
+    began_s = time.monotonic()
+    assert (await gate.chat(wire.chat())).status == 429
+    assert time.monotonic() - began_s < 1
+    for call in many:
+        call.cancel()
+    await asyncio.gather(*many, return_exceptions=True)
+    await gate.do(Release(id="first"))
+
+
+async def test_nobody_asks_in_vain_for_less_while_others_wait_for_the_room_that_there_is(gate, monkeypatch):
+    """The first in line wants more than there is; who comes behind would fit, and asks twice: now, and in line."""
+    await gate.do(Release(id="first"))
+    await gate.do(reserve("most", LIMIT - 500))
+    large = asyncio.create_task(gate.treasury.execute(Request(command=reserve("large", LIMIT, 60))))
+    await queued(gate, 1)
+    asked = []
+    execute = gate.treasury.engine.submit
+
+    def counted(answers, future, request):
+        if type(getattr(request, "command", None)) is Reserve:
+            asked.append(request.command)
+        execute(answers, future, request)
+
+    monkeypatch.setattr(gate.treasury.engine, "submit", counted)
+    call = asyncio.create_task(gate.chat(wire.chat()))
+    await queued(gate, 2)
+    assert len(asked) == 2
+    large.cancel()
+    assert (await within(call)).status == 200
+    await gate.do(Release(id="most"))
+
+
+async def test_while_nodes_run_that_know_of_no_lines_it_looks_again(upstream, monkeypatch):
+    monkeypatch.setattr(SqliteJournal, "min_format", lambda self: 1)
+    upstream.answers(wire.chat_answer())
+    async with standing(providers(upstream), budget=False) as gate:
+        await gate.account(PAYER, tokens=LIMIT)
+        await gate.do(reserve("first", LIMIT))
+        call = asyncio.create_task(gate.chat(wire.chat()))
+        await asyncio.sleep(0.3)
+        assert not call.done()
+        await gate.do(Release(id="first"))
+        assert (await within(call)).status == 200
+        assert "queued" not in [entry.kind for entry in await gate.entries()]
+
+
+async def test_nothing_is_written_where_there_is_room(gate):
+    await gate.do(Release(id="first"))
+    assert (await gate.chat(wire.chat())).status == 200
+    await gate.booked()
+    assert [entry.kind for entry in await gate.entries()][-2:] == ["held", "settled"]

@@ -29,7 +29,7 @@ from tests.gateway.upstream import upstream as running
 
 MODEL = wire.MODEL
 SAY_HELLO = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say hello."}]
-OPTIONS = {"account": PAYER, "prices": PRICES, "backoff_s": 0.01, "busy_wait_s_max": 0.1}
+OPTIONS = {"account": PAYER, "prices": PRICES, "backoff_s": 0.01, "busy_wait_s_max": 0}
 
 
 @pytest.fixture

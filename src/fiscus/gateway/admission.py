@@ -24,6 +24,7 @@ TRIES_MAX = 8
 PLENTY = 2
 """How often what a call may need has to be there as of a moment ago, for it not to be looked at closely."""
 
+RETRY_AFTER_S = 1
 LEASE_S = 900
 LEASE_S_MAX = 86_400
 ROOM = frozenset(("budget_exceeded", "budget_busy"))
@@ -79,19 +80,20 @@ class Asking:
         self._also: Sequence[str] = payer.others
         self._amounts: tuple[int, Amounts] = (-1, {})
 
-    async def hold(self, held: int, leave: Amounts, *, told: int | None = None) -> Admitted | Refused:
+    async def hold(self, held: int, leave: Amounts, *, told: int | None = None, wait_s: int = 0) -> Admitted | Refused:
         """Hold an output of so many tokens a choice, if ``leave`` is free besides.
 
         Args:
             held: output tokens of a choice.
             leave: what is left free.
             told: what the provider is told; as much as is held, unless said.
+            wait_s: how long it stands in line for that.
 
         Raises:
             TreasuryError: the ledger cannot be asked; nothing is held.
         """
         while True:
-            request = self._request(held, leave)
+            request = self._request(self._reserve(held, leave, wait_s))
             outcome = await self._ledger.execute(request)
             if isinstance(outcome, HoldAnswer):
                 output = min(self.bound.output_tokens_max, held if told is None else told)
@@ -130,37 +132,99 @@ class Asking:
                 return bound.room(more)
         return bound.leave if self.least else bound.room(more)
 
-    def _request(self, held: int, leave: Amounts) -> Request:
-        payer, caller = self._payer, self._caller
-        command = Reserve(
+    async def grow(self, admitted: Admitted, output_tokens: int, leave: Amounts) -> None:
+        """Let the hold grow to so much output, or as far as there is room besides ``leave``: that is all it may have.
+
+        While the ledger is away, what is held still holds.
+        """
+        with contextlib.suppress(TreasuryError):
+            await grow(self._ledger.treasury, admitted, output_tokens, leave)
+        admitted.output_tokens = admitted.held_output_tokens
+
+    async def give_back(self) -> None:
+        """Hold nothing after all; what is asked for from now on is another hold.
+
+        Raises:
+            TreasuryError: the ledger cannot be asked.
+        """
+        await self._ledger.execute(self._request(Release(id=self._id)))
+        self._id = str(uuid_utils.uuid7())
+
+    async def withdraw(self) -> None:
+        """Want nothing any more: what may be held is given back. While the ledger is away it expires by itself."""
+        with contextlib.suppress(TreasuryError):
+            await self._ledger.book(self._request(Release(id=self._id)))
+
+    def _reserve(self, held: int, leave: Amounts, wait_s: int) -> Reserve:
+        return Reserve(
             id=self._id,
-            account=payer.account,
+            account=self._payer.account,
             amounts=self.amounts(held),
             also=tuple(self._also),
             lease_s=self._lease_s,
             attributes=self._attributes,
-            parent=payer.parent,
+            parent=self._payer.parent,
             leave=leave,
+            wait_s=wait_s,
         )
+
+    def _request(self, command: Reserve | Release) -> Request:
+        caller = self._caller
         return Request(
             command=command, tenant=self._tenant, actor=caller.actor, scope=caller.scope, may_open=caller.may_open
         )
 
 
-async def admit(
-    asking: Asking, output_tokens_least: int, *, expected: Expected | None, ahead: int, grows: bool
-) -> Admitted | Refused:
-    """Hold what a call may use, or as much of its output as is left, if that is still of use.
+class Wish(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What a call would have, and what it makes do with.
 
-    Calls in flight come before new ones: whoever knows what to expect leaves room into which those that run can grow,
-    and takes less than it expects, or all that is left, only when it is alone with the rest of a budget.
+    Attributes:
+        asking: asks for it.
+        expected: of one choice; None: nothing is known.
+        tokens: output of a choice that is held at least; less is of no use, unless it is the rest of a budget.
+        least: less is of no use at all.
+        grows: whether the hold can grow while the answer comes; else all is held at once.
+    """
+
+    asking: Asking
+    expected: Expected | None
+    tokens: int
+    least: int
+    grows: bool
+
+    @property
+    def told(self) -> int | None:
+        """What the provider is told where less is held."""
+        return self.asking.bound.output_tokens_max if self.grows else None
+
+    def leave(self, running: int) -> Amounts:
+        """What has to stay free while so many like this one run."""
+        if self.expected is None:
+            return self.asking.bound.leave
+        return self.asking.leave(self.tokens, self.expected.leave(running))
+
+
+def wish(asking: Asking, output_tokens_least: int, *, expected: Expected | None, ahead: int, grows: bool) -> Wish:
+    """What a call would have.
 
     Args:
         asking: the call.
         output_tokens_least: less is of no use.
         expected: of one choice; None: nothing is known, and all of it is held.
         ahead: for less than so much it is not worth while to begin a hold that grows.
-        grows: whether the hold can grow while the answer comes; else all is held now, too.
+        grows: see ``Wish``.
+    """
+    bound = asking.bound
+    least = min(max(output_tokens_least, bound.output_tokens_least), bound.output_tokens_max)
+    tokens = least if expected is None else min(bound.output_tokens_max, max(expected.tokens, ahead, least))
+    return Wish(asking=asking, expected=expected, tokens=tokens, least=least, grows=grows)
+
+
+async def admit(wish: Wish) -> Admitted | Refused:
+    """Hold what a call may use, or as much of its output as is left, if that is still of use.
+
+    Calls in flight come before new ones: whoever knows what to expect leaves room into which those that run can grow,
+    and takes less than it expects, or all that is left, only when it is alone with the rest of a budget.
 
     Returns:
         A refusal as *busy* when the call might be made after calls in flight have ended.
@@ -168,58 +232,82 @@ async def admit(
     Raises:
         TreasuryError: the ledger cannot be asked; nothing is held.
     """
-    bound = asking.bound
-    output = bound.output_tokens_max
-    least = min(max(output_tokens_least, bound.output_tokens_least), output)
-    if expected is None:
-        refused = await asking.hold(output, bound.leave)
-        return await _clamped(asking, refused, least, bound.leave) if isinstance(refused, Refused) else refused
-    tokens = min(output, max(expected.tokens, ahead, least))
-    held = tokens if grows else output
+    asking, tokens = wish.asking, wish.tokens
+    output = asking.bound.output_tokens_max
+    if wish.expected is None:
+        outcome = await asking.hold(output, wish.leave(0))
+        return await _clamped(wish, outcome, wish.leave(0)) if isinstance(outcome, Refused) else outcome
+    held = tokens if wish.grows else output
     running = asking.running(tokens)
-    outcome = await asking.hold(held, asking.leave(tokens, expected.leave(running)), told=output)
+    outcome = await asking.hold(held, wish.leave(running), told=output)
     if isinstance(outcome, Refused) and (fewer := asking.running(tokens)) < running:
         running = fewer
-        outcome = await asking.hold(held, asking.leave(tokens, expected.leave(running)), told=output)
+        outcome = await asking.hold(held, wish.leave(running), told=output)
     if isinstance(outcome, Refused) and outcome.code == "budget_exceeded":
-        outcome = await _rest(asking, outcome, least, told=output if grows else None)
-    if isinstance(outcome, Refused) and outcome.code == "budget_busy" and not grows:
-        outcome = await _clamped(asking, outcome, tokens, asking.leave(tokens, expected.leave(running)))
+        outcome = await _rest(wish, outcome)
+    if isinstance(outcome, Refused) and outcome.code == "budget_busy" and not wish.grows:
+        outcome = await _clamped(wish, outcome, wish.leave(running))
     return outcome
 
 
-async def _clamped(asking: Asking, refused: Refused, least: int, leave: Amounts) -> Admitted | Refused:
-    """As much output as there is room for now, if that is not less than ``least``."""
-    first, held = refused, asking.bound.output_tokens_max
+async def admit_in_line(wish: Wish, wait_s: int) -> Admitted | Refused:
+    """Stand in line for what a call makes do with, and take what else there is when its turn comes.
+
+    Returns:
+        A refusal as *busy* when it has waited in vain, or may not wait; as *exceeded* when there will never be room for
+        so much, but perhaps for less.
+
+    Raises:
+        TreasuryError: the ledger cannot be asked; nothing is held.
+    """
+    asking = wish.asking
+    leave = wish.leave(asking.running(wish.tokens))
+    outcome = await asking.hold(wish.tokens, leave, told=wish.told, wait_s=wait_s)
+    if isinstance(outcome, Admitted) and not wish.grows and wish.tokens < asking.bound.output_tokens_max:
+        await asking.grow(outcome, asking.bound.output_tokens_max, leave)
+    return outcome
+
+
+async def _clamped(wish: Wish, refused: Refused, leave: Amounts) -> Admitted | Refused:
+    """As much output as there is room for now, if that is not less than it makes do with."""
+    first, held = refused, wish.asking.bound.output_tokens_max
     for _ in range(TRIES_MAX):
-        held = min(held - 1, _fitting(asking.bound, refused, held, leave))
-        if not _is_room(refused) or held < least:
+        fits = _fitting(wish.asking.bound, refused, held, leave)
+        if fits >= held and refused.code == "budget_busy":  # there is room, and others wait for it
+            return refused
+        held = min(held - 1, fits)
+        if not _is_room(refused) or held < wish.tokens:
             break
-        outcome = await asking.hold(held, leave)
+        outcome = await wish.asking.hold(held, leave)
         if isinstance(outcome, Admitted):
             return outcome
         refused = outcome
     return first if _is_room(refused) else refused
 
 
-async def _rest(asking: Asking, refused: Refused, least: int, *, told: int | None) -> Admitted | Refused:
+async def _rest(wish: Wish, refused: Refused) -> Admitted | Refused:
     """All that is left, for a call that found its budget too small: unless calls in flight may give some of it back.
 
-    Only the ledger knows whether they may: it is asked for a little more than there is. If it has that by now, others
-    gave room back, the call is not the last, and is ``told`` as much as any.
+    Only the ledger knows whether they may: it is asked for a little more than there is. If it has that by now, somebody
+    gave room back, and others may run for whom it is: the call holds nothing, and looks again later.
     """
-    bound = asking.bound
+    asking, bound, least = wish.asking, wish.asking.bound, wish.least
     first, fits = refused, bound.output_tokens_max
     for _ in range(TRIES_MAX):
         if not _is_room(refused):
             return refused
         fits = min(fits, _fitting(bound, refused, fits, bound.leave))
-        if fits < least:
-            outcome = await asking.hold(least, bound.leave, told=told)
-            return first if isinstance(outcome, Refused) and outcome.code == "budget_exceeded" else outcome
-        outcome = await asking.hold(fits, _beyond(asking, refused, fits), told=told)
-        if isinstance(outcome, Refused) and outcome.code == "budget_exceeded":
-            outcome = await asking.hold(fits, bound.leave)
+        is_enough = fits >= least
+        leave = _beyond(asking, refused, fits) if is_enough else bound.leave
+        outcome = await asking.hold(fits if is_enough else least, leave)
+        if isinstance(outcome, Admitted):
+            await asking.give_back()
+            return msgspec.structs.replace(first, code="budget_busy", retry_after_s=RETRY_AFTER_S, resets_at=None)
+        if outcome.code != "budget_exceeded":
+            return outcome
+        if not is_enough:
+            break
+        outcome = await asking.hold(fits, bound.leave)
         if isinstance(outcome, Admitted) or outcome.code != "budget_exceeded":
             return outcome
         refused = outcome
@@ -255,14 +343,9 @@ def _fitting(bound: Bound, refused: Refused, held: int, leave: Amounts) -> int:
     return bound.output_within(binding.unit, max(0, binding.available) - leave.get(binding.unit, 0))
 
 
-async def extend(treasury: Treasury, admitted: Admitted, output_tokens: int) -> Refused | None:
+async def extend(treasury: Treasury, admitted: Admitted, output_tokens: int, leave: Amounts) -> Refused | None:
     """Let the hold grow to an output of so many tokens a choice, or not at all. Its lease begins anew."""
-    command = Extend(
-        id=admitted.id,
-        to=admitted.bound.amounts(output_tokens),
-        lease_s=admitted.lease_s,
-        leave=admitted.bound.leave,
-    )
+    command = Extend(id=admitted.id, to=admitted.bound.amounts(output_tokens), lease_s=admitted.lease_s, leave=leave)
     outcome = await treasury.execute(msgspec.structs.replace(admitted.request, command=command))
     if isinstance(outcome, Refused):
         return outcome
@@ -270,15 +353,22 @@ async def extend(treasury: Treasury, admitted: Admitted, output_tokens: int) -> 
     return None
 
 
-async def grow(treasury: Treasury, admitted: Admitted, output_tokens: int) -> bool:
+async def grow(treasury: Treasury, admitted: Admitted, output_tokens: int, leave: Amounts | None = None) -> bool:
     """Let the hold grow to an output of so many tokens a choice, or as far as there is room; False: there is none.
+
+    Args:
+        treasury: has the hold.
+        admitted: the hold.
+        output_tokens: of a choice.
+        leave: what has to stay free besides; what always has to, unless said.
 
     Raises:
         TreasuryError: the ledger cannot be asked; what is held still holds.
     """
     bound, held = admitted.bound, admitted.held_output_tokens
+    leave = bound.leave if leave is None else leave
     for _ in range(TRIES_MAX):
-        refused = await extend(treasury, admitted, output_tokens)
+        refused = await extend(treasury, admitted, output_tokens, leave)
         if refused is None:
             return True
         if not _is_room(refused):
@@ -288,7 +378,7 @@ async def grow(treasury: Treasury, admitted: Admitted, output_tokens: int) -> bo
             output_tokens = (output_tokens + held) // 2
         else:
             room = bound.amounts(held).get(binding.unit, 0) + max(0, binding.available)
-            fits = bound.output_within(binding.unit, room - bound.leave.get(binding.unit, 0))
+            fits = bound.output_within(binding.unit, room - leave.get(binding.unit, 0))
             output_tokens = min(output_tokens - 1, fits)
         if output_tokens <= held:
             return False

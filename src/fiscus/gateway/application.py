@@ -16,9 +16,9 @@ from fiscus.contract.treasury import Treasury
 from fiscus.core.outcomes import Refused
 from fiscus.core.units import Amounts
 from fiscus.dialects import DIALECTS, Change, Code, Dialect, Malformed, Problem, RequestFacts
-from fiscus.gateway.admission import LEASE_S, Admitted, Asking, admit, release
+from fiscus.gateway.admission import LEASE_S, Admitted, Asking, admit, release, wish
 from fiscus.gateway.apart import ApartFailed
-from fiscus.gateway.asgi import Headers, Message, Presence, Receive, Send, send_refusal
+from fiscus.gateway.asgi import Headers, Message, Receive, Send, send_refusal
 from fiscus.gateway.bodies import Body, read_body
 from fiscus.gateway.bounds import bound_of, is_unseen
 from fiscus.gateway.call import Call
@@ -37,7 +37,7 @@ from fiscus.gateway.routes import Route, family_at, route_at
 from fiscus.gateway.settlements import Settlements
 from fiscus.gateway.unmetered import pass_list, pass_unmetered
 from fiscus.gateway.upstreams import Target, Upstreams
-from fiscus.gateway.waiting import Room
+from fiscus.gateway.waiting import admit_later
 from fiscus.pricing import Count, Price, PriceBook, UnknownPrice, count
 
 log = get_logger(__name__)
@@ -85,7 +85,6 @@ class Gateway:
             reader=Reader(),
             lengths=Lengths(),
             shares=Shares(),
-            room=Room(self._names_above),
             live=self.live,
             metrics=self.metrics,
         )
@@ -307,19 +306,13 @@ class Gateway:
             least={} if expected is None else await self._remaining.least(payer.account),
         )
 
-        async def attempt() -> Admitted | Refused:
-            return await admit(
-                asking, output_tokens_least, expected=expected, ahead=2 * options.margin_tokens, grows=grows
-            )
-
+        wanted = wish(asking, output_tokens_least, expected=expected, ahead=2 * options.margin_tokens, grows=grows)
         may_wait = output_tokens_least == options.output_tokens_least  # else a cheaper model is asked first
+        admitted: Admitted | Refused | None
         try:
-            admitted = await tools.room.admitted(
-                attempt,
-                payer.account,
-                options.busy_wait_s_max if may_wait else 0,
-                lambda: Presence(incoming.receive),
-            )
+            admitted = await admit(wanted)
+            if isinstance(admitted, Refused) and admitted.code == "budget_busy" and may_wait:
+                admitted = await admit_later(wanted, admitted, options.busy_wait_s_max, incoming.receive)
         except TreasuryError as error:
             return _unavailable(error)
         if admitted is None:

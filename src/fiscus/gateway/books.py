@@ -126,7 +126,7 @@ class Books:
         request = msgspec.structs.replace(self._order.admitted.request, command=self._command)
         for attempt in range(SETTLE_TRIES):
             try:
-                outcome = await self._tools.settlements.book(request, at_once=self._tools.room.is_waited_for)
+                outcome = await self._tools.settlements.book(request)
             except TreasuryError as error:
                 if attempt == SETTLE_TRIES - 1 or not error.retryable:
                     log.error("settlement_failed", hold=self._command.id, code=error.code, detail=str(error))
@@ -138,8 +138,6 @@ class Books:
             break
         self._is_finished = True
         self._answer.ended(None)  # unless its length was said
-        payer = self._order.payer
-        await self._tools.room.freed((payer.account, *payer.others))
 
     def _elapsed_ms(self) -> int:
         return int((time.monotonic() - self.started_s) * 1_000)

@@ -101,7 +101,8 @@ class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         downgrade_below_tokens: it is short when no more output than this would fit, nor all that was asked for.
         output_tokens_start: what a stream holds at first of its output where the lengths of its payer's answers are not
             known yet, and its model is known to show all that it bills.
-        busy_wait_s_max: how long a call waits for calls in flight to give room back before it is refused as busy.
+        busy_wait_s_max: how long a call stands in line for room that calls in flight give back before it is refused as
+            busy, rounded up to whole seconds.
         unseen_input_tokens_max: bound of what a request adds to its input from elsewhere (server tools, stored
             conversations); None: such requests are refused.
         server_tool_calls_max: bound of the calls of server tools, which are billed apart.

@@ -20,7 +20,6 @@ from fiscus.gateway.reading import Reader
 from fiscus.gateway.routes import Route
 from fiscus.gateway.settlements import Settlements
 from fiscus.gateway.upstreams import Target, Upstreams
-from fiscus.gateway.waiting import Room
 from fiscus.pricing import Count, Price, PriceBook
 
 
@@ -35,7 +34,6 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     reader: Reader
     lengths: Lengths
     shares: Shares
-    room: Room
     live: Live
     metrics: GatewayMetrics
 

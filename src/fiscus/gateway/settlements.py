@@ -20,27 +20,27 @@ Waiting = tuple[Request, "asyncio.Future[AnyOutcome]"]
 
 
 class Settlements:
-    """See the module. Belongs to one event loop."""
+    """See the module. Belongs to one event loop.
+
+    Attributes:
+        treasury: the ledger, which it leaves open.
+    """
 
     def __init__(self, treasury: Treasury) -> None:
-        self._treasury = treasury
+        self.treasury = treasury
         self._waiting: list[Waiting] = []
         self._timer: asyncio.TimerHandle | None = None
         self._sending: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
-    async def book(self, request: Request, *, at_once: bool = False) -> AnyOutcome:
+    async def book(self, request: Request) -> AnyOutcome:
         """Have a settlement or a release booked.
-
-        Args:
-            request: of it.
-            at_once: whether somebody waits for what it gives back.
 
         Raises:
             TreasuryError: the ledger could not be asked. Whether it was booked is not known; it may be booked again.
         """
-        if at_once or self._is_closed:
-            return await self._treasury.execute(request)
+        if self._is_closed:
+            return await self.treasury.execute(request)
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[AnyOutcome] = loop.create_future()
         self._waiting.append((request, answered))
@@ -56,11 +56,13 @@ class Settlements:
         Raises:
             TreasuryError: the ledger cannot be asked.
         """
+        if request.may_wait:
+            self.send()  # that cannot wait for room, too
         waiting = self._take()
         if not waiting:
-            return await self._treasury.execute(request)
+            return await self.treasury.execute(request)
         try:
-            outcomes = await self._treasury.execute_many([*(one for one, _ in waiting), request])
+            outcomes = await self.treasury.execute_many([*(one for one, _ in waiting), request])
         except BaseException:  # what was asked cannot be had, or not any more; that says nothing of what was settled
             self._waiting[:0] = waiting
             self.send()
@@ -89,7 +91,7 @@ class Settlements:
 
     async def _book(self, waiting: list[Waiting]) -> None:
         try:
-            outcomes: list[Any] = await self._treasury.execute_many([one for one, _ in waiting])
+            outcomes: list[Any] = await self.treasury.execute_many([one for one, _ in waiting])
         except TreasuryError as error:
             _fail(waiting, error)
         except BaseException:
