@@ -1,8 +1,11 @@
-"""Write docs/coverage.md: which tests stand behind each requirement.
+"""Write docs/coverage.md: which tests stand behind each requirement, and behind each known fault.
 
 A test names what it covers in a comment or in its docstring: ``# covers R33, T8`` or ``# covers D1-D9, E2``, directly
 above the test, beside it, or inside it. On a test class it holds for the class. ``--check`` writes nothing and fails
 while the page is stale.
+
+A known fault of the existing systems is named by its test (``test_known_fault_r5_…``, ``test_known_faults_d2_t3_…``) or
+in a comment at the same places: ``# fault R5, D12``.
 """
 
 import argparse
@@ -29,11 +32,16 @@ FAMILIES = {
     "E": ("Invariants", 15),
 }
 INSERTED = ("D32a",)
+FAULTS = {"D": 15, "R": 20, "N": 9, "T": 11, "X": 10}
+"""Family → how many known faults its system has."""
 
 _ID = r"[A-Z]\d+[a-z]?"
 _RANGE = rf"({_ID})(?:\s*[-–]\s*({_ID}))?"
 _ANY = rf"{_ID}(?:\s*[-–]\s*{_ID})?"
 _MARK = re.compile(rf"\b[Cc]overs:?\s+({_ANY}(?:(?:\s*(?:,|;|and)\s*|\s+){_ANY})*)(?![\w-])")
+_FAULT = r"[DRNTX]\d+"
+_FAULT_MARK = re.compile(rf"^#\s*faults?\s+({_FAULT}(?:\s*,\s*{_FAULT})*)\s*$")
+_FAULT_NAME = re.compile(r"test_known_faults?_((?:[drntx]\d+_)+)")
 _MALFORMED = re.compile(r"^#\s*covers\b")
 
 
@@ -130,6 +138,10 @@ def scan(source: str, path: str) -> Iterator[tuple[str, str]]:
             raise CoverageError(f"{path}:{mark.line}: `covers {', '.join(mark.ids)}` stands in no test")
         for identifier in mark.ids:
             yield identifier, f"{path}::{owner.name}"
+    for span in spans:
+        if (named := _FAULT_NAME.match(span.name.rpartition("::")[2])) is not None:
+            for number in named.group(1).strip("_").split("_"):
+                yield fault_id(number.upper(), f"{path}:{span.first}"), f"{path}::{span.name}"
 
 
 def read_comments(source: str) -> dict[int, str]:
@@ -146,6 +158,9 @@ def find_marks(tree: ast.Module, comments: Mapping[int, str], path: str) -> Iter
             raise CoverageError(f"{path}:{line}: `{comment}` names no requirement; write `# covers R33, T8`")
         if ids:
             yield Mark(line=line, ids=ids)
+        if (faults := _FAULT_MARK.match(comment)) is not None:
+            named = re.findall(_FAULT, faults.group(1))
+            yield Mark(line=line, ids=tuple(fault_id(number, f"{path}:{line}") for number in named))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             ids = parse_ids(
@@ -167,6 +182,22 @@ def parse_ids(text: str, place: str) -> tuple[str, ...]:
         for first, last in re.findall(_RANGE, found.group(1)):
             ids.extend(spell_out(first, last or first, known, place))
     return tuple(ids)
+
+
+def fault_ids() -> list[str]:
+    """List the known faults as ``fault R5``, family by family."""
+    return [f"fault {family}{number}" for family, last in FAULTS.items() for number in range(1, last + 1)]
+
+
+def fault_id(number: str, place: str) -> str:
+    """The id of a known fault.
+
+    Raises:
+        CoverageError: there is none of that number.
+    """
+    if f"fault {number}" not in fault_ids():
+        raise CoverageError(f"{place}: {number} is not a known fault")
+    return f"fault {number}"
 
 
 def spell_out(first: str, last: str, known: Sequence[str], place: str) -> Sequence[str]:
@@ -220,11 +251,17 @@ def render(tests: Mapping[str, Sequence[str]]) -> str:
         lines.append(f"| {family} | {meaning} | {sum(member in tests for member in members)} | {len(members)} |")
     lines.append(f"| | **all** | {sum(identifier in tests for identifier in ids)} | {len(ids)} |")
     lines += ["", "| requirement | tests |", "| --- | --- |"]
-    lines += [
-        f"| {identifier} | {'<br>'.join(f'`{test}`' for test in tests.get(identifier, ())) or '—'} |"
-        for identifier in ids
-    ]
+    lines += [row(identifier, tests) for identifier in ids]
+    found = sum(identifier in tests for identifier in fault_ids())
+    lines += ["", "## Known faults", "", f"Of {len(fault_ids())} faults of the existing systems {found} have a test."]
+    lines += ["", "| fault | tests |", "| --- | --- |", *(row(identifier, tests) for identifier in fault_ids())]
     return "\n".join(lines) + "\n"
+
+
+def row(identifier: str, tests: Mapping[str, Sequence[str]]) -> str:
+    """One line of a table."""
+    named = "<br>".join(f"`{test}`" for test in tests.get(identifier, ()))
+    return f"| {identifier.removeprefix('fault ')} | {named or '—'} |"
 
 
 if __name__ == "__main__":

@@ -332,7 +332,7 @@ async def test_a_suspended_agent_is_stopped_and_its_use_is_booked(economy):
 # -- known faults --------------------------------------------------------------------------------------------------
 
 
-async def test_known_fault_1_what_was_spent_beyond_the_grant_is_on_the_books(economy):
+async def test_known_fault_d1_what_was_spent_beyond_the_grant_is_on_the_books(economy):
     # covers D1, D2, E14
     await economy.allocate("a", 100)
     assert await economy.consume("a", 5000, 7) == (403, {"detail": "Agent a terminated: Token budget exhausted"})
@@ -342,7 +342,7 @@ async def test_known_fault_1_what_was_spent_beyond_the_grant_is_on_the_books(eco
     assert sample(await economy.metrics(), "dean_tokens_consumed_total", agent_id="a") == 5000
 
 
-async def test_known_fault_2_parallel_reports_are_all_booked_and_only_those_that_fit_are_accepted(economy):
+async def test_known_fault_d2_parallel_reports_are_all_booked_and_only_those_that_fit_are_accepted(economy):
     # covers D2, D13
     await economy.allocate("a", 1000)
     answers = await asyncio.gather(*(economy.consume("a", 90) for _ in range(20)))
@@ -353,7 +353,7 @@ async def test_known_fault_2_parallel_reports_are_all_booked_and_only_those_that
     assert (await economy.account("agent:a")).status == "terminated"
 
 
-async def test_known_fault_3_two_services_never_hand_out_more_than_the_pool():
+async def test_known_fault_d3_two_services_never_hand_out_more_than_the_pool():
     # covers D7
     async with serve(pool_tokens=1000) as first, serve(treasury=first.treasury, pool_tokens=1000) as second:
         answers = await asyncio.gather(
@@ -367,7 +367,7 @@ async def test_known_fault_3_two_services_never_hand_out_more_than_the_pool():
         assert (await first.balance("global")).available == 0
 
 
-async def test_known_fault_4_a_restart_mints_nothing(tmp_path):
+async def test_known_fault_d4_a_restart_mints_nothing(tmp_path):
     # covers D7
     async with serve(tmp_path / "ledger.db", pool_tokens=1000) as economy:
         await economy.allocate("a", 600)
@@ -380,7 +380,7 @@ async def test_known_fault_4_a_restart_mints_nothing(tmp_path):
         assert (await economy.allocate("b", 1000))[1]["allocated_tokens"] == 400
 
 
-async def test_known_fault_5_both_refusals_are_answered_and_counted():
+async def test_known_fault_d5_both_refusals_are_answered_and_counted():
     # covers D33, D34, D49
     async with serve(pool_tokens=1050) as economy:
         await economy.allocate("a", 1000)
@@ -392,7 +392,7 @@ async def test_known_fault_5_both_refusals_are_answered_and_counted():
         assert sample(text, "dean_allocation_rejections_total", reason="budget_exhausted") == 1
 
 
-async def test_known_fault_6_a_terminated_agent_gets_no_new_money(economy):
+async def test_known_fault_d6_a_terminated_agent_gets_no_new_money(economy):
     # covers D4
     await economy.allocate("a", 100)
     await economy.consume("a", 101)
@@ -403,7 +403,7 @@ async def test_known_fault_6_a_terminated_agent_gets_no_new_money(economy):
     assert (after.limit, before.available - after.available) == (before.limit, 9)
 
 
-async def test_known_fault_7_a_second_grant_adds_to_the_first(economy):
+async def test_known_fault_d7_a_second_grant_adds_to_the_first(economy):
     await economy.allocate("a", 1000)
     await economy.consume("a", 100)
     _, body = await economy.allocate("a", 500)
@@ -418,7 +418,7 @@ async def test_known_fault_7_a_second_grant_adds_to_the_first(economy):
     assert (await economy.status())["active_agents"] == 1
 
 
-async def test_known_fault_7_parallel_grants_to_one_agent_all_count():
+async def test_known_fault_d7_parallel_grants_to_one_agent_all_count():
     async with serve() as first, serve(treasury=first.treasury) as second:
         answers = await asyncio.gather(*(service.allocate("a", 100) for _ in range(10) for service in (first, second)))
         assert [status for status, _ in answers] == [200] * 20
@@ -426,7 +426,7 @@ async def test_known_fault_7_parallel_grants_to_one_agent_all_count():
         assert (await first.balance("global")).available == 98_000
 
 
-async def test_known_fault_7_termination_returns_what_is_unused_to_the_pool(economy):
+async def test_known_fault_d7_termination_returns_what_is_unused_to_the_pool(economy):
     # covers D3, D14
     await economy.allocate("a", 1000)
     await economy.consume("a", 300)
@@ -438,7 +438,7 @@ async def test_known_fault_7_termination_returns_what_is_unused_to_the_pool(econ
     assert (status["remaining_budget"], status["active_agents"]) == (99_700, 0)
 
 
-async def test_known_fault_8_using_exactly_the_grant_is_allowed(economy):
+async def test_known_fault_d8_using_exactly_the_grant_is_allowed(economy):
     # covers D1
     await economy.allocate("a", 1000)
     assert await economy.consume("a", 1000, 10) == (
@@ -455,7 +455,7 @@ async def test_known_fault_8_using_exactly_the_grant_is_allowed(economy):
     assert (await economy.allocate("a", 100))[0] == 200
 
 
-async def test_known_fault_10_metrics_can_be_scraped(economy):
+async def test_known_fault_d10_metrics_can_be_scraped(economy):
     # covers D32, D43, D44, D45, D46, D47, D48, D49, D50, D59
     await economy.allocate("a", 1000)
     await economy.consume("a", 100, 5)
@@ -494,7 +494,7 @@ async def test_known_fault_10_metrics_can_be_scraped(economy):
     assert sample(text, "dean_allocation_size_tokens_sum") == 1500
 
 
-async def test_known_fault_11_no_float_touches_the_books(economy):
+async def test_known_fault_d11_no_float_touches_the_books(economy):
     await economy.allocate("a", 1000)
     for _ in range(10):
         await economy.consume("a", 0.1, 0.1)
@@ -505,7 +505,7 @@ async def test_known_fault_11_no_float_touches_the_books(economy):
     assert (best["value_generated"], best["efficiency"]) == (1.0, 0.1)
 
 
-async def test_known_fault_12_a_repeated_report_counts_once(economy):
+async def test_known_fault_d12_a_repeated_report_counts_once(economy):
     await economy.allocate("a", 1000)
     first = await economy.consume("a", 100, 5, key="r1")
     assert await economy.consume("a", 100, 5, key="r1") == first
@@ -515,7 +515,7 @@ async def test_known_fault_12_a_repeated_report_counts_once(economy):
     assert (await economy.consume("a", 100, 5, key="r2"))[1]["consumed"] == 200
 
 
-async def test_known_fault_12_a_repeated_request_makes_one_grant(economy):
+async def test_known_fault_d12_a_repeated_request_makes_one_grant(economy):
     first = await economy.allocate("a", 100, key="g1")
     assert first[0] == 200
     assert await economy.allocate("a", 100, key="g1") == first
@@ -524,13 +524,13 @@ async def test_known_fault_12_a_repeated_request_makes_one_grant(economy):
     assert (await economy.agent("a"))[1]["allocated"] == 100
 
 
-async def test_known_fault_12_requests_repeated_at_once_make_one_grant(economy):
+async def test_known_fault_d12_requests_repeated_at_once_make_one_grant(economy):
     answers = await asyncio.gather(*(economy.allocate("a", 100, key="g1") for _ in range(8)))
     assert {json.dumps(body) for _, body in answers} == {json.dumps(answers[0][1])}
     assert (await economy.agent("a"))[1]["allocated"] == 100
 
 
-async def test_known_fault_12_a_repeated_request_is_known_after_a_restart(tmp_path):
+async def test_known_fault_d12_a_repeated_request_is_known_after_a_restart(tmp_path):
     async with serve(tmp_path / "ledger.db") as economy:
         first = await economy.allocate("a", 100, key="g1")
         await economy.consume("a", 30, key="r1")
@@ -540,7 +540,7 @@ async def test_known_fault_12_a_repeated_request_is_known_after_a_restart(tmp_pa
         assert (await economy.agent("a"))[1]["allocated"] == 100
 
 
-async def test_known_fault_13_labels_are_bounded():
+async def test_known_fault_d13_labels_are_bounded():
     # covers D43
     async with serve(labels_max=2) as economy:
         for number in range(5):
@@ -565,7 +565,7 @@ async def put_key(economy: Economy, role: str, account: str | None = None) -> st
     return f"Bearer {secret}"
 
 
-async def test_known_fault_13_a_key_of_one_agent_acts_for_no_other():
+async def test_known_fault_d13_a_key_of_one_agent_acts_for_no_other():
     # covers D2
     async with serve(keys_required=True, key_pepper=PEPPER) as economy:
         operator = await put_key(economy, "operator")
@@ -592,7 +592,7 @@ async def test_known_fault_13_a_key_of_one_agent_acts_for_no_other():
         assert (await economy.balance("agent:y")).spent == 0
 
 
-async def test_known_fault_13_who_may_only_look_cannot_spend_and_who_has_no_key_can_do_nothing():
+async def test_known_fault_d13_who_may_only_look_cannot_spend_and_who_has_no_key_can_do_nothing():
     async with serve(keys_required=True, key_pepper=PEPPER) as economy:
         await put_key(economy, "operator")
         viewer = await put_key(economy, "viewer")
@@ -802,7 +802,7 @@ async def test_a_grant_explains_itself_when_it_is_asked_to(economy):
     }
 
 
-async def test_known_fault_9_of_d_under_the_proven_strategy_a_new_name_gains_nothing():
+async def test_known_fault_d9_under_the_proven_strategy_a_new_name_gains_nothing():
     # covers D9
     async with serve(strategy="proven") as economy:
         for name, value in (("good", 60), ("fair", 40), ("poor", 25)):

@@ -136,7 +136,7 @@ def test_its_exceptions_stand_in_the_tree_of_fiscus():
     assert not issubclass(TokenBudgetExhausted, TokenAllocationError)
 
 
-async def test_known_fault_12_a_report_whose_answer_is_lost_counts_once(economy):
+async def test_known_fault_d12_a_report_whose_answer_is_lost_counts_once(economy):
     async with losing_replies(economy.url, lost=2) as url, TokenEconomyClient(url) as client:
         grant = await client.allocate_tokens("a", 1000)
         assert grant["allocated_tokens"] == 1000
@@ -172,7 +172,7 @@ async def test_use_is_reported_at_once_from_nine_tenths_on(client, economy):
         assert (await economy.balance("agent:a")).spent == 950
 
 
-async def test_known_fault_14_every_token_is_reported_exactly_once(client, economy):
+async def test_known_fault_d14_every_token_is_reported_exactly_once(client, economy):
     async with TokenBudgetManager(client, "a", 500) as budget:
         for _ in range(5):
             await budget.consume(tokens=100, value=1)
@@ -180,7 +180,7 @@ async def test_known_fault_14_every_token_is_reported_exactly_once(client, econo
     assert (await economy.status())["top_performers"][0]["value_generated"] == 5
 
 
-async def test_known_fault_14_use_beyond_the_grant_is_reported_in_full_and_raised(client, economy):
+async def test_known_fault_d14_use_beyond_the_grant_is_reported_in_full_and_raised(client, economy):
     async def work() -> None:
         async with TokenBudgetManager(client, "a", 500) as budget:
             for _ in range(10):
@@ -191,7 +191,7 @@ async def test_known_fault_14_use_beyond_the_grant_is_reported_in_full_and_raise
     assert (await economy.balance("agent:a")).spent == 510
 
 
-async def test_known_fault_14_after_a_kill_the_next_report_says_so_again(client, economy):
+async def test_known_fault_d14_after_a_kill_the_next_report_says_so_again(client, economy):
     async with TokenBudgetManager(client, "a", 500) as budget:
         with pytest.raises(TokenBudgetExhausted):
             await budget.consume(tokens=501)

@@ -97,7 +97,7 @@ def test_a_refusal_moves_nothing(peers):
     assert rows(peers.draft) == before
 
 
-def test_known_fault_2_of_t_usage_beyond_is_booked_and_what_moved_is_told(peers):
+def test_known_fault_t2_usage_beyond_is_booked_and_what_moved_is_told(peers):
     with_hold(peers, "h", "a", 150, ("b", 50))
     settled = peers.settle("h", 400)
     assert settled.uncovered == {"tokens": 250}
@@ -142,7 +142,7 @@ def test_a_lender_keeps_its_reserve_and_lends_nothing_downhill(peers):
     assert peers.lend("m", "b", ("a", 1), refused="lower_priority").field == "parts[0].source"
 
 
-def test_known_fault_9_of_t_equals_lend_neither_to_whom_they_owe_nor_what_they_borrowed(peers):
+def test_known_fault_t9_equals_lend_neither_to_whom_they_owe_nor_what_they_borrowed(peers):
     peers.lend("l", "b", ("c", 40))
     assert peers.lend("m", "c", ("b", 1), refused="conflict").field == "parts[0].source"
     peers.account("d", "root")
@@ -255,7 +255,7 @@ STEPS = st.lists(
 # covers E8, T7, T8, T11
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 2), min_size=4, max_size=4), st.lists(st.integers(0, 40), min_size=4, max_size=4), STEPS)
-def test_known_fault_9_of_t_any_reallocations_conserve_the_total_keep_reserves_and_end(priorities, reserves, steps):
+def test_known_fault_t9_any_reallocations_conserve_the_total_keep_reserves_and_end(priorities, reserves, steps):
     """Each step: somebody needs more than it has, is lent it, and settles some of it now or at the end."""
     ledger = Ledger()
     ledger.account("root")

@@ -28,7 +28,7 @@ def test_classic_is_the_formula_of_the_service_exactly(history: History, middle:
 
 # covers D9
 @given(HISTORIES, MIDDLES)
-def test_known_fault_9_of_d_a_fresh_name_never_gets_more_than_anybody_proven(
+def test_known_fault_d9_a_fresh_name_never_gets_more_than_anybody_proven(
     history: History, middle: Fraction | None
 ) -> None:
     fresh = standing("proven", History(), middle).historical
@@ -38,7 +38,7 @@ def test_known_fault_9_of_d_a_fresh_name_never_gets_more_than_anybody_proven(
 
 # covers D9
 @given(HISTORIES, MIDDLES, st.integers(0, 6), VALUES)
-def test_known_fault_9_of_d_more_value_never_makes_a_grant_smaller(
+def test_known_fault_d9_more_value_never_makes_a_grant_smaller(
     history: History, middle: Fraction | None, index: int, more: Fraction
 ) -> None:
     if index >= len(history.grants):
@@ -50,9 +50,7 @@ def test_known_fault_9_of_d_more_value_never_makes_a_grant_smaller(
 
 
 @given(HISTORIES, st.fractions(min_value=Fraction(1, 1000), max_value=100, max_denominator=1000), VALUES)
-def test_known_fault_9_of_d_the_unit_of_value_means_nothing(
-    history: History, middle: Fraction, scale: Fraction
-) -> None:
+def test_known_fault_d9_the_unit_of_value_means_nothing(history: History, middle: Fraction, scale: Fraction) -> None:
     factor = scale + 1
     scaled = History(
         grants=[Past(value=one.value * factor, tokens=one.tokens) for one in history.grants],
@@ -63,7 +61,7 @@ def test_known_fault_9_of_d_the_unit_of_value_means_nothing(
 
 
 @pytest.mark.parametrize("value", [1e9, 1e308])
-def test_known_fault_9_of_d_a_huge_value_for_one_token_is_worth_next_to_nothing(value: float) -> None:
+def test_known_fault_d9_a_huge_value_for_one_token_is_worth_next_to_nothing(value: float) -> None:
     boaster = History(grants=[Past(value=Fraction(value), tokens=1)], consumed_tokens=1)
     honest = History(grants=[past(50, 1_000)], consumed_tokens=1_000)
     middle = Fraction(1, 20)

@@ -84,6 +84,34 @@ def test_a_mark_without_ids_is_an_error(mark):
         scan(f"{mark}\ndef test_a(): ...")
 
 
+@pytest.mark.parametrize(
+    ("source", "faults"),
+    [
+        ("def test_known_fault_r5_prices_are_right(): ...", ["R5"]),
+        ("async def test_known_faults_d2_t3_of_20_claims_only_those_that_fit(): ...", ["D2", "T3"]),
+        ("# fault R5, D12\ndef test_a(): ...", ["R5", "D12"]),
+        ("def test_known_faults_are_many(): ...", []),
+        ("def test_a_known_fault_r5_is_told(): ...", []),
+        ("# faulty\ndef test_a(): ...", []),
+    ],
+)
+def test_a_known_fault_is_named_by_its_test_or_in_a_mark(source, faults):
+    assert [identifier for identifier, _ in scan(source)] == [f"fault {number}" for number in faults]
+
+
+@pytest.mark.parametrize("source", ["def test_known_fault_r99_x(): ...", "# fault D16\ndef test_a(): ..."])
+def test_a_fault_that_is_not_known_is_an_error(source):
+    with pytest.raises(coverage.CoverageError, match="is not a known fault"):
+        scan(source)
+
+
+def test_every_known_fault_of_budgets_grants_and_threads_has_a_test():
+    found = coverage.collect(coverage.ROOT)
+    lasts = {"T": 11, "X": 10, "R": 20, "D": 14}
+    asked = [f"fault {family}{number}" for family, last in lasts.items() for number in range(1, last + 1)]
+    assert [identifier for identifier in asked if identifier not in found] == []
+
+
 def test_a_string_that_is_no_docstring_is_data():
     assert scan('def test_a():\n    text = "# covers E1"\n') == []
 

@@ -213,7 +213,7 @@ async def test_r10_trends_and_forecasts_say_what_they_do_not_know(books):
 
 
 # covers R13
-async def test_known_fault_8_root_and_depth_are_right_after_any_number_of_requests(books):
+async def test_known_fault_r8_root_and_depth_are_right_after_any_number_of_requests(books):
     """Also known fault 9: nothing is read from a buffer that is empty after a flush."""
     for index in range(150):
         await booked(
@@ -232,7 +232,7 @@ async def test_known_fault_8_root_and_depth_are_right_after_any_number_of_reques
 
 
 # covers R13
-async def test_known_fault_10_circles_end(books):
+async def test_known_fault_r10_circles_end(books):
     for id, parent in (("a", "b"), ("b", "a"), ("self", "self"), ("child", "a"), ("orphan", "gone")):
         await booked(books, "thread:1", request_id=id, parent_request_id=parent)
     seq = await written(books)
@@ -250,7 +250,7 @@ async def test_known_fault_10_circles_end(books):
 
 
 # covers R13
-async def test_known_fault_11_a_root_needs_no_depth_and_a_request_no_id_of_its_own(books):
+async def test_known_fault_r11_a_root_needs_no_depth_and_a_request_no_id_of_its_own(books):
     await booked(books, "thread:1", id="hold-1", agent_id="planner", task_type="plan")
     seq = await written(books)
     found = await books.provenance("hold-1", min_seq=seq)
@@ -296,7 +296,7 @@ async def test_r14_workflows_and_tasks(books):
 
 
 # covers R1
-async def test_known_fault_7_the_same_call_twice_counts_once(books):
+async def test_known_fault_r7_the_same_call_twice_counts_once(books):
     for _ in range(2):
         await booked(books, "thread:1", id="one", request_id="r")
     seq = await written(books)

@@ -33,7 +33,7 @@ def rows() -> list[list[str]]:
 
 
 # covers R1, R3, R7, R8, R10, R12
-def test_known_fault_20_every_signal_is_there_as_the_guide_says():
+def test_known_fault_r20_every_signal_is_there_as_the_guide_says():
     named = {signal for row in rows() for signal in re.findall(r"`(\w+)`", row[0])}
     assert set(SIGNALS) <= named
     addresses = {f"{route.method} {route.path}" for route in ROUTES}
@@ -65,7 +65,7 @@ async def test_budgets_are_made_and_changed_and_nothing_else_can_be_changed(trea
 @pytest.mark.parametrize(
     "wrong", [{"period": "custom"}, {"unit": "eur"}, {"limit": -1}, {"thresholds": [50, 80]}, {"mode": "strict"}]
 )
-async def test_known_faults_14_and_19_what_is_no_budget_is_refused(treasury, wrong):
+async def test_known_faults_r14_r19_what_is_no_budget_is_refused(treasury, wrong):
     await treasury.put_account("team:a")
     asked = {"unit": "cost", "limit": 10, "period": "month"} | wrong
     with pytest.raises(Invalid) as invalid:
@@ -74,7 +74,7 @@ async def test_known_faults_14_and_19_what_is_no_budget_is_refused(treasury, wro
 
 
 # covers R1
-async def test_known_fault_14_a_negative_amount_gives_nothing_back(treasury):
+async def test_known_fault_r14_a_negative_amount_gives_nothing_back(treasury):
     await treasury.put_account("team:a")
     with pytest.raises(Invalid):
         await treasury.usage("team:a", {"tokens": -5})
@@ -83,7 +83,7 @@ async def test_known_fault_14_a_negative_amount_gives_nothing_back(treasury):
 
 
 # covers R30
-async def test_known_faults_2_and_16_thresholds_are_percent_and_fire_once(treasury):
+async def test_known_faults_r2_r16_thresholds_are_percent_and_fire_once(treasury):
     """A third of nine dollars, one percent, and the same again."""
     await treasury.put_account("team:a")
     await treasury.put_budget("team:a", "cost", 9_000_000_000, budget="main", thresholds=THRESHOLDS)

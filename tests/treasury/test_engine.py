@@ -684,6 +684,7 @@ def test_views_that_cannot_be_written_are_seen_in_the_lag_and_caught_up_later(tm
     again.close()
 
 
+# fault R17
 def test_views_that_can_never_be_written_end_admissions_then_everything_and_memory_stays_bounded(
     tmp_path, clock, monkeypatch
 ):
