@@ -6,7 +6,7 @@ from itertools import permutations
 
 import pytest
 
-from fiscus.core.commands import Attend, Release, Request, Reserve
+from fiscus.core.commands import Alternative, Attend, Release, Request, Reserve
 from fiscus.core.decide import decide
 from fiscus.core.events import Held, TicketEnded
 from fiscus.core.state import Draft
@@ -504,3 +504,122 @@ def test_while_the_figures_are_in_doubt_nobody_is_admitted_and_later_who_is_stil
     answer = busy.attend("y")
     assert (admitted(busy), answer.state) == (["x", "y"], "held")
     assert not busy.hold("y").unclaimed
+
+
+# -- what would do instead -----------------------------------------------------------------------------------------
+
+
+def test_who_would_do_with_less_is_admitted_with_what_fits(halves: Ledger) -> None:
+    halves.queue("x", "b", 90, least={"tokens": 40})
+    halves.settle("left", 20)
+    assert halves.hold("x").state == "waiting", "30 are free, and 40 would do"
+    halves.release("right")
+    held = halves.attend("x")
+    assert (held.state, held.reserved["tokens"], held.steps) == ("held", 80, ("clamp",))
+    assert halves.cell("root").held == 80
+    assert halves.reserve("x", "b", 90, least={"tokens": 40}).reserved["tokens"] == 80
+    halves.check_replay()
+
+
+def test_room_for_all_of_it_is_all_of_it(halves: Ledger) -> None:
+    halves.queue("x", "b", 90, least={"tokens": 60})
+    halves.release("left")
+    assert halves.hold("x").state == "waiting"
+    halves.release("right")
+    held = halves.attend("x")
+    assert (held.reserved["tokens"], held.steps) == (90, ())
+
+
+def test_what_could_never_fit_waits_if_less_would_do(halves: Ledger) -> None:
+    halves.reserve("y", "b", 101, wait_s=60, least={"tokens": 101}, refused="budget_exceeded")
+    halves.queue("x", "b", 1_000, least={"tokens": 60})
+    halves.release("left")
+    assert halves.hold("x").state == "waiting"
+    refused = halves.reserve("z", "a", 1, refused="budget_busy")
+    assert "others wait" in refused.detail, "who waits for less is not passed by those who come later"
+    halves.adjust("more", "root", 10)
+    assert halves.attend("x").reserved["tokens"] == 60
+
+
+@pytest.mark.parametrize("order", list(permutations(("first", "second"))))
+def test_little_does_not_overtake_in_either_order(halves: Ledger, order: tuple[str, ...]) -> None:
+    asked = {"first": (80, {}), "second": (80, {"tokens": 10})}
+    for id in order:
+        halves.queue(id, "b", asked[id][0], least=asked[id][1])
+    halves.release("left")
+    if order[0] == "first":
+        assert states(halves, *order) == ["waiting", "waiting"]
+        refused = halves.reserve("new", "a", 50, least={"tokens": 1}, refused="budget_busy")
+        assert "others wait" in refused.detail
+        halves.release("right")
+        assert admitted(halves) == ["first", "second"]
+        assert [halves.attend(id).reserved["tokens"] for id in order] == [80, 20]
+    else:
+        assert states(halves, *order) == ["held", "waiting"]
+        assert halves.attend("second").reserved["tokens"] == 50
+    halves.check_replay()
+
+
+def test_who_waits_for_less_waits_where_that_is_bound(pool: Ledger) -> None:
+    """All that is asked lacks room in b's own budget, and the least only in root's."""
+    pool.budget("b", 60)
+    pool.reserve("one", "a", 70)
+    pool.queue("x", "b", 80, least={"tokens": 50})
+    pool.settle("one", 10)
+    assert pool.attend("x").reserved["tokens"] == 60
+    pool.check_replay()
+
+
+def test_another_model_is_taken_when_there_is_room_for_it(busy: Ledger) -> None:
+    other = (Alternative(model="small", amounts={"tokens": 30}),)
+    busy.queue("x", "b", 90, alternatives=other, attributes={"model": "large"})
+    busy.reserve("z", "a", 5, refused="budget_busy")
+    busy.settle("first", 60)
+    held = busy.attend("x")
+    assert (held.state, held.model, held.reserved["tokens"], held.steps) == ("held", "small", 30, ("downgrade",))
+    assert busy.reserve("x", "b", 90, attributes={"model": "large"}).model == "small"
+    busy.check_replay()
+
+
+def test_parts_are_lowered_as_for_those_who_come_anew(halves: Ledger) -> None:
+    halves.queue("x", "b", {"input_tokens": 40, "output_tokens": 50}, least={"output_tokens": 11})
+    halves.release("left")
+    assert halves.hold("x").state == "waiting"
+    halves.adjust("more", "root", 10)
+    reserved = halves.attend("x").reserved
+    assert reserved == {"input_tokens": 40, "output_tokens": 20, "tokens": 60, "calls": 1}
+
+
+def test_what_is_left_for_others_is_left_by_those_who_waited(halves: Ledger) -> None:
+    halves.queue("x", "b", 90, least={"tokens": 30}, leave={"tokens": 30})
+    halves.release("left")
+    assert halves.hold("x").state == "waiting"
+    halves.adjust("more", "root", 15)
+    assert halves.attend("x").reserved["tokens"] == 35
+
+
+@pytest.mark.parametrize(
+    ("steps", "taken"), [(("wait",), None), (("clamp", "wait"), ("clamp", "wait", "clamp")), ((), ("clamp",))]
+)
+def test_a_list_says_whether_less_is_held_while_waiting(halves: Ledger, steps: tuple[str, ...], taken: object) -> None:
+    asked = Reserve(id="x", account="b", amounts={"tokens": 90}, least={"tokens": 10}, wait_s=60)
+    assert halves.do(asked, steps=steps).state == "waiting"
+    halves.release("left")
+    assert states(halves, "x") == ["held" if taken else "waiting"]
+    if taken:
+        assert halves.attend("x").steps == taken
+
+
+def test_room_that_came_between_two_steps_is_used_before_it_waits(busy: Ledger) -> None:
+    busy.settle("first", 50)
+    asked = Reserve(id="x", account="b", amounts={"tokens": 90}, least={"tokens": 10}, wait_s=60)
+    held = busy.do(asked, steps=("clamp", "wait"))
+    assert (held.state, held.reserved["tokens"], held.steps) == ("held", 50, ("clamp", "wait", "clamp"))
+
+
+def test_in_vain_it_is_said_what_would_have_done(busy: Ledger) -> None:
+    busy.queue("x", "b", 90, wait_s=20, least={"tokens": 40})
+    stay(busy, 20, "x")
+    refused = busy.attend("x", refused="budget_busy")
+    assert refused.requested == 40
+    assert "40 tokens needed at least" in refused.detail

@@ -124,3 +124,21 @@ async def test_a_list_without_waiting_does_not_wait(treasury: Treasury) -> None:
     with pytest.raises(BudgetBusy):
         async with asyncio.timeout(SOON_S):
             await treasury.reserve("a", tokens=50, wait_s=3_600)
+
+
+async def test_who_would_do_with_less_is_admitted_with_what_fits(treasury: Treasury) -> None:
+    await founded(treasury)
+    for steps in ((), ("clamp", "wait")):
+        await treasury.put_account("a", shortage=steps)
+        first = await treasury.reserve("a", tokens=60)
+        second = await treasury.reserve("a", tokens=40)
+        id = f"x-{len(steps)}"
+        waiting = asyncio.create_task(treasury.reserve("a", tokens=90, least={"tokens": 50}, wait_s=60, id=id))
+        async with asyncio.timeout(SOON_S):
+            while (await _state(treasury, id)) != "waiting":
+                await asyncio.sleep(0.005)
+        await treasury.release(first.id)
+        answer = await asyncio.wait_for(waiting, SOON_S)
+        assert (answer.state, answer.reserved["tokens"], answer.steps[-1]) == ("held", 60, "clamp")
+        for held in (answer, second):
+            await treasury.release(held.id)

@@ -11,6 +11,7 @@ from typing import ClassVar, dataclass_transform
 import msgspec
 
 from fiscus.core.commands import (
+    Alternative,
     CarryOver,
     ExhaustionPolicy,
     Mode,
@@ -179,6 +180,7 @@ class Held(Event, tag="held"):
 class Queued(Event, tag="queued"):
     """A reserve that waits, and holds nothing, for ``needed`` in ``cell``.
 
+    ``least``, ``alternatives``: what would do instead, as in Reserve; ``needed`` is the least of that.
     ``steps``: of its account's list, as in ShortageMet. ``turn``: who has the lowest comes first, then who has the
     lowest ``order``. ``until``: when it ends for good, and ``expires_at``: unless who waits has said by then that he is
     there. ``again``: as in Held.
@@ -199,6 +201,8 @@ class Queued(Event, tag="queued"):
     attributes_check: int = 0
     also: tuple[int, ...] = ()
     leave: Amounts = {}
+    least: Amounts = {}
+    alternatives: tuple[Alternative, ...] = ()
     steps: tuple[ShortageStep, ...] = ()
     again: bool = False
     private: Private | None = None

@@ -175,6 +175,8 @@ def _queued(draft: Draft, event: Queued, at: int) -> None:
         order=event.order,
         until=event.until,
         leave=event.leave,
+        least=event.least,
+        alternatives=event.alternatives,
         steps=event.steps,
         attributes=(event.private.attributes or {}) if event.private is not None else {},
     )

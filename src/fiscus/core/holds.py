@@ -25,7 +25,7 @@ from fiscus.core.routes import (
     running_cell,
 )
 from fiscus.core.scopes import find_account, find_or_open, in_scope
-from fiscus.core.shortage import LACKING_ROOM, Eased, ease
+from fiscus.core.shortage import LACKING_ROOM, Eased, ease, offered, smallest
 from fiscus.core.state import Account, Cell, Draft, Hold, Route, Ticket
 from fiscus.core.tickets import begin_to_wait, behind_others, renew, turn_of
 from fiscus.core.units import Amounts, completed
@@ -61,7 +61,9 @@ def reserve(draft: Draft, request: Request, command: Reserve, now: int) -> HoldA
             is_time = not found.shortage and request.steps[-1:] in ((), ("wait",), ("ask",))
             if not command.wait_s or command.loans or not is_time:
                 return found
-            return begin_to_wait(draft, request, command, found, now, check=check, again=known is not None)
+            wanted = offered(command, request.steps)
+            found = waited_for(draft, request, wanted, found, now)
+            return begin_to_wait(draft, request, wanted, found, now, check=check, again=known is not None)
         eased = found
         private = Private(attributes=command.attributes) if command.attributes else None
         outcome = msgspec.structs.replace(eased.held, asked=command.amounts, attributes_check=check, private=private)
@@ -161,6 +163,17 @@ def admission(
     )
 
 
+def waited_for(
+    draft: Draft, request: Request, command: Reserve, refused: Refused, now: int, ticket: Ticket | None = None
+) -> Refused:
+    """The refusal that says what a reserve waits for: of the least that it would do with."""
+    least = smallest(command)
+    if least is command or refused.code not in LACKING_ROOM:
+        return refused
+    found = admission(draft, request, least, now, ticket)
+    return found if isinstance(found, Refused) and found.code in LACKING_ROOM else refused
+
+
 def _foreign_loan(draft: Draft, command: Reserve, payer: int) -> Refused | None:
     """The refusal of a loan that is not there, is another hold's, or was not made for anybody on the payer's chain."""
     numbers = {account.number for account in chain(draft, draft.accounts[payer])}
@@ -189,6 +202,8 @@ def _helped(draft: Draft, request: Request, command: Reserve, payer: int, eased:
 
 def tried_for(request: Request, eased: Eased | None) -> tuple[ShortageStep, ...]:
     """The steps that were taken for a hold, the one that made it last."""
+    if request.steps and eased is not None and eased.step != request.steps[-1]:
+        return (*request.steps, eased.step)
     if request.steps:
         return request.steps if request.steps[-1] != "deny" else request.steps[:-1]
     return (eased.step,) if eased is not None else ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -20,6 +20,9 @@ LACKING_ROOM = frozenset({"budget_exceeded", "budget_busy"})
 
 OWN_STEPS: tuple[ShortageStep, ...] = ("clamp", "downgrade")
 """What is tried where no list says otherwise: only what the caller itself has offered."""
+
+WAITING: tuple[tuple[ShortageStep], ...] = (("wait",), ("ask",))
+"""Last steps with which a reserve waits: what was tried before them may help by now, and does while it waits."""
 
 PARTS: tuple[Unit, Unit] = ("output_tokens", "input_tokens")
 
@@ -66,7 +69,16 @@ def ease(draft: Draft, request: Request, command: Reserve, refused: Refused, now
         return refused
     if listed:
         return msgspec.structs.replace(refused, shortage=listed)
-    for step in request.steps[-1:] or OWN_STEPS:
+    taken = request.steps if request.steps[-1:] in WAITING else request.steps[-1:]
+    return eased_by(draft, taken or OWN_STEPS, command, refused, now, admit)
+
+
+def eased_by(
+    draft: Draft, steps: Sequence[ShortageStep], command: Reserve, refused: Refused, now: int, admit: Admit
+) -> Eased | Refused:
+    """Try these of the steps that are taken within one decision, in their order; arguments as in ``ease``."""
+    payer = draft.accounts[draft.names[command.account]]
+    for step in steps:
         if step == "clamp" and command.least:
             eased = _clamped(draft, command, payer, now, admit)
         elif step == "downgrade" and command.alternatives:
@@ -76,6 +88,30 @@ def ease(draft: Draft, request: Request, command: Reserve, refused: Refused, now
         if eased is not None:
             return eased
     return refused
+
+
+def offered(command: Reserve, steps: Sequence[ShortageStep]) -> Reserve:
+    """The reserve with what it offers to be held instead, as far as the steps so far (or no list at all) allow it."""
+    allowed = steps or OWN_STEPS
+    return msgspec.structs.replace(
+        command,
+        least=command.least if "clamp" in allowed else {},
+        alternatives=command.alternatives if "downgrade" in allowed else (),
+    )
+
+
+def smallest(command: Reserve) -> Reserve:
+    """The least that a reserve which waits would do with: what it waits for."""
+    if command.least:
+        amounts: Amounts = {
+            unit: min(amount, command.least.get(unit, amount)) for unit, amount in command.amounts.items()
+        }
+        return msgspec.structs.replace(command, amounts=amounts)
+    if command.alternatives:
+        other = command.alternatives[-1]
+        attributes = {**command.attributes, "model": other.model}
+        return msgspec.structs.replace(command, amounts=other.amounts, attributes=attributes)
+    return command
 
 
 def _clamped(draft: Draft, command: Reserve, payer: Account, now: int, admit: Admit) -> Eased | None:

@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, TypeVar, dataclass_transform
 import msgspec
 
 from fiscus.core.commands import (
+    Alternative,
     CarryOver,
     ExhaustionPolicy,
     Mode,
@@ -218,7 +219,8 @@ class Cell(Entity, kw_only=True, omit_defaults=True):
 class Ticket(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a reserve waits for: ``needed`` in ``cell``, in the order of ``turn`` and ``order``, until ``until``.
 
-    ``window_end``: of the cell; never for an allocation, whose end frees nothing.
+    ``window_end``: of the cell; never for an allocation, whose end frees nothing. ``least``, ``alternatives``: what
+    would do instead; ``needed`` is the least of that.
     """
 
     cell: int
@@ -228,6 +230,8 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     order: int
     until: int
     leave: Amounts = {}
+    least: Amounts = {}
+    alternatives: tuple[Alternative, ...] = ()
     attributes: dict[str, str] = {}
     steps: tuple[ShortageStep, ...] = ()
 

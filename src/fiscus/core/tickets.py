@@ -130,6 +130,8 @@ def begin_to_wait(
             attributes_check=check,
             also=tuple(found for name in command.also if (found := draft.names.find(name)) is not None),
             leave=command.leave,
+            least=command.least,
+            alternatives=command.alternatives,
             steps=request.steps,
             again=again,
             private=Private(attributes=command.attributes) if command.attributes else None,
@@ -158,10 +160,11 @@ def why_in_vain(draft: Draft, hold: Hold) -> Refused:
     cell = draft.cells[ticket.cell]
     seen = balance(draft, cell)
     busy = hold.ended == "budget_busy"
+    wanted = "needed at least" if ticket.least or ticket.alternatives else "asked"
     return Refused(
         code="budget_busy" if busy else "budget_exceeded",
-        detail=f"{seen.account}: {ticket.needed} {seen.unit} asked and waited for in vain, {max(0, seen.available)} of "
-        f"{seen.limit} left in {seen.budget}",
+        detail=f"{seen.account}: {ticket.needed} {seen.unit} {wanted} and waited for in vain, "
+        f"{max(0, seen.available)} of {seen.limit} left in {seen.budget}",
         binding=seen,
         requested=ticket.needed,
         retry_after_s=RETRY_AFTER_S if busy else None,

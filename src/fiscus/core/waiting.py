@@ -14,10 +14,11 @@ import msgspec
 from fiscus.core.answers import hold_answer, is_exceeded
 from fiscus.core.checks import check
 from fiscus.core.commands import Attend, Request, Reserve
-from fiscus.core.events import Held, ShortageMet, StatusChanged, TicketChanged, TicketEnded
-from fiscus.core.holds import admission, find_hold
+from fiscus.core.events import Held, Private, ShortageMet, StatusChanged, TicketChanged, TicketEnded
+from fiscus.core.holds import admission, find_hold, waited_for
 from fiscus.core.outcomes import HoldAnswer, Refused
 from fiscus.core.routes import chain, close_ended_windows, inactive
+from fiscus.core.shortage import OWN_STEPS, Eased, eased_by
 from fiscus.core.state import Draft, Hold, Mark, Ticket
 from fiscus.core.tickets import (
     CLAIM_MS,
@@ -78,12 +79,26 @@ def _try(draft: Draft, hold: Hold, ticket: Ticket, now: int) -> bool:
         draft.emit(TicketEnded(id=hold.id, code="budget_exceeded"))
         return True
     command = _command(draft, hold, ticket)
-    outcome = admission(draft, Request(command=command, may_open=False), command, now, ticket)
+    request = Request(command=command, may_open=False)
+    outcome = admission(draft, request, command, now, ticket)
     if isinstance(outcome, Held):
         draft.emit(msgspec.structs.replace(outcome, again=True, unclaimed=True, expires_at=now + CLAIM_MS))
         if ticket.steps:
             draft.emit(ShortageMet(id=hold.id, account=hold.account, steps=ticket.steps))
         return True
+    if (ticket.least or ticket.alternatives) and outcome.code in ROOM:
+        eased = eased_by(
+            draft,
+            ticket.steps or OWN_STEPS,
+            command,
+            outcome,
+            now,
+            lambda other: admission(draft, request, other, now, ticket),
+        )
+        if isinstance(eased, Eased):
+            _admit_eased(draft, hold, ticket, eased, now)
+            return True
+        outcome = waited_for(draft, request, command, outcome, now, ticket)
     cell = binding_cell(draft, outcome) if outcome.code in ROOM else None
     if cell is None or outcome.requested is None or not is_worth_waiting(draft, cell, outcome.requested, ticket.until):
         draft.emit(TicketEnded(id=hold.id, code=outcome.code))
@@ -92,6 +107,30 @@ def _try(draft: Draft, hold: Hold, ticket: Ticket, now: int) -> bool:
         return False
     draft.emit(TicketChanged(id=hold.id, cell=cell.number, needed=outcome.requested, expires_at=hold.expires_at))
     return cell.number != ticket.cell
+
+
+def _admit_eased(draft: Draft, hold: Hold, ticket: Ticket, eased: Eased, now: int) -> None:
+    """Hold less than was asked, or for another model."""
+    draft.emit(
+        msgspec.structs.replace(
+            eased.held,
+            asked=hold.asked,
+            attributes_check=hold.attributes_check,
+            private=Private(attributes=ticket.attributes) if ticket.attributes else None,
+            again=True,
+            unclaimed=True,
+            expires_at=now + CLAIM_MS,
+        )
+    )
+    draft.emit(
+        ShortageMet(
+            id=hold.id,
+            account=hold.account,
+            steps=(*ticket.steps, eased.step),
+            granted=eased.held.amounts,
+            model=eased.model,
+        )
+    )
 
 
 def _command(draft: Draft, hold: Hold, ticket: Ticket) -> Reserve:
@@ -104,6 +143,8 @@ def _command(draft: Draft, hold: Hold, ticket: Ticket) -> Reserve:
         lease_s=hold.lease_s,
         attributes=ticket.attributes,
         leave=ticket.leave,
+        least=ticket.least,
+        alternatives=ticket.alternatives,
     )
 
 
