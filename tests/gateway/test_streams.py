@@ -204,6 +204,23 @@ async def test_a_stream_that_cannot_grow_ends_validly_and_the_provider_is_left(u
         assert (balance.held, balance.overdrawn) == (0, 0)
 
 
+# covers E14, E15
+async def test_what_was_on_its_way_when_a_stream_was_cut_is_booked(upstream):
+    """The provider sends 65 tokens at once, and the stream is cut after some of them."""
+    event = sse(wire.chat_chunk("ab "), done=False)
+    cuts = [20 * number * len(event) for number in range(1, 12)]
+    upstream.answers(wire.streamed(event * 285, cuts=tuple(cuts), pause_s=0.02))
+    async with standing(providers(upstream), budget=False) as gate:
+        await gate.account(PAYER, output_tokens=300)
+        gate.knows(20)
+        answer = await gate.chat(wire.chat(stream=True, max_tokens=1_000))
+        passed = len(events_of(answer.body)) - 1
+        booked = await gate.last()
+        assert booked.record.metadata["cut"] == "budget"
+        assert passed < bytes(upstream.asked[0].sent).count(b'"ab "') == 285 <= booked.amounts["output_tokens"]
+        assert booked.uncovered == {}
+
+
 async def test_a_cut_stream_tells_its_usage_where_the_caller_wants_it(upstream):
     async with standing(providers(upstream), budget=False) as gate:
         await gate.account(PAYER, tokens=PLENTY)

@@ -1,4 +1,4 @@
-"""The planted faults: each is a mistake that somebody could make in ``decide``, ``fold`` or the engine."""
+"""The planted faults: each is a mistake that somebody could make in ``decide``, ``fold``, the engine or the gateway."""
 # ruff: noqa: E501 - a text to replace is as long as it stands in its file
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 CORE = ("tests/core --ignore=tests/core/test_windows.py", "tests/model")
 STORES = "tests/stores/sqlite tests/stores/test_store_contract.py tests/stores/test_journal_contract.py tests/stores/test_views_contract.py"
 ENGINE = ("tests/treasury/test_engine.py", "tests/treasury/test_ledger.py", STORES)
+GATEWAY = ("tests/gateway/test_streams.py", "tests/gateway/test_waiting.py", "tests/gateway/test_rest.py")
 WAITING = "tests/core/test_waiting.py"
 LIKELY = {
     "core/answers.py": "tests/core/test_holds.py",
@@ -37,7 +38,7 @@ class Fault:
         """Arguments of pytest, to be run in order until one fails."""
         folder, _, name = self.file.rpartition("/")
         first = self.first or LIKELY.get(self.file, f"tests/{folder}/test_{name}")
-        rest = CORE if folder == "core" else ENGINE
+        rest = {"core": CORE, "gateway": GATEWAY}.get(folder, ENGINE)
         return (first, *(tests for tests in rest if tests != first))
 
 
@@ -917,5 +918,116 @@ FAULTS: tuple[Fault, ...] = (
         file="policy/grants.py",
         old="    historical = (score * evidence * freshness).limit_denominator(10**9)\n",
         new="    historical = (score * freshness if history.consumed_tokens else Fraction(1, 2)).limit_denominator(10**9)\n",
+    ),
+    # -- the gateway
+    Fault(
+        name="the rest of a budget is given away while others run",
+        file="gateway/admission.py",
+        old="        leave = _beyond(asking, refused, fits) if is_enough else bound.leave\n",
+        new="        leave = bound.leave\n",
+        first="tests/gateway/test_rest.py",
+    ),
+    Fault(
+        name="room that was given back a moment ago is taken from those that run",
+        file="gateway/admission.py",
+        old='            await asking.give_back()\n            return msgspec.structs.replace(first, code="budget_busy", retry_after_s=RETRY_AFTER_S, resets_at=None)\n',
+        new="            return outcome\n",
+        first="tests/gateway/test_rest.py",
+    ),
+    Fault(
+        name="the last stream of a budget is told that it has plenty",
+        file="gateway/admission.py",
+        old="        outcome = await asking.hold(fits, bound.leave)\n",
+        new="        outcome = await asking.hold(fits, bound.leave, told=wish.told)\n",
+        first="tests/gateway/test_rest.py",
+    ),
+    Fault(
+        name="streams that run have no room to grow into",
+        file="gateway/admission.py",
+        old="        return self.asking.leave(self.tokens, self.expected.leave(running))\n",
+        new="        return self.asking.bound.leave\n",
+        first="tests/gateway/test_streams.py",
+    ),
+    Fault(
+        name="who waited for the least has no more when there is more",
+        file="gateway/admission.py",
+        old="        await asking.grow(outcome, asking.bound.output_tokens_max, leave)\n",
+        new="        pass\n",
+        first="tests/gateway/test_waiting.py",
+    ),
+    Fault(
+        name="a call asks for less and less while others wait before it",
+        file="gateway/admission.py",
+        old='        if fits >= held and refused.code == "budget_busy":',
+        new='        if fits >= 2**60 and refused.code == "budget_busy":',
+        first="tests/gateway/test_waiting.py",
+    ),
+    Fault(
+        name="who leaves just when its turn comes holds on",
+        file="gateway/waiting.py",
+        old="        if outcome is None:  # what it waited for",
+        new="        if isinstance(outcome, Admitted):  # what it waited for",
+    ),
+    Fault(
+        name="where there is no line a call is refused at once",
+        file="gateway/waiting.py",
+        old='NO_LINE = frozenset(("budget_exceeded", "precondition_failed"))\n',
+        new='NO_LINE = frozenset(("budget_exceeded",))\n',
+    ),
+    Fault(
+        name="a stream runs on when its hold cannot grow",
+        file="gateway/streaming.py",
+        old="        return not is_last or admitted.held_output_tokens > held\n",
+        new="        return True\n",
+        first="tests/gateway/test_streams.py",
+    ),
+    Fault(
+        name="a hold lasts for one lease, however long its stream",
+        file="gateway/streaming.py",
+        old="        if not is_near and now_s < self._renewed_s + admitted.lease_s / 3:\n",
+        new="        if not is_near:\n",
+        first="tests/gateway/test_streams.py",
+    ),
+    Fault(
+        name="what is on its way when a stream is cut is free",
+        file="gateway/books.py",
+        old="        return max(come, order.admitted.held_output_tokens * order.admitted.bound.choices) if was_cut else come\n",
+        new="        return come\n",
+        first="tests/gateway/test_streams.py",
+    ),
+    Fault(
+        name="output without usage is free",
+        file="gateway/settling.py",
+        old="        return Tokens(input=counted.tokens, output=produced), False\n",
+        new="        return Tokens(input=counted.tokens, output=0), False\n",
+        first="tests/gateway/test_endings.py -k 'without_usage and grows'",
+    ),
+    Fault(
+        name="the larger of what was told and what was metered is booked",
+        file="gateway/settling.py",
+        old='    unsaid = {"input", "output"} & set(usage.missing) if is_last_word else {"input", "output"}\n',
+        new='    unsaid = {"input", "output"}\n',
+        first="tests/gateway/test_endings.py -k 'less and grows'",
+    ),
+    Fault(
+        name="a provider that hangs within a stream is waited for without end",
+        file="gateway/connection.py",
+        old="        elif answer.status:\n            self._wait_for(self._silence_s)\n",
+        new="        elif answer.status:\n            self._wait_for(IDLE_S_MAX)\n",
+        first="tests/gateway/test_endings.py -k 'hangs and grows'",
+    ),
+    Fault(
+        name="a provider goes on when its caller has left",
+        file="gateway/call.py",
+        old="        else:\n            answer.close()\n",
+        new="        else:\n            pass\n",
+        first="tests/gateway/test_endings.py -k 'caller_leaves and grows'",
+    ),
+    Fault(
+        name="what could not be settled at once is forgotten",
+        file="gateway/books.py",
+        old="                if attempt == SETTLE_TRIES - 1 or not error.retryable:\n",
+        new="                if True:\n",
+        first="tests/gateway/test_outage.py",
     ),
 )
