@@ -281,3 +281,34 @@ def test_embeddings_have_no_output():
     )
     assert (meter.model, meter.usage().tokens, meter.usage().cost_nanousd) == ("e-1", Tokens(input=4), 12)
     assert EMBEDDINGS.ending(meter) == b""
+
+
+@pytest.mark.parametrize(
+    ("beside", "kind", "piece"),
+    [
+        ({"refusal": "no"}, "refusal", "no"),
+        ({"reasoning_content": "hm"}, "reasoning", "hm"),
+        ({"tool_calls": [{"function": {"arguments": "{}"}}]}, "tool", "{}"),
+        ({"function_call": {"name": "f"}}, "tool", "f"),
+        ({"images": [{"image_url": {"url": "data:x"}}]}, "image", "data:x"),
+        ({"audio": {"transcript": "ah"}}, "audio", "ah"),
+    ],
+)
+def test_what_stands_beside_a_text_is_read_as_well(beside, kind, piece):
+    message = {"role": "assistant", "content": "Hi", **beside}
+    found = [Delta(0, "text", "Hi"), Delta(0, kind, piece)]
+    assert CHAT.meter().feed(event(choices=[{"index": 0, "delta": message}])) == found
+    assert CHAT.meter().read(json.dumps({"choices": [{"index": 0, "message": message}]}).encode()) == found
+
+
+def test_what_a_stream_says_of_itself_last_counts():
+    meter = CHAT.meter()
+    for said in (
+        {"id": "1", "model": "a", "service_tier": "auto"},
+        {},
+        {"id": "2", "model": "b", "service_tier": "flex"},
+    ):
+        meter.feed(event(**said, choices=[{"index": 0, "delta": {"content": "x"}}]))
+    assert (meter.response_id, meter.model, meter.service_tier) == ("2", "b", "flex")
+    meter.feed(event(model=None, id=7, choices=[]))
+    assert (meter.response_id, meter.model, meter.service_tier) == ("2", "b", "flex")
