@@ -243,8 +243,20 @@ def test_ended_holds_are_pruned_once_nothing_has_touched_them_for_long(store):
     open_hold, ended = entity("hold", "open", 1, due_at=9), entity("hold", "ended", 1)
     store.views.write([snapshot(1, 2, [open_hold, ended, entity("cell", 1, 1), account(1, "one")])], NOW_MS)
     store.views.write([snapshot(1, 3, [entity("hold", "later", 1)])], NOW_MS + 10)
-    assert store.views.prune_holds(NOW_MS, 10) == 0
-    assert store.views.prune_holds(NOW_MS + 5, 10) == 1
+    assert store.views.prune_ended(NOW_MS, 10) == 0
+    assert store.views.prune_ended(NOW_MS + 5, 10) == 1
     assert sorted(store.views.load_many(1, "hold", ["later", "open", "ended"])) == ["later", "open"]
     assert store.views.load(1, "cell", 1) is not None
-    assert store.views.prune_holds(NOW_MS + 50, 10) == 1
+    assert store.views.prune_ended(NOW_MS + 50, 10) == 1
+
+
+def test_loans_that_have_ended_are_pruned_and_those_that_stand_are_not(store):
+    rows = [
+        entity("loan", "stands", body=b'{"id":"stands","account":1}'),
+        entity("loan", "due", body=b'{"id":"due","account":1}', due_at=9),
+        entity("loan", "ended", body=b'{"id":"ended","account":1,"active":false}'),
+    ]
+    store.views.write([snapshot(1, 2, rows)], NOW_MS)
+    assert store.views.prune_ended(NOW_MS, 10) == 0
+    assert store.views.prune_ended(NOW_MS + 5, 10) == 1
+    assert sorted(store.views.load_many(1, "loan", ["stands", "due", "ended"])) == ["due", "stands"]

@@ -128,7 +128,7 @@ def test_an_id_that_an_archived_entry_took_is_taken_for_ever(desk, directory):
     held = [body for _, _, body, _ in journal(desk.engine.store) if b'"kind":"held"' in body]
     id = held[0].split(b'"id":"')[1].split(b'"')[0].decode()
     archivist(desk, directory).run()
-    desk.engine.store.views.prune_holds(2**60, 10**6)
+    desk.engine.store.views.prune_ended(2**60, 10**6)
     desk.engine._forget()
     desk.do(PutAccount(account="fresh"))
     before = len(journal(desk.engine.store))

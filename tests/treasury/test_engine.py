@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from fiscus.contract.errors import BudgetUnavailable, TreasuryError, UnknownFormat
-from fiscus.contract.queries import ReadAccount, ReadHold
+from fiscus.contract.queries import ReadAccount, ReadHold, ReadLoan
 from fiscus.core.commands import (
     Adjust,
     Allocate,
+    Compound,
     Extend,
+    Lend,
+    LoanPart,
     PutAccount,
     PutBudget,
     PutTemplate,
@@ -26,8 +29,8 @@ from fiscus.core.commands import (
     TemplateBudget,
     Transfer,
 )
-from fiscus.core.outcomes import AccountAnswer, HoldAnswer, Refused
-from fiscus.core.state import Rules
+from fiscus.core.outcomes import AccountAnswer, CompoundAnswer, HoldAnswer, Refused
+from fiscus.core.state import KINDS, Rules
 from fiscus.stores.sqlite.store import SqliteStore
 from fiscus.treasury import engine as engine_module
 from fiscus.treasury.codec import link
@@ -468,7 +471,7 @@ def test_the_id_of_a_hold_whose_views_are_pruned_is_refused_and_books_nothing(de
     desk.do(Release(id="never came", account="agent:a"))
     desk.write_views()
     clock.advance(31 * DAY_MS)
-    assert desk.engine.store.views.prune_holds(clock.wall_ms() - 30 * DAY_MS, 100) == 3
+    assert desk.engine.store.views.prune_ended(clock.wall_ms() - 30 * DAY_MS, 100) == 3
     desk.engine._forget()
     before = journal(desk.engine.store)
     answers = desk.ask(
@@ -774,3 +777,66 @@ def test_a_transfer_is_all_or_nothing_in_one_commit(desk):
     assert [desk.balance(f"agent:{letter}", "allocation-tokens").limit for letter in "ab"] == [70, 130]
     assert desk.ask(request)[0].amount == 30
     assert [desk.balance(f"agent:{letter}", "allocation-tokens").limit for letter in "ab"] == [70, 130]
+
+
+def lending(desk, id, ended=True):
+    """b lends a 50 for one hold, which ends."""
+    loan = Lend(id=f"loan-{id}", account="agent:a", unit="tokens", parts=(LoanPart(source="agent:b", amount=50),))
+    held = Reserve(id=id, account="agent:a", amounts={"tokens": 60}, loans=(loan.id,))
+    outcome = desk.do(Compound(commands=(loan, held)))
+    assert isinstance(outcome, CompoundAnswer), outcome
+    if ended:
+        desk.do(Settle(id=id, total={"tokens": 0, "calls": 1}))
+    return loan
+
+
+@pytest.fixture
+def lenders(desk):
+    """Two agents with 50 each."""
+    found_team(desk)
+    for name in ("agent:a", "agent:b"):
+        desk.do(PutAccount(account=name, parent="team:a"))
+        desk.do(Allocate(account=name, unit="tokens", to=50))
+    return desk
+
+
+# covers E7
+def test_loans_that_ended_leave_the_state_and_their_ids_stay(lenders, clock):
+    desk = lenders
+    loan = lending(desk, "old")
+    desk.write_views()
+    clock.advance(31 * DAY_MS)
+    lending(desk, "stands", ended=False)
+    desk.do(Settle(id="old", total={"tokens": 3}))  # late: the hold is touched again, its loan is not
+    desk.write_views()
+    assert desk.engine.store.views.prune_ended(clock.wall_ms() - 30 * DAY_MS, 100) == 1
+    desk.engine._forget()
+    views, number = desk.engine.store.views, desk.engine.ledger("default").number
+    assert views.load(number, "loan", "loan-old") is None
+    assert views.load(number, "loan", "loan-stands") is not None
+    seen = desk.ask(ReadHold(id="old"))[0]
+    assert (seen.hold.state, seen.hold.loans) == ("settled", ())
+    assert desk.do(Settle(id="old", total={"tokens": 4})).booked["tokens"] == 4
+    desk.do(Settle(id="stands", total={"tokens": 1}))
+    assert desk.ask(ReadLoan(id="loan-stands"))[0].loan.returned > 0
+    before = journal(desk.engine.store)
+    assert desk.do(loan).code == "idempotency_expired"
+    assert len(journal(desk.engine.store)) == len(before)
+    assert not verify(desk.engine.store).faults
+
+
+def test_a_state_does_not_grow_with_the_loans_that_have_been(lenders, clock):
+    desk = lenders
+    views, ledger = desk.engine.store.views, desk.engine.ledger("default")
+    rows = []
+    for day in range(3):
+        for index in range(40):
+            lending(desk, f"h{day}-{index}")
+        desk.write_views()
+        ledger._evict_ended()
+        assert len(ledger.draft.loans) == 0
+        clock.advance(31 * DAY_MS)
+        views.prune_ended(clock.wall_ms() - 30 * DAY_MS, 1_000)
+        with views.sealed(ledger.number) as (_, found):
+            rows.append(sum(1 for kind, _, _ in found if kind == KINDS.index("loan")))
+    assert rows == [0, 0, 0]

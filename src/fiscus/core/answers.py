@@ -117,9 +117,15 @@ def hold_answer(draft: Draft, hold: Hold) -> HoldAnswer:
         expires_at=to_datetime(hold.expires_at) if hold.state == "held" else None,
         warnings=warnings(draft, hold.warned) if hold.warned else (),
         steps=hold.steps,
-        loans=tuple(loan_answer(draft, draft.loans[id]) for id in hold.loans) if hold.loans else (),
+        loans=loans_of(draft, hold) if hold.loans else (),
         model=hold.model,
     )
+
+
+def loans_of(draft: Draft, hold: Hold, *, as_lent: bool = False) -> tuple[LoanAnswer, ...]:
+    """The loans that a hold was made with; those that ended long ago are not kept."""
+    found = (draft.loans.find(id) for id in hold.loans)
+    return tuple(loan_answer(draft, loan, as_lent=as_lent) for loan in found if loan is not None)
 
 
 def loan_answer(draft: Draft, loan: Loan, *, as_lent: bool = False) -> LoanAnswer:

@@ -7,7 +7,7 @@ from zlib import crc32
 
 import msgspec
 
-from fiscus.core.answers import hold_answer, is_exceeded, loan_answer, no_room, warnings
+from fiscus.core.answers import hold_answer, is_exceeded, loans_of, no_room, warnings
 from fiscus.core.checks import check_extend, check_release, check_reserve, check_settle, invalid, to_datetime
 from fiscus.core.commands import Extend, Release, Request, Reserve, Settle, ShortageStep
 from fiscus.core.events import Extended, Held, Private, Released, Settled, ShortageMet
@@ -314,7 +314,7 @@ def _repeated(draft: Draft, request: Request, command: Reserve, hold: Hold, now:
         expires_at=to_datetime(hold.first_expires_at),
         warnings=warnings(draft, hold.warned),
         steps=hold.steps,
-        loans=tuple(loan_answer(draft, draft.loans[id], as_lent=True) for id in hold.loans),
+        loans=loans_of(draft, hold, as_lent=True) if hold.loans else (),
         model=hold.model,
     )
 

@@ -166,8 +166,8 @@ def _move_back(draft: Draft, borrower: Account, lender: Account, unit: Unit, amo
 def end_loans(draft: Draft, ids: Iterable[str], now: int) -> None:
     """End those of the loans that stand."""
     for id in ids:
-        loan = draft.loans[id]
-        if loan.active:
+        loan = draft.loans.find(id)
+        if loan is not None and loan.active:  # one that ended long ago is not kept
             end_loan(draft, loan, now)
 
 

@@ -350,7 +350,7 @@ class Drift:
             at = snapshot.watermark.at
             self._views.write([msgspec.structs.replace(snapshot, usage=[], erased=[])], at)
             replica.snapshot_written(snapshot)
-            self._views.prune_holds(at - IDEMPOTENCY_MS, PRUNE_MAX)
+            self._views.prune_ended(at - IDEMPOTENCY_MS, PRUNE_MAX)
 
     @property
     def _folded_seq(self) -> int:

@@ -1133,7 +1133,7 @@ class Engine:
                 ledger.snapshot_failed(snapshot)
 
     def _follow(self) -> None:
-        """The follower's thread: write what it is handed, and drop holds whose answers are not kept any more."""
+        """The follower's thread: write what it is handed, and drop what has ended and is not told of any more."""
         pruned_at = 0
         while True:
             snapshots = self._snapshots.get()
@@ -1145,7 +1145,7 @@ class Engine:
                 self._tell_views(self.store.views.write(snapshots, now))
                 if now - pruned_at >= PRUNE_EVERY_MS:
                     pruned_at = now
-                    self.store.views.prune_holds(now - IDEMPOTENCY_MS, PRUNE_MAX)
+                    self.store.views.prune_ended(now - IDEMPOTENCY_MS, PRUNE_MAX)
             except StoreUnavailable as failure:
                 error = failure
             except Exception as failure:

@@ -10,7 +10,18 @@ import msgspec
 
 from fiscus.contract.errors import LedgerCorrupt
 from fiscus.core.decide import is_valid, new_draft
-from fiscus.core.events import FORMAT, AnyEvent, Held, NameErased, Queued, Released, Settled, Transferred, format_of
+from fiscus.core.events import (
+    FORMAT,
+    AnyEvent,
+    Held,
+    Lent,
+    NameErased,
+    Queued,
+    Released,
+    Settled,
+    Transferred,
+    format_of,
+)
 from fiscus.core.fold import RANK_TICKET, fold
 from fiscus.core.records import CallRecord
 from fiscus.core.state import ENTITY_TYPES, HEAP_SLACK, Booking, Draft, Kind, Rules, Table
@@ -500,10 +511,12 @@ class Ledger:
 
 
 def journal_key(event: AnyEvent) -> str | None:
-    """The id under which an entry is known: of a hold, or of what was booked or released without one."""
+    """The id under which an entry is known: of a hold, a loan, or what was booked or released without a hold."""
     kind = event.__class__
     if kind is Held or kind is Queued:
         return None if event.again else event.id  # type: ignore[union-attr]
+    if kind is Lent:
+        return f"\x1f{event.id}"  # type: ignore[union-attr]  # no hold has such an id
     if (kind is Settled or kind is Released) and event.account is not None:  # type: ignore[union-attr]
         return None if kind is Settled and event.again else event.id  # type: ignore[union-attr]
     return None

@@ -442,8 +442,8 @@ class Views(Protocol):
         """
         ...
 
-    def prune_holds(self, before: int, limit: int) -> int:
-        """Drop ended holds that nothing has touched since ``before`` (ms), at most ``limit``; returns how many."""
+    def prune_ended(self, before: int, limit: int) -> int:
+        """Drop ended holds and loans that nothing has touched since ``before`` (ms), at most ``limit`` of each."""
         ...
 
     def drop_usage(self, upto: Mapping[int, int], limit: int) -> int:

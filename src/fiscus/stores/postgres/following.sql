@@ -72,10 +72,16 @@ ON CONFLICT (tenant) DO UPDATE SET
     seq = excluded.seq, hash = excluded.hash, at = excluded.at, accounts = excluded.accounts,
     budgets = excluded.budgets, cells = excluded.cells
 
--- name: prune_holds
--- Holds that have ended and whose answers are not kept any more; their ids stay with the journal.
+-- name: prune_ended
+-- Holds and loans that have ended and whose answers are not kept any more; their ids stay with the journal.
 DELETE FROM entities WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM entities WHERE kind = 3 AND due_at IS NULL AND touched_at < $1::bigint LIMIT $2::bigint
+    (SELECT ctid FROM entities WHERE kind = 3 AND due_at IS NULL AND touched_at < $1::bigint LIMIT $2::bigint)
+    UNION ALL
+    (
+        SELECT ctid FROM entities
+        WHERE kind = 8 AND position('\x22616374697665223a66616c7365'::bytea IN body) > 0 AND touched_at < $1::bigint
+        LIMIT $2::bigint
+    )
 ))
 
 -- name: clear_entities

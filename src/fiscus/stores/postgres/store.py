@@ -11,7 +11,7 @@ from fiscus.stores.postgres.journal import SQL, PostgresJournal
 from fiscus.stores.postgres.views import PostgresViews
 from fiscus.stores.postgres.watching import MONTHS_AHEAD, Watch
 
-REVISION = "0006"
+REVISION = "0007"
 """The newest migration, which this version needs; a database may be further, for newer versions of Fiscus."""
 
 

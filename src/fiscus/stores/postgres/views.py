@@ -231,9 +231,9 @@ class PostgresViews:
         """See ``Views``."""
         return drop_usage(self._url, upto)
 
-    def prune_holds(self, before: int, limit: int) -> int:
+    def prune_ended(self, before: int, limit: int) -> int:
         """See ``Views``."""
-        return self._writer.run((b"prune_holds", (int8(before), int8(limit))))
+        return self._writer.run((b"prune_ended", (int8(before), int8(limit))))
 
     def clear(self, tenant: int) -> None:
         """See ``Views``."""

@@ -251,14 +251,14 @@ class SqliteViews:
         except sqlite3.Error as error:
             raise self._unavailable(error) from error
 
-    def prune_holds(self, before: int, limit: int) -> int:
+    def prune_ended(self, before: int, limit: int) -> int:
         """See ``Views``."""
         writer = self._writer
         try:
             with self._writing:
                 writer.execute("BEGIN IMMEDIATE")
-                ended = writer.execute(SQL["ended_holds"], (before, limit)).fetchall()
-                writer.executemany(SQL["drop_hold"], ended)
+                ended = writer.execute(SQL["ended"], (before, limit)).fetchall()
+                writer.executemany(SQL["drop_ended"], ended)
                 writer.execute("COMMIT")
                 return len(ended)
         except sqlite3.Error as error:

@@ -33,6 +33,9 @@ CREATE INDEX IF NOT EXISTS entities_template
 ON entities (tenant, CAST(body AS TEXT) ->> '$.template', touched_at) WHERE live = 1;
 -- Holds that nothing is due for any more, to be pruned.
 CREATE INDEX IF NOT EXISTS entities_ended ON entities (touched_at) WHERE kind = 3 AND due_at IS NULL;
+-- Loans that have ended ('"active":false' stands in the body), likewise.
+CREATE INDEX IF NOT EXISTS entities_ended_loans ON entities (touched_at)
+WHERE kind = 8 AND instr(body, x'22616374697665223a66616c7365') > 0;
 CREATE TABLE IF NOT EXISTS usage (
     tenant INTEGER NOT NULL,
     seq INTEGER NOT NULL,
@@ -320,12 +323,20 @@ VALUES (?1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 -- name: erase_usage
 UPDATE usage SET record = NULL WHERE tenant = ? AND account = ? AND seq <= ?;
 
--- name: ended_holds
--- Holds that have ended and whose answers are not kept any more; their ids stay in the journal.
-SELECT tenant, key FROM entities INDEXED BY entities_ended WHERE kind = 3 AND due_at IS NULL AND touched_at < ? LIMIT ?;
+-- name: ended
+-- Holds and loans that have ended and whose answers are not kept any more; their ids stay in the journal.
+SELECT * FROM (
+    SELECT tenant, kind, key FROM entities INDEXED BY entities_ended
+    WHERE kind = 3 AND due_at IS NULL AND touched_at < ?1 LIMIT ?2
+)
+UNION ALL
+SELECT * FROM (
+    SELECT tenant, kind, key FROM entities INDEXED BY entities_ended_loans
+    WHERE kind = 8 AND instr(body, x'22616374697665223a66616c7365') > 0 AND touched_at < ?1 LIMIT ?2
+);
 
--- name: drop_hold
-DELETE FROM entities WHERE tenant = ? AND kind = 3 AND key = ?;
+-- name: drop_ended
+DELETE FROM entities WHERE tenant = ? AND kind = ? AND key = ?;
 
 -- name: clear_entities
 DELETE FROM entities WHERE tenant = ?;
