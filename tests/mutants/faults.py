@@ -1030,4 +1030,11 @@ FAULTS: tuple[Fault, ...] = (
         new="                if True:\n",
         first="tests/gateway/test_outage.py",
     ),
+    Fault(
+        name="streams that run have less room to grow into than they rarely need",
+        file="gateway/produced.py",
+        old="SPREADS = 3\n",
+        new="SPREADS = 2\n",
+        first="tests/gateway/test_many_streams.py",
+    ),
 )
