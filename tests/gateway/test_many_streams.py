@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
@@ -19,7 +20,11 @@ from fiscus.gateway.payers import Payer
 from fiscus.gateway.produced import Answer, Lengths
 from fiscus.gateway.remaining import least_of
 from fiscus.gateway.settlements import Settlements
+from fiscus.stores.postgres.store import PostgresStore
+from fiscus.treasury.engine import Engine
+from fiscus.treasury.local import LocalTreasury
 from tests.api.service import ledger
+from tests.servers.postgres import server
 
 ANYBODY = Caller(actor="", role="viewer", may_open=False)
 PAYER, MODEL = "team:a", "m"
@@ -37,10 +42,29 @@ def mostly_short(draw: random.Random) -> int:
     return 40 if draw.random() < 0.9 else 1_000
 
 
-class Stream:
-    """One that runs. ``come``: tokens so far."""
+class Node:
+    """A gateway's part of it: its ledger, and what it has learned."""
 
-    def __init__(self, admitted: Admitted, length: int, answer: Answer) -> None:
+    def __init__(self, treasury: LocalTreasury) -> None:
+        self.treasury = treasury
+        self.settlements = Settlements(treasury)
+        self.lengths = Lengths()
+
+    async def least(self) -> Mapping[Unit, Balance]:
+        view = await self.treasury.read(ReadAccount(account=PAYER))
+        assert isinstance(view, AccountView)
+        return least_of(view.account.budgets)
+
+    async def do(self, command) -> None:
+        outcome = await self.treasury.execute(Request(command=command))
+        assert not isinstance(outcome, Refused), outcome
+
+
+class Stream:
+    """One that runs at a node. ``come``: tokens so far."""
+
+    def __init__(self, node: Node, admitted: Admitted, length: int, answer: Answer) -> None:
+        self.node = node
         self.admitted = admitted
         self.length = length
         self.answer = answer
@@ -48,20 +72,19 @@ class Stream:
 
 
 class Fleet:
-    """Callers that ask for one stream after the other, in order, until their budget is spent."""
+    """Callers that ask for one stream after the other, at one node after the other, until their budget is spent."""
 
-    def __init__(self, treasury, streams: int, budget: int, draw: Draw, seed: int) -> None:
+    def __init__(self, treasuries: Sequence[LocalTreasury], streams: int, budget: int, draw: Draw, seed: int) -> None:
         self.produced = self.cut = 0
         self.steps = self.stream_steps = 0
-        self._treasury = treasury
-        self._settlements = Settlements(treasury)
+        self._nodes = deque(map(Node, treasuries))
         self._streams = streams
         self._budget = budget
         self._random = random.Random(seed)
         self._draw = draw
-        self._lengths = Lengths()
-        for _ in range(KNOWN):
-            self._lengths.learn(PAYER, MODEL, draw(self._random))
+        for node in self._nodes:
+            for _ in range(KNOWN):
+                node.lengths.learn(PAYER, MODEL, draw(self._random))
         self._running: list[Stream] = []
         self._bound = Bound(input_tokens=10, choices=1, output_tokens_max=ASKED, costs=())
 
@@ -72,7 +95,7 @@ class Fleet:
 
     async def run(self) -> None:
         for command in (PutAccount(account=PAYER), PutBudget(account=PAYER, unit="output_tokens", limit=self._budget)):
-            await self._do(command)
+            await self._nodes[0].do(command)
         await self._admit()
         while self._running:
             if self.produced < 0.9 * self._budget:
@@ -85,21 +108,23 @@ class Fleet:
 
     async def _admit(self) -> None:
         while len(self._running) < self._streams:
+            node = self._nodes[0]
             asking = Asking(
-                self._settlements,
+                node.settlements,
                 self._bound,
                 Payer(account=PAYER),
                 ANYBODY,
                 "default",
                 attributes={},
-                least=await self._least(),
+                least=await node.least(),
             )
-            expected = self._lengths.expected(PAYER, MODEL)
+            expected = node.lengths.expected(PAYER, MODEL)
             outcome = await admit(wish(asking, 16, expected=expected, ahead=2 * MARGIN, grows=True))
             if isinstance(outcome, Refused):
                 return
-            answer = self._lengths.begun(PAYER, MODEL)
-            self._running.append(Stream(outcome, self._draw(self._random), answer))
+            answer = node.lengths.begun(PAYER, MODEL)
+            self._running.append(Stream(node, outcome, self._draw(self._random), answer))
+            self._nodes.rotate()
 
     async def _ends(self, one: Stream) -> bool:
         """One more token; whether that was the last."""
@@ -113,8 +138,8 @@ class Fleet:
             await self._settle(one, one.come)
             return True
         if held < told and one.come + MARGIN > held:
-            longer = self._lengths.longer(PAYER, MODEL, one.come) or int(held * 1.5)
-            await grow(self._treasury, admitted, min(told, max(longer, one.come + 2 * MARGIN)))
+            longer = one.node.lengths.longer(PAYER, MODEL, one.come) or int(held * 1.5)
+            await grow(one.node.treasury, admitted, min(told, max(longer, one.come + 2 * MARGIN)))
         if one.come + LEFT <= admitted.held_output_tokens or admitted.held_output_tokens >= told:
             return False
         self.cut += 1
@@ -123,16 +148,7 @@ class Fleet:
         return True
 
     async def _settle(self, one: Stream, tokens: int) -> None:
-        await self._do(Settle(id=one.admitted.id, total={"output_tokens": tokens}))
-
-    async def _least(self) -> Mapping[Unit, Balance]:
-        view = await self._treasury.read(ReadAccount(account=PAYER))
-        assert isinstance(view, AccountView)
-        return least_of(view.account.budgets)
-
-    async def _do(self, command) -> None:
-        outcome = await self._treasury.execute(Request(command=command))
-        assert not isinstance(outcome, Refused), outcome
+        await one.node.do(Settle(id=one.admitted.id, total={"output_tokens": tokens}))
 
 
 # covers E2, E15
@@ -141,7 +157,7 @@ async def test_all_but_a_few_run_until_most_is_spent_and_one_is_cut(streams, bud
     shares = []
     for seed in range(3):
         async with ledger() as treasury:
-            fleet = Fleet(treasury, streams, budget, log_normal, seed)
+            fleet = Fleet([treasury], streams, budget, log_normal, seed)
             await fleet.run()
             assert fleet.cut <= 1
             assert 0.99 * budget <= fleet.produced <= budget
@@ -152,8 +168,23 @@ async def test_all_but_a_few_run_until_most_is_spent_and_one_is_cut(streams, bud
 # covers E15
 async def test_one_is_cut_where_a_few_answers_are_much_longer_than_most():
     async with ledger() as treasury:
-        fleet = Fleet(treasury, 32, 64_000, mostly_short, seed=0)
+        fleet = Fleet([treasury], 32, 64_000, mostly_short, seed=0)
         await fleet.run()
         assert fleet.cut <= 1
         assert 0.99 * 64_000 <= fleet.produced <= 64_000
         assert fleet.running_share >= 0.88
+
+
+# covers E2, E15
+async def test_so_it_is_at_two_nodes():
+    url = server("18").migrated_database()
+    nodes = [LocalTreasury(Engine(PostgresStore(url))) for _ in range(2)]
+    try:
+        fleet = Fleet(nodes, 8, 24_000, log_normal, seed=0)
+        await fleet.run()
+        assert fleet.cut <= 1
+        assert 0.99 * 24_000 <= fleet.produced <= 24_000
+        assert fleet.running_share >= 0.95
+    finally:
+        for node in nodes:
+            await node.close()
