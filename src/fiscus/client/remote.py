@@ -24,6 +24,7 @@ from fiscus.client.wire import (
     exchange_for_many,
     exchange_for_query,
     is_batchable,
+    is_unsayable,
     like_local,
 )
 from fiscus.contract import AnyOutcome, Compound, HoldAnswer, Refused, Request, Reserve
@@ -90,6 +91,8 @@ class RemoteTreasury:
     async def execute(self, request: Request) -> AnyOutcome:
         """See ``Treasury``."""
         _check_request(request)
+        if is_unsayable(request.command) and (wrong := check(request.command)) is not None:
+            return wrong
         try:
             if request.may_wait and check(request.command) is None:
                 return await self._wait_for(cast("Reserve", request.command))
@@ -126,7 +129,10 @@ class RemoteTreasury:
             return []
         if any(request.may_wait for request in requests):
             return list(await asyncio.gather(*(self.execute(request) for request in requests)))
-        if all(request.idempotency_key is None and is_batchable(request.command) for request in requests):
+        if all(
+            request.idempotency_key is None and is_batchable(request.command) and not is_unsayable(request.command)
+            for request in requests
+        ):
             outcomes = await self.exchange(exchange_for_many([request.command for request in requests], _new_key()))
             if not isinstance(outcomes, Refused):
                 return list(outcomes)

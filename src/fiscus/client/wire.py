@@ -6,6 +6,7 @@ import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -27,8 +28,10 @@ from fiscus.contract import (
     LoanAnswer,
     OverrideAnswer,
     PriceAnswer,
+    PutAccount,
     PutKey,
     PutPrice,
+    PutTemplate,
     Refused,
     Release,
     RemovePrice,
@@ -182,6 +185,18 @@ _decode_batch = msgspec.json.Decoder(_BatchAnswer).decode
 def is_batchable(command: AnyCommand) -> bool:
     """Whether a batch may hold it."""
     return not isinstance(command, Compound | PutPrice | RemovePrice | PutKey | RevokeKey | EraseName)
+
+
+def is_unsayable(command: AnyCommand) -> bool:
+    """Whether a number in it is none that JSON has: it would be written as null, which means something else."""
+    if isinstance(command, Compound):
+        return any(map(is_unsayable, command.commands))
+    numbers: tuple[Any, ...] = ()
+    if isinstance(command, Settle) and command.record is not None:
+        numbers = (command.record.value, command.record.confidence)
+    elif isinstance(command, PutAccount | PutTemplate):
+        numbers = (command.confidence_threshold,)
+    return any(isinstance(number, float) and not isfinite(number) for number in numbers)
 
 
 def exchange_for(command: AnyCommand, idempotency_key: str) -> Exchange:
