@@ -371,6 +371,7 @@ class Ledger:
         for table, key, _ in self.draft.commit():
             if table is not names and table is not waiting:
                 table.changed[key] = None  # type: ignore[attr-defined]
+        self._mark = self.draft.mark()  # what was settled is not undone with what comes next
         if len(self.draft.deadlines) > self._sweep_at:
             self._sweep()
 

@@ -393,3 +393,32 @@ def test_a_tenant_that_one_node_makes_anew_is_loaded_anew_by_the_one_that_wrote_
     one.write_views()
     assert verify(store, from_start=True).faults == ()
     assert balance(one) == balance(two)
+
+
+# covers E2, E10
+def test_a_question_that_the_views_are_ahead_of_gives_no_number_twice(desks, open_node):
+    one = desks[0]
+    for index in range(3):
+        one.do(PutAccount(account=f"agent:{index}", parent="team:a"))
+        one.do(PutBudget(account=f"agent:{index}", unit="tokens", limit=50))
+    one.do(Reserve(id="before", account="agent:1", amounts={"tokens": 15}))
+    one.write_views()
+    late = Desk(open_node(), HostClock())
+    late.account("agent:1")  # loaded, with all above it: nothing of what follows has to be
+    late.account("team:a")
+    one.do(Reserve(id="since", account="agent:1", amounts={"tokens": 5}))
+    one.write_views()
+    assert late.balance("agent:1", "tokens-lifetime").held == 15, "nobody has told it"
+    late.account("agent:2")  # is not in memory, and the views are ahead
+    assert late.engine.statistics.reloads == 0
+    assert late.balance("agent:1", "tokens-lifetime").held == 20
+    late.do(PutAccount(account="agent:late", parent="team:a"))
+    late.do(PutBudget(account="agent:late", unit="tokens", limit=5))
+    late.do(Reserve(id="late", account="agent:late", amounts={"tokens": 5}))
+    assert balance(one).held == 25
+    one.write_views()
+    assert verify(late.engine.store, from_start=True).faults == ()
+    assert balance(late, "agent:late").held == 5
+    assert balance(late, "agent:1").held == 20
+    assert balance(late).held == 25
+    late.engine.close()
