@@ -1,14 +1,16 @@
 """What a proxy costs by itself here: parse the body, forward it, pass the answer on. The fastest of its clients counts.
 
-    python -m bench.gateway_proxy own|aiohttp|pyreqwest UPSTREAM [FOLDER]
+    python -m bench.gateway_proxy own|metered|aiohttp|pyreqwest UPSTREAM [STORE_URL | FOLDER]
 
 Prints its port. Raw ASGI on uvicorn (uvloop, httptools, the head and the body of an answer in one write), set as
-``fiscus serve`` sets it. ``own``: the gateway's own client. ``FOLDER``: of pyreqwest.
+``fiscus serve`` sets it. ``own``: the gateway's own client; ``metered``: the same with a hold before each call and its
+settlement after it, of fixed amounts, which is all that the ledger costs. ``FOLDER``: of pyreqwest.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -18,11 +20,18 @@ import msgspec
 import uvicorn
 import uvloop
 
+from bench.ledgers import pair, treasury_at
 from fiscus.api import JoiningProtocol
-from fiscus.app import listen
+from fiscus.app import GARBAGE_THRESHOLDS, listen
+from fiscus.core.commands import Request
+from fiscus.core.outcomes import HoldAnswer
+from fiscus.core.units import Amounts
 from fiscus.gateway.client import Client
+from fiscus.gateway.settlements import Settlements
 
 ANSWER_BYTES_MAX = 1 << 20
+ACCOUNT_HEADER = b"x-bench-account"
+USED: Amounts = {"tokens": 130, "cost": 28_500}
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -67,6 +76,23 @@ class ThroughOwn:
         while piece := await answer.piece():
             await _piece(send, piece)
         await _piece(send, b"", more=False)
+
+
+class Metered(ThroughOwn):
+    """The same between a hold and its settlement: nothing is read, counted, priced or learned."""
+
+    def __init__(self, upstream: str, store_url: str) -> None:
+        super().__init__(upstream)
+        self._ledger = Settlements(treasury_at(store_url))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        account = dict(scope["headers"])[ACCOUNT_HEADER].decode()
+        reserve, settle = pair(account, USED, records=True)
+        held = await self._ledger.execute(Request(command=reserve))
+        assert isinstance(held, HoldAnswer), held
+        await super().__call__(scope, receive, send)
+        settled = await self._ledger.book(Request(command=settle))
+        assert isinstance(settled, HoldAnswer), settled
 
 
 class ThroughAiohttp:
@@ -135,6 +161,9 @@ def serve(app: Any) -> None:
         proxy_headers=False,
         server_header=False,
     )
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     print(listener.getsockname()[1], flush=True)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(uvicorn.Server(config).serve(sockets=[listener]))
@@ -144,5 +173,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "pyreqwest":
         sys.path.insert(0, sys.argv[3])
         serve(ThroughPyreqwest(sys.argv[2]))
+    elif sys.argv[1] == "metered":
+        serve(Metered(sys.argv[2], sys.argv[3]))
     else:
         serve(ThroughOwn(sys.argv[2]) if sys.argv[1] == "own" else ThroughAiohttp(sys.argv[2]))

@@ -53,6 +53,9 @@ def _ratios(rounds_of: dict[str, list[Figures]]) -> Figures:
         "vs_hardcap": _ratio(rounds_of["fiscus"], rounds_of["hardcap"], "rate"),
         "p99_vs_hardcap": _ratio(rounds_of["fiscus"], rounds_of["hardcap"], "p99_ms"),
         "bare_proxy": bare,
+        "vs_metered_proxy": _ratio(rounds_of["fiscus"], rounds_of["metered"], "rate"),
+        "metered_vs_bare_proxy": _ratio(rounds_of["metered"], rounds_of[bare], "rate"),
+        "metered_vs_hardcap": _ratio(rounds_of["metered"], rounds_of["hardcap"], "rate"),
         **{
             f"{name}_{key}": median([one[key] for one in found])
             for name, found in rounds_of.items()

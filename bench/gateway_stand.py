@@ -101,6 +101,10 @@ def stand(folder: Path, *, with_proxies: bool) -> Iterator[Stand]:
         pids, at = stack.enter_context(hardcap(folder, address))
         found.add("hardcap", at, PATH, pids)
         if with_proxies:
+            metered_url = f"sqlite:///{folder}/metered.db"
+            uvloop.run(prepare(metered_url))
+            proxy, at = stack.enter_context(started("gateway_proxy", "metered", address, metered_url))
+            found.add("metered", at, PATH, [proxy.pid])
             for client in ("own", "aiohttp"):
                 proxy, at = stack.enter_context(started("gateway_proxy", client, address))
                 found.add(client, at, PATH, [proxy.pid])
