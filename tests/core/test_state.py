@@ -99,6 +99,18 @@ def test_stale_deadlines_are_swept():
     assert [draft.pop_deadline()[0], draft.pop_deadline()[0]] == [20, 30]
 
 
+def test_deadlines_of_holds_that_have_ended_are_swept_and_those_of_others_with_the_same_id_are_not():
+    ledger = Ledger()
+    ledger.account("root")
+    ledger.reserve("ended", "root", 1)
+    ledger.reserve("open", "root", 1)
+    ledger.settle("ended", 1)
+    draft = ledger.draft
+    draft.due(NEVER, 2, 0, "adjustment", "ended")
+    draft.sweep(lambda deadline: True)
+    assert {(kind, key) for _, _, _, kind, key in draft.deadlines} == {("hold", "open"), ("adjustment", "ended")}
+
+
 def test_commit_tells_what_was_touched_and_ends_the_transaction():
     ledger = Ledger()
     ledger.account("root")

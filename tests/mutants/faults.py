@@ -430,9 +430,15 @@ FAULTS: tuple[Fault, ...] = (
         new='    total.setdefault("calls", 0)\n',
     ),
     Fault(
+        name="what is due of others is forgotten with holds of the same id",
+        file="core/state.py",
+        old='            if not (deadline[4] in ended and deadline[3] == "hold") and is_valid(deadline)\n',
+        new="            if deadline[4] not in ended and is_valid(deadline)\n",
+    ),
+    Fault(
         name="balances have no bound",
         file="core/holds.py",
-        old='            if cell.free < -TOTAL_MAX:\n                return _beyond("total")\n',
+        old='            if cell.free < lowest:\n                return _beyond("total")\n',
         new="",
     ),
     Fault(

@@ -91,7 +91,6 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 SHORTAGE_STEPS = frozenset(get_args(ShortageStep))
 
 
-@lru_cache(maxsize=1_024)
 @lru_cache(maxsize=1_024)  # one batch tells many the same
 def to_datetime(at_ms: int) -> datetime:
     """An instant as people write it (UTC).

@@ -420,14 +420,15 @@ def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAns
     if not replaces and not _is_news(hold, total, command.record):
         return hold_answer(draft, hold)
     moves: dict[int, int] = {}
+    cells, lowest = draft.cells, -TOTAL_MAX
     for numbers in hold.cells.values():
         for number in numbers:
-            cell = draft.cells[number]
+            cell = cells[number]
             if cell.end <= now or cell.allocated:
                 draft.isolate()
                 close_ended_windows(draft, (number,), now)
                 _find_moves(draft, cell, now, moves)
-            if cell.free < -TOTAL_MAX:
+            if cell.free < lowest:
                 return _beyond("total")
     record = command.record
     draft.emit(

@@ -685,6 +685,11 @@ class Draft:
         return self.deadlines[0] if self.deadlines else None
 
     def sweep(self, is_valid: Callable[[Deadline], bool]) -> None:
-        """Drop stale deadlines."""
-        self.deadlines = [deadline for deadline in self.deadlines if is_valid(deadline)]
+        """Drop stale deadlines. Most are those of holds in memory that have ended: nobody looks at them one by one."""
+        ended = {id for id, hold in self.holds.items() if not hold.open}
+        self.deadlines = [
+            deadline
+            for deadline in self.deadlines
+            if not (deadline[4] in ended and deadline[3] == "hold") and is_valid(deadline)
+        ]
         heapify(self.deadlines)

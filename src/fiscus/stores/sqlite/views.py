@@ -214,10 +214,15 @@ class SqliteViews:
             writer.execute("BEGIN IMMEDIATE")
             for snapshot in snapshots:
                 tenant = snapshot.tenant
-                plain = [row for row in snapshot.entities if _is_plain(row)]
-                special = [row for row in snapshot.entities if not _is_plain(row)]
-                execute_rows(writer, SQL["put_plain"], map(_plain_values, plain), shared=(tenant, now))
-                execute_rows(writer, SQL["put_entity"], map(_entity_values, special), shared=(tenant, now))
+                plain: list[tuple[object, ...]] = []
+                special: list[tuple[object, ...]] = []
+                for row in snapshot.entities:
+                    if _is_plain(row):
+                        plain.append((NUMBER[row.kind], row.key, row.body, row.owner))
+                    else:
+                        special.append(_entity_values(row))
+                execute_rows(writer, SQL["put_plain"], plain, shared=(tenant, now))
+                execute_rows(writer, SQL["put_entity"], special, shared=(tenant, now))
                 execute_rows(writer, SQL["put_usage"], map(_usage_values, snapshot.usage), shared=(tenant,))
                 writer.executemany(SQL["erase_usage"], ((tenant, *erasure) for erasure in snapshot.erased))
                 mark = snapshot.watermark
@@ -299,10 +304,6 @@ def _usage_row(row: tuple[Any, ...]) -> UsageRow:
 def _is_plain(row: EntityRow) -> bool:
     """Whether an entity is found by its key and its owner alone."""
     return row.due_at is None and row.name is None and row.kind != ACCOUNTS_KIND
-
-
-def _plain_values(row: EntityRow) -> tuple[object, ...]:
-    return (NUMBER[row.kind], row.key, row.body, row.owner)
 
 
 def _entity_values(row: EntityRow) -> tuple[object, ...]:
