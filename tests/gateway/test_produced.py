@@ -75,6 +75,31 @@ def test_short_answers_do_not_pass_for_all_while_long_ones_run():
     assert lengths.expected("a", "m") == expected
 
 
+def test_one_that_is_long_already_does_not_keep_others_from_being_learned():
+    """Another that is as long or longer stands for it, each in its turn, and how it ends counts no more."""
+    lengths = Lengths()
+    for tokens in (10, 10, 10, 10, 10, 10, 100, 400, 900):
+        lengths.learn("a", "m", tokens)
+    first, second, third = (lengths.begun("a", "m") for _ in range(3))
+    known = lengths.expected("a", "m")
+    first.come = second.come = known.tokens - 1
+    third.ended(10)
+    assert lengths.expected("a", "m") == known, "those that are met while they run are no longer than that"
+    first.come, second.come = known.tokens, 800
+    lengths.learn("a", "m", 10)
+    assert lengths.expected("a", "m").known == known.known + 4
+    assert lengths._known.get(("a", "m")).last[-4] == lengths._known.get(("a", "m")).last[-3] == 900
+    learned = lengths.expected("a", "m")
+    first.ended(2_000)
+    assert lengths.expected("a", "m") == learned
+    last = lengths.begun("a", "m")
+    last.come = 950
+    lengths.learn("a", "m", 10)
+    assert lengths.expected("a", "m") == learned, "none is as long as this one: it is waited for"
+    last.ended(960)
+    assert lengths.expected("a", "m").known == learned.known + 2
+
+
 def test_an_answer_that_does_not_end_keeps_others_from_being_learned_for_a_while_only():
     lengths = Lengths()
     lengths.begun("a", "m")

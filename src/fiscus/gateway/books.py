@@ -31,6 +31,7 @@ class Books:
         started_s: when the call began, on the monotonic clock.
         first_ms: when the answer began to come, in milliseconds.
         tokens: what is booked.
+        answer: whose length is learned.
     """
 
     def __init__(self, tools: Tools, order: Order, attempts: Attempts) -> None:
@@ -43,7 +44,7 @@ class Books:
         self.started_s = time.monotonic()
         self._command: Settle | Release | None = None
         self._is_finished = False
-        self._answer = tools.lengths.begun(order.payer.account, order.model)
+        self.answer = tools.lengths.begun(order.payer.account, order.model)
 
     @property
     def is_open(self) -> bool:
@@ -137,7 +138,7 @@ class Books:
                 log.error("settlement_refused", hold=self._command.id, code=outcome.code, detail=outcome.detail)
             break
         self._is_finished = True
-        self._answer.ended(None)  # unless its length was said
+        self.answer.ended(None)  # unless its length was said
 
     def _elapsed_ms(self) -> int:
         return int((time.monotonic() - self.started_s) * 1_000)
@@ -163,4 +164,4 @@ class Books:
         self._tools.shares.learn(order.model, bound=bound, billed=output, is_text=is_text)
         told, asked = order.admitted.output_tokens, order.admitted.bound.output_tokens_max
         if facts.choices == 1 and (output < told or told == asked):  # what was clamped would have been longer
-            self._answer.ended(output)
+            self.answer.ended(output)

@@ -21,9 +21,8 @@ LENGTHS_MAX = 256
 BEGUN_MAX = 1_024
 """Answers of a kind that have begun and are not learned yet."""
 
-SPREADS = 3
-"""See ``Expected.leave``. With 2, several streams of a budget are cut where a few answers are much longer than most;
-with 4 fewer run at its end, and no fewer are cut."""
+SPREADS = 4
+"""See ``Expected.leave``. With 3, several of 128 streams are cut now and then, with 2 also of fewer."""
 
 BYTES_PER_TOKEN = 3
 """A token has at least so many bytes of UTF-8, on the average of what has come; a bound until more is known."""
@@ -109,11 +108,11 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 
         What they come to together spreads with the root of their number, and what is expected of them is as uncertain
         as few lengths are known. Whatever the lengths are like, more than ``SPREADS`` standard deviations are wanted in
-        one of ten cases at most (Cantelli), and far more rarely of most.
+        one of 17 cases at most (Cantelli), and far more rarely of most.
 
         >>> expected = Expected(tokens=345, spread=170, known=256)
         >>> expected.leave(0), expected.leave(8), expected.leave(127)
-        (510, 1556, 7066)
+        (681, 2075, 9422)
         """
         more = running + 1
         return isqrt(SPREADS**2 * self.spread**2 * more * (self.known + more) // self.known)
@@ -156,11 +155,17 @@ class Lengths:
 
 
 class Answer:
-    """An answer that has begun, of which the length is to be learned."""
+    """An answer that has begun, of which the length is to be learned.
 
-    __slots__ = ("_of", "has_ended", "tokens")
+    Attributes:
+        come: tokens so far, as far as that is known.
+        tokens: all, once it has ended.
+    """
+
+    __slots__ = ("_of", "come", "has_ended", "tokens")
 
     def __init__(self, of: _Lengths) -> None:
+        self.come = 0
         self.has_ended = False
         self.tokens: int | None = None
         self._of = of
@@ -176,13 +181,15 @@ class _Lengths:
     """The last lengths of one kind, with their sum and that of their squares.
 
     They are learned in the order in which the answers began: of those that run at once the short ones end first, and
-    would pass for all.
+    would pass for all. One that is long already, and runs on, does not keep those behind it from being learned: a
+    length that is known of another, and that it may still come to, stands for its own.
     """
 
     def __init__(self) -> None:
         self.last: deque[int] = deque()
         self._total = self._squares = 0
         self._begun: deque[Answer] = deque()
+        self._stood_for = 0
 
     def begun(self) -> Answer:
         """One begins. Of too many that have not been learned the oldest is learned no more."""
@@ -193,11 +200,23 @@ class _Lengths:
         return answer
 
     def learn(self) -> None:
-        """Learn those before which none runs any more."""
-        while self._begun and self._begun[0].has_ended:
-            tokens = self._begun.popleft().tokens
+        """Learn those before which none runs any more, but those that are long already."""
+        while self._begun:
+            first = self._begun[0]
+            tokens = first.tokens if first.has_ended else self._like(first.come)
+            if tokens is None and not first.has_ended:
+                return
+            self._begun.popleft()
             if tokens is not None:
                 self._add(tokens)
+
+    def _like(self, come: int) -> int | None:
+        """A length that one that runs may come to, of those longer ones that are known each in its turn; None: wait."""
+        if len(self.last) < SAMPLES_LEAST or come * self._total <= self._squares:
+            return None
+        longer = [length for length in self.last if length > come]
+        self._stood_for += 1
+        return longer[self._stood_for % len(longer)] if longer else None
 
     def _add(self, tokens: int) -> None:
         """One more; the oldest is forgotten."""

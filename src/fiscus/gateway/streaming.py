@@ -63,6 +63,7 @@ class Streaming:
             started_s=books.started_s,
         )
         self._strips = not order.facts.include_usage
+        self._is_one = order.facts.choices == 1
         self._was_cut = False
         self._has_failed = False
 
@@ -128,6 +129,8 @@ class Streaming:
     async def _goes_on(self) -> bool:
         """Note what has come; False: the stream must end now."""
         self._running.output_tokens = produced = tokens_produced(self._meter.produced, self._share_permille)
+        if self._is_one:
+            self._books.answer.come = produced
         return await self._keep_ahead(produced)
 
     async def _keep_ahead(self, produced: int) -> bool:
