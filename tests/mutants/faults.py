@@ -713,6 +713,20 @@ FAULTS: tuple[Fault, ...] = (
         first="tests/stores/postgres/test_nodes.py",
     ),
     Fault(
+        name="what a killed database has lost of the views is taken for the state",
+        file="stores/postgres/views.py",
+        old="        if reached < seen.written:\n",
+        new="        if False:\n",
+        first="tests/stores/postgres/test_nodes.py",
+    ),
+    Fault(
+        name="an entry that was folded half is folded again",
+        file="treasury/engine.py",
+        old="            self._forget()  # an entry may be folded half\n",
+        new="            pass\n",
+        first="tests/stores/postgres/test_nodes.py",
+    ),
+    Fault(
         name="the next window is not waited for",
         file="core/state.py",
         old="        return self.expires_at if self.ticket is None else min(self.expires_at, self.ticket.window_end)\n",

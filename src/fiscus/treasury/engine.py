@@ -973,11 +973,9 @@ class Engine:
             self._catch_up()
         except HeadLost as error:
             self._begin_epoch(error)
-        except StoreUnavailable as error:
-            self._go_down(error)
         except TreasuryError as error:
             self._go_down(error)
-            self._forget()
+            self._forget()  # an entry may be folded half
         except Exception as error:
             log.exception("follower_defect")
             self.statistics.defects += 1

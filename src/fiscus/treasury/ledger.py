@@ -34,6 +34,7 @@ from fiscus.treasury.store import (
     Erasure,
     Head,
     Row,
+    Seen,
     Snapshot,
     Store,
     StoredEntry,
@@ -189,17 +190,21 @@ class Ledger:
         self._store.views.write([sealed_snapshot(journal, self.number, seal)], seal.at)
         return True
 
+    @property
+    def _seen(self) -> Seen:
+        return Seen(self.snapshot_seq, self.head.seq)
+
     def _use_views(self) -> None:
         """Let the state load from the views what it does not have."""
         draft, views, number = self.draft, self._store.views, self.number
         for table in self._tables:
             table.load = self._loader(table.kind)
         draft.names.load = self._load_name
-        draft.carved_below = lambda account: views.carved_below(number, account, self.head.seq)
+        draft.carved_below = lambda account: views.carved_below(number, account, self._seen)
 
     def _load_name(self, name: str) -> int | None:
         """The number of an account by its name; the views may not know yet that the name was erased."""
-        found = self._store.views.load_name(self.number, name, self.head.seq)
+        found = self._store.views.load_name(self.number, name, self._seen)
         account = self.draft.accounts.find(found) if found is not None else None
         return found if account is not None and account.name == name else None
 
@@ -207,7 +212,7 @@ class Ledger:
         views, number, decode = self._store.views, self.number, _decoders[kind].decode
 
         def load(key: int | str) -> Any:
-            body = views.load(number, kind, key, self.head.seq)
+            body = views.load(number, kind, key, self._seen)
             return decode(body) if body is not None else None
 
         return load
@@ -222,7 +227,7 @@ class Ledger:
             return
         tables: dict[Kind, Table[Any, Any]] = {table.kind: table for table in self._tables}
         with suppress(ViewsAhead):
-            for kind, number, body in self._store.views.load_chains(self.number, names, self.head.seq):
+            for kind, number, body in self._store.views.load_chains(self.number, names, self._seen):
                 if number not in tables[kind]:
                     tables[kind][number] = _decoders[kind].decode(body)
                 if kind == "account":
@@ -254,7 +259,7 @@ class Ledger:
 
     def _load_holds(self, ids: list[str]) -> set[str]:
         """Bring holds into memory; returns the ids of those that there are."""
-        found = self._store.views.load_many(self.number, "hold", ids, self.head.seq)
+        found = self._store.views.load_many(self.number, "hold", ids, self._seen)
         for key, body in found.items():
             self.draft.holds[str(key)] = _decoders["hold"].decode(body)  # type: ignore[assignment]
         return {str(key) for key in found}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -251,6 +251,16 @@ class UsageRow(msgspec.Struct, frozen=True, gc=False):
 
 
 ANY_HEAD = 2**62
+
+
+class Seen(NamedTuple):
+    """What a node has seen of a tenant: views as of entry ``written``, and the journal up to entry ``head``."""
+
+    written: int
+    head: int
+
+
+ANYTHING = Seen(0, ANY_HEAD)
 """For readers that fold nothing into what they load."""
 
 SUM_KEYS_MAX = 10
@@ -366,25 +376,30 @@ class Views(Protocol):
         """As of which entry the views are; None if they hold nothing."""
         ...
 
-    def load(self, tenant: int, kind: Kind, key: int | str, head: int = ANY_HEAD) -> bytes | None:
-        """One entity; like the next three it raises ViewsAhead if the views are as of an entry after ``head``."""
+    def load(self, tenant: int, kind: Kind, key: int | str, seen: Seen = ANYTHING) -> bytes | None:
+        """One entity.
+
+        Raises:
+            ViewsAhead: the views are as of an entry after ``seen.head``; so do the next four.
+            ViewsLost: they are as of an entry before ``seen.written``; so do the next four.
+        """
         ...
 
     def load_many(
-        self, tenant: int, kind: Kind, keys: Sequence[int | str], head: int = ANY_HEAD
+        self, tenant: int, kind: Kind, keys: Sequence[int | str], seen: Seen = ANYTHING
     ) -> dict[int | str, bytes]:
         """Several entities in one query."""
         ...
 
-    def load_name(self, tenant: int, name: str, head: int = ANY_HEAD) -> int | None:
+    def load_name(self, tenant: int, name: str, seen: Seen = ANYTHING) -> int | None:
         """The number of the account with this name."""
         ...
 
-    def load_chains(self, tenant: int, names: Sequence[str], head: int = ANY_HEAD) -> list[tuple[Kind, int, bytes]]:
+    def load_chains(self, tenant: int, names: Sequence[str], seen: Seen = ANYTHING) -> list[tuple[Kind, int, bytes]]:
         """The accounts with these names and all above them, their budgets, and the running windows of these."""
         ...
 
-    def carved_below(self, tenant: int, account: int, head: int = ANY_HEAD) -> list[int]:
+    def carved_below(self, tenant: int, account: int, seen: Seen = ANYTHING) -> list[int]:
         """Numbers of the accounts below one that have an allocation."""
         ...
 
@@ -499,4 +514,4 @@ class ViewsAhead(Exception):
 
 
 class ViewsLost(StoreUnavailable):
-    """The views lack what the engine takes them to have: another node has dropped them; internal to both."""
+    """The views lack what the engine takes them to have: they were dropped, or the database was killed; internal."""

@@ -422,3 +422,58 @@ def test_a_question_that_the_views_are_ahead_of_gives_no_number_twice(desks, ope
     assert balance(late, "agent:1").held == 20
     assert balance(late).held == 25
     late.engine.close()
+
+
+# covers E2, E3
+def test_what_the_views_have_lost_with_a_killed_server_is_not_taken_for_the_state(desks, sql):
+    """Views are written without waiting for the disk: after a crash they may be as of an earlier entry than before."""
+    one, two = desks
+    one.do(reserve("before", 100))
+    one.write_views()
+    for table in ("entities", "watermarks"):
+        sql(f"CREATE TABLE kept_{table} AS TABLE {table}")
+    one.do(reserve("since", 800))
+    one.write_views()
+    one.engine.errand(one.engine.ledger("default")._evict)
+    two.account("team:a")
+    for table in ("entities", "watermarks"):
+        sql(f"DELETE FROM {table}")
+        sql(f"INSERT INTO {table} SELECT * FROM kept_{table}")
+    for desk in desks:
+        assert desk.do(reserve("more", 200)).code == "budget_unavailable"
+        assert desk.do(reserve("more", 200)).code == "budget_busy"
+    assert one.do(reserve("fits", 100)).state == "held"
+    assert balance(one) == balance(two)
+    assert balance(one).held == LIMIT
+
+
+# covers E3
+def test_an_entry_that_could_be_folded_only_half_is_not_folded_twice(desks, monkeypatch):
+    one, two = desks
+    one.do(PutBudget(account="agent:b", unit="tokens", limit=500))
+    views = two.engine.store.views
+    load, asked = views.load, []
+
+    def load_until_it_is_away(*arguments):
+        asked.append(arguments)
+        if len(asked) == away_at:
+            raise StoreUnavailable("away for a moment")
+        return load(*arguments)
+
+    failed = 0
+    for away_at in range(1, 9):
+        one.do(reserve(f"h{away_at}", 10))
+        one.write_views()
+        balance(two)
+        two.write_views()
+        two.engine.errand(two.engine.ledger("default")._evict)
+        one.do(Settle(id=f"h{away_at}", total={"tokens": 10}))
+        asked.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(views, "load", load_until_it_is_away)
+            two.engine._look_around()
+        failed += len(asked) >= away_at
+        for account in ("team:a", "agent:b"):
+            assert balance(two, account) == balance(one, account)
+            assert balance(two, account).spent == 10 * away_at
+    assert 2 <= failed < 8

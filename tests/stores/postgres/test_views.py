@@ -15,7 +15,7 @@ import pytest
 from fiscus.contract.errors import StoreUnavailable
 from fiscus.stores.postgres import writing
 from fiscus.treasury.codec import genesis
-from fiscus.treasury.store import Head, ViewsAhead, ViewsLost
+from fiscus.treasury.store import Head, Seen, ViewsAhead, ViewsLost
 from tests.stores.places import AT_MS, account, entity, entries, snapshot, usage
 
 NOW_MS = AT_MS + 1_000
@@ -37,22 +37,40 @@ def stop_leading(sql) -> None:
 def test_what_is_as_of_a_later_entry_than_a_node_has_folded_is_not_loaded(nodes):
     _, two = nodes
     loads = (
-        lambda head: two.load(1, "account", 1, head),
-        lambda head: two.load(1, "account", 77, head),
-        lambda head: two.load(1, "hold", "h", head),
-        lambda head: two.load_many(1, "hold", ["h", "none"], head),
-        lambda head: two.load_many(1, "account", [1, 77], head),
-        lambda head: two.load_name(1, "bob", head),
-        lambda head: two.load_name(1, "nobody", head),
-        lambda head: two.load_chains(1, ["bob"], head),
-        lambda head: two.load_chains(1, ["nobody"], head),
-        lambda head: two.carved_below(1, 1, head),
+        lambda head: two.load(1, "account", 1, Seen(0, head)),
+        lambda head: two.load(1, "account", 77, Seen(0, head)),
+        lambda head: two.load(1, "hold", "h", Seen(0, head)),
+        lambda head: two.load_many(1, "hold", ["h", "none"], Seen(0, head)),
+        lambda head: two.load_many(1, "account", [1, 77], Seen(0, head)),
+        lambda head: two.load_name(1, "bob", Seen(0, head)),
+        lambda head: two.load_name(1, "nobody", Seen(0, head)),
+        lambda head: two.load_chains(1, ["bob"], Seen(0, head)),
+        lambda head: two.load_chains(1, ["nobody"], Seen(0, head)),
+        lambda head: two.carved_below(1, 1, Seen(0, head)),
     )
     for load in loads:
         load(5)
         with pytest.raises(ViewsAhead):
             load(4)
-    assert two.load(2, "account", 1, 0) is None
+    assert two.load(2, "account", 1, Seen(0, 0)) is None
+
+
+# covers E3
+def test_nothing_is_loaded_from_views_that_have_gone_back(nodes):
+    _, two = nodes
+    for load in (
+        lambda seen: two.load(1, "hold", "none", seen),
+        lambda seen: two.load_many(1, "hold", ["h", "none"], seen),
+        lambda seen: two.load_name(1, "nobody", seen),
+        lambda seen: two.load_chains(1, ["bob"], seen),
+        lambda seen: two.carved_below(1, 1, seen),
+    ):
+        load(Seen(5, 9))
+        with pytest.raises(ViewsLost, match="as of entry 5, and were as of entry 6"):
+            load(Seen(6, 9))
+    two.clear(1)
+    with pytest.raises(ViewsLost):
+        two.load(1, "hold", "h", Seen(1, 9))
 
 
 # covers E12
@@ -71,14 +89,14 @@ def test_a_load_says_as_of_which_entry_it_is_while_the_views_move_on(nodes):
     head = ahead = 0
     while not stop.is_set() or not ahead:
         try:
-            body = two.load(1, "cell", 1, head)
+            body = two.load(1, "cell", 1, Seen(0, head))
         except ViewsAhead:
             ahead += 1
             head = two.watermark(1).seq
             continue
         assert body is None or int(body) <= head
     writer.join()
-    assert two.load(1, "cell", 1, 149) == b"149"
+    assert two.load(1, "cell", 1, Seen(149, 149)) == b"149"
 
 
 def test_a_snapshot_that_the_views_have_reached_is_not_written_again(nodes, sql):

@@ -19,15 +19,17 @@ from fiscus.stores.postgres.session import Session
 from fiscus.stores.postgres.writing import NUMBER, ViewsWriter
 from fiscus.stores.queries import queries
 from fiscus.treasury.store import (
-    ANY_HEAD,
+    ANYTHING,
     SUM_KEYS_MAX,
     Opening,
+    Seen,
     Snapshot,
     UsageAsked,
     UsageField,
     UsageRow,
     UsageSum,
     ViewsAhead,
+    ViewsLost,
     Watermark,
     usage_sum,
 )
@@ -71,40 +73,40 @@ class PostgresViews:
         rows = self._listers.fetch(SQL["watermark"], (tenant,))
         return Watermark(*rows[0]) if rows else None
 
-    def load(self, tenant: int, kind: Kind, key: int | str, head: int = ANY_HEAD) -> bytes | None:
+    def load(self, tenant: int, kind: Kind, key: int | str, seen: Seen = ANYTHING) -> bytes | None:
         """See ``Views``."""
         number, id = columns(key)
-        result = self._load(b"load", head, int4(tenant), int4(NUMBER[kind]), int8(number), id.encode())
+        result = self._load(b"load", seen, int4(tenant), int4(NUMBER[kind]), int8(number), id.encode())
         return result.get_value(0, 1)
 
     def load_many(
-        self, tenant: int, kind: Kind, keys: Sequence[int | str], head: int = ANY_HEAD
+        self, tenant: int, kind: Kind, keys: Sequence[int | str], seen: Seen = ANYTHING
     ) -> dict[int | str, bytes]:
         """See ``Views``."""
         found: dict[int | str, bytes] = {}
         ids = [key for key in keys if isinstance(key, str)]
         numbers = [key for key in keys if not isinstance(key, str)]
         if ids:
-            result = self._load(b"load_ids", head, int4(tenant), int4(NUMBER[kind]), texts(ids))
+            result = self._load(b"load_ids", seen, int4(tenant), int4(NUMBER[kind]), texts(ids))
             for row in range(result.ntuples):
                 if (id := result.get_value(row, 1)) is not None:
                     found[id.decode()] = result.get_value(row, 2) or b""
         if numbers:
-            result = self._load(b"load_numbers", head, int4(tenant), int4(NUMBER[kind]), int8s(numbers))
+            result = self._load(b"load_numbers", seen, int4(tenant), int4(NUMBER[kind]), int8s(numbers))
             for row in range(result.ntuples):
                 if (key := result.get_value(row, 1)) is not None:
                     found[number(key)] = result.get_value(row, 2) or b""
         return found
 
-    def load_name(self, tenant: int, name: str, head: int = ANY_HEAD) -> int | None:
+    def load_name(self, tenant: int, name: str, seen: Seen = ANYTHING) -> int | None:
         """See ``Views``."""
-        result = self._load(b"load_name", head, int4(tenant), name.encode())
+        result = self._load(b"load_name", seen, int4(tenant), name.encode())
         found = result.get_value(0, 1)
         return None if found is None else number(found)
 
-    def load_chains(self, tenant: int, names: Sequence[str], head: int = ANY_HEAD) -> list[tuple[Kind, int, bytes]]:
+    def load_chains(self, tenant: int, names: Sequence[str], seen: Seen = ANYTHING) -> list[tuple[Kind, int, bytes]]:
         """See ``Views``."""
-        result = self._load(b"load_chains", head, int4(tenant), texts(names))
+        result = self._load(b"load_chains", seen, int4(tenant), texts(names))
         get = result.get_value
         return [
             (KINDS[number(get(row, 1))], number(get(row, 2)), get(row, 3) or b"")
@@ -112,22 +114,25 @@ class PostgresViews:
             if get(row, 1) is not None
         ]
 
-    def carved_below(self, tenant: int, account: int, head: int = ANY_HEAD) -> list[int]:
+    def carved_below(self, tenant: int, account: int, seen: Seen = ANYTHING) -> list[int]:
         """See ``Views``."""
-        look = self._load(b"carved_look", head, int4(tenant), int8(account), int8(CARVED_FEW + 1))
+        look = self._load(b"carved_look", seen, int4(tenant), int8(account), int8(CARVED_FEW + 1))
         if look.get_value(0, 1) != b"\x01":
             return []
         name = b"carved_upward" if number(look.get_value(0, 2)) <= CARVED_FEW else b"carved_downward"
-        result = self._load(name, head, int4(tenant), int8(account))
+        result = self._load(name, seen, int4(tenant), int8(account))
         found = [result.get_value(row, 1) for row in range(result.ntuples)]
         return [number(value) for value in found if value is not None]
 
-    def _load(self, name: bytes, head: int, *values: Value) -> PGresult:
+    def _load(self, name: bytes, seen: Seen, *values: Value) -> PGresult:
         """Rows, each with the watermark that they are as of in its first column; at least one."""
         (result,) = self._loader.ask([(name, values)])
         mark = result.get_value(0, 0)
-        if mark is not None and number(mark) > head:
-            raise ViewsAhead(f"the views are as of entry {number(mark)}, this node of entry {head}")
+        reached = 0 if mark is None else number(mark)
+        if reached > seen.head:
+            raise ViewsAhead(f"the views are as of entry {reached}, this node of entry {seen.head}")
+        if reached < seen.written:
+            raise ViewsLost(f"postgresql: the views are as of entry {reached}, and were as of entry {seen.written}")
         return result
 
     def opening(self, tenant: int) -> Opening | None:

@@ -19,10 +19,11 @@ from fiscus.stores.sqlite.archiving import drop_usage
 from fiscus.stores.sqlite.journal import connect
 from fiscus.stores.sqlite.many import execute_rows
 from fiscus.treasury.store import (
-    ANY_HEAD,
+    ANYTHING,
     SUM_KEYS_MAX,
     EntityRow,
     Opening,
+    Seen,
     Snapshot,
     UsageAsked,
     UsageField,
@@ -103,28 +104,28 @@ class SqliteViews:
         rows = self._load(SQL["watermark"], (tenant,))
         return Watermark(*rows[0]) if rows else None
 
-    def load(self, tenant: int, kind: Kind, key: int | str, head: int = ANY_HEAD) -> bytes | None:
+    def load(self, tenant: int, kind: Kind, key: int | str, seen: Seen = ANYTHING) -> bytes | None:
         """See ``Views``."""
         rows = self._load(SQL["load"], (tenant, NUMBER[kind], key))
         return rows[0][0] if rows else None
 
     def load_many(
-        self, tenant: int, kind: Kind, keys: Sequence[int | str], head: int = ANY_HEAD
+        self, tenant: int, kind: Kind, keys: Sequence[int | str], seen: Seen = ANYTHING
     ) -> dict[int | str, bytes]:
         """See ``Views``."""
         return dict(self._load(SQL["load_many"], (tenant, NUMBER[kind], msgspec.json.encode(keys).decode())))
 
-    def load_name(self, tenant: int, name: str, head: int = ANY_HEAD) -> int | None:
+    def load_name(self, tenant: int, name: str, seen: Seen = ANYTHING) -> int | None:
         """See ``Views``."""
         rows = self._load(SQL["load_name"], (tenant, name))
         return rows[0][0] if rows else None
 
-    def load_chains(self, tenant: int, names: Sequence[str], head: int = ANY_HEAD) -> list[tuple[Kind, int, bytes]]:
+    def load_chains(self, tenant: int, names: Sequence[str], seen: Seen = ANYTHING) -> list[tuple[Kind, int, bytes]]:
         """See ``Views``."""
         rows = self._load(SQL["load_chains"], (tenant, msgspec.json.encode(names).decode()))
         return [(KINDS[kind], key, body) for kind, key, body in rows]
 
-    def carved_below(self, tenant: int, account: int, head: int = ANY_HEAD) -> list[int]:
+    def carved_below(self, tenant: int, account: int, seen: Seen = ANYTHING) -> list[int]:
         """See ``Views``."""
         if not self._load(SQL["has_children"], (tenant, account))[0][0]:
             return []
