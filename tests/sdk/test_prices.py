@@ -49,8 +49,9 @@ async def test_a_bad_price_names_its_field(treasury):
 
 
 def test_without_await_and_after_a_restart(tmp_path):
-    for _ in range(2):
+    for times in range(2):
         with fiscus.open_sync(f"sqlite:///{tmp_path}/fiscus.db") as treasury:
+            assert len(treasury.prices()) == times
             made = treasury.update_pricing("vllm", "llama", input="0.25", output="1.25")
             assert len(made.terms) == 1
             [found] = treasury.prices()

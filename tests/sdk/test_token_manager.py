@@ -117,6 +117,10 @@ async def test_r51_what_is_decided_in_process_is_counted_too(treasury):
     assert told.refusals == {"budget_exceeded": 1, "budget_busy": 3}
     assert (told.checks_performed, told.requests_blocked, told.budgets_exceeded) == (6, 4, 1)
     assert (told.blocked_percent, told.healthy, told.overrides_granted) == (66.67, False, 0)
+    await treasury.put_account("team:a", shortage=["reallocate", "clamp", "ask"])
+    with pytest.raises(BudgetExceeded):
+        await treasury.reserve("team:a", tokens=1_000)
+    assert (await treasury.enforcement()).checks_performed == 7, "once, however many steps were tried"
 
 
 # covers R12, R22
