@@ -242,5 +242,5 @@ class PostgresViews:
 
     def clear(self, tenant: int) -> None:
         """See ``Views``."""
-        names = (b"clear_entities", b"clear_usage", b"clear_watermark")
+        names = (b"clear_watermark", b"clear_entities", b"clear_usage")  # locked in the order of who writes
         self._writer.run(*((name, (int4(tenant),)) for name in names))
