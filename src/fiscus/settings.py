@@ -340,6 +340,22 @@ def secret_of(variable: str) -> str:
     return value
 
 
+def content_of(path: Path, name: str) -> bytes:
+    """What stands in a file that a setting or an argument names.
+
+    Args:
+        path: of the file.
+        name: of the setting or argument, for the error.
+
+    Raises:
+        ConfigurationInvalid: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationInvalid(f"{name}: {path}: {error.strerror or error}") from None
+
+
 def list_settings(settings: Settings, **options: Any) -> list[SettingView]:
     """All settings in the order of their definition, each with where its value comes from, secrets masked."""
     given = {name: value for name, value in options.items() if value is not None}

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from fiscus.alerts.desk import Alerts
 from fiscus.alerts.options import AlertOptions, read_options
-from fiscus.contract.errors import ConfigurationInvalid
 from fiscus.contract.treasury import Treasury
-from fiscus.settings import secret_of
+from fiscus.settings import content_of, secret_of
 from fiscus.stores import open_alerts
 
 
@@ -37,8 +36,4 @@ def alert_options(path: Path, name: str = "alerts") -> AlertOptions:
     Raises:
         ConfigurationInvalid: it cannot be read or makes no sense.
     """
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise ConfigurationInvalid(f"{name}: {path}: {error.strerror or error}") from None
-    return read_options(text, str(path), secret_of)
+    return read_options(content_of(path, name), str(path), secret_of)

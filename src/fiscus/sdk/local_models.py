@@ -11,13 +11,13 @@ from typing import Any
 import msgspec
 
 from fiscus.contract import AnyOutcome, Refused, Release, Request, Settle, Spooled
-from fiscus.contract.errors import ConfigurationInvalid, ProviderFailed
+from fiscus.contract.errors import ProviderFailed
 from fiscus.contract.queries import AnyQuery, Entry, View
 from fiscus.contract.treasury import Readiness, Treasury
 from fiscus.gateway.application import Gateway
 from fiscus.gateway.options import GatewayOptions, read_options
 from fiscus.sdk.completion import Question, Response
-from fiscus.settings import secret_of
+from fiscus.settings import content_of, secret_of
 from fiscus.spool.outbox import Outbox
 
 
@@ -171,11 +171,7 @@ def gateway_options(path: Path, name: str = "gateway") -> GatewayOptions:
     Raises:
         ConfigurationInvalid: it cannot be read or makes no sense.
     """
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise ConfigurationInvalid(f"{name}: {path}: {error.strerror or error}") from None
-    options = read_options(text, str(path))
+    options = read_options(content_of(path, name), str(path))
     upstreams = tuple(
         msgspec.structs.replace(one, api_key=secret_of(one.api_key_variable)) if one.api_key_variable else one
         for one in options.upstreams

@@ -29,6 +29,7 @@ from fiscus.treasury.codec import decode_event, encode_event, genesis, link
 from fiscus.treasury.rows import entity_row
 from fiscus.treasury.sealing import base_seal, sealed_snapshot
 from fiscus.treasury.store import (
+    ALWAYS_IN_MEMORY,
     TAIL_MAX,
     EntityRow,
     Erasure,
@@ -279,7 +280,6 @@ class Ledger:
 
     def begin(self) -> None:
         """A batch begins: what it changes can be discarded."""
-        self._mark = self.draft.mark()
         self.draft.isolate()
 
     def discard(self) -> None:
@@ -494,7 +494,7 @@ class Ledger:
         self._sweep()
         waiting = {id: draft.holds[id] for ids in draft.waiting.values() for id in ids}
         for table in self._tables:
-            if table.kind in ("template", "key", "price"):
+            if table.kind in ALWAYS_IN_MEMORY:
                 continue
             kept = {key: table[key] for key in table.changed.keys() & table.keys()}
             if table.kind == "hold":

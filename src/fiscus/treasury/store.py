@@ -252,6 +252,9 @@ class UsageRow(msgspec.Struct, frozen=True, gc=False):
 
 ANY_HEAD = 2**62
 
+ALWAYS_IN_MEMORY: tuple[Kind, Kind, Kind] = ("template", "key", "price")
+"""Kinds of which a node has all entities from its start on: which of them counts, all of them say together."""
+
 
 class Seen(NamedTuple):
     """What a node has seen of a tenant: views as of entry ``written``, and the journal up to entry ``head``."""

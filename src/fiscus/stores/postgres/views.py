@@ -19,6 +19,7 @@ from fiscus.stores.postgres.session import Session
 from fiscus.stores.postgres.writing import NUMBER, ViewsWriter
 from fiscus.stores.queries import queries
 from fiscus.treasury.store import (
+    ALWAYS_IN_MEMORY,
     ANYTHING,
     SUM_KEYS_MAX,
     Opening,
@@ -38,7 +39,6 @@ SQL = queries(__package__, "views.sql")
 LOADING_SQL = queries(__package__, "loading.sql")
 LISTERS_MAX = 4
 SCAN_ROWS = 2_000
-ALWAYS_IN_MEMORY: tuple[Kind, Kind, Kind] = ("template", "key", "price")
 COLUMN_KEYS = frozenset(("provider", "model", "account", "also", "day", "hour"))
 """Keys of sums of usage that are no field of the record."""
 

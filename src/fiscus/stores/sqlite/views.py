@@ -19,6 +19,7 @@ from fiscus.stores.sqlite.archiving import drop_usage
 from fiscus.stores.sqlite.journal import connect
 from fiscus.stores.sqlite.many import execute_rows
 from fiscus.treasury.store import (
+    ALWAYS_IN_MEMORY,
     ANYTHING,
     SUM_KEYS_MAX,
     EntityRow,
@@ -38,7 +39,6 @@ NUMBER = {kind: number for number, kind in enumerate(KINDS)}
 PAGE_SIZE = "PRAGMA page_size = 8192"
 """For new files. Entities are some 400 bytes long: fewer and larger pages cost the follower less."""
 
-ALWAYS_IN_MEMORY: tuple[Kind, Kind, Kind] = ("template", "key", "price")
 CARVED_FEW = 1_000
 """Accounts with an allocation up to which it is looked from them upward, not from an account down through all below."""
 
