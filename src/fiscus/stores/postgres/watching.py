@@ -113,6 +113,7 @@ class Watch:
                 if now - months_at >= MONTHS_EVERY_S:
                     months_at = now
                     connection.execute(MAKE_MONTHS, (MONTHS_AHEAD,))
+                    now = monotonic()  # others are told no more often because that took a while
                 if self._appended and now - told_at >= TELL_EVERY_S:
                     told_at = now
                     self._appended = False
