@@ -41,6 +41,7 @@ def test_every_name_of_the_originals_is_an_alert_or_is_said_to_be_none():
         metrics_updated budget_check_passed budget_check_failed budget_override_granted budget_reset budget_alert
         token.usage.tracked token.usage.flush token.budget.created token.budget.updated token.budget.approved
         token.budget.denied token.budget.check_passed token.budget.check_failed token.budget.override_granted
+        token.pricing.updated token.report.generated token.metrics.updated
         token.budget.reset token.budget.alert token.analytics.alert DEANTokenBudgetExhausted HighTokenConsumption
         LowEfficiency BudgetNearExhaustion token_persistence_success token_persistence_failure"""
     for name in names.split():

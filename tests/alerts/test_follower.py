@@ -16,6 +16,8 @@ from fiscus.core.commands import (
     OverridePolicy,
     PutAccount,
     PutBudget,
+    PutPrice,
+    RemovePrice,
     Request,
     RequestOverride,
     Reserve,
@@ -153,6 +155,40 @@ class Failing(SqliteAlerts):
             self.fails = False
             raise StoreUnavailable("sqlite: disk I/O error")
         return super().step(step)
+
+
+# covers R16, R21
+async def test_a_price_that_is_stated_or_removed_is_told_once_also_over_a_restart(tmp_path):
+    path = tmp_path / "fiscus.db-alerts"
+    stated = PutPrice(price="own", provider="acme", model="big-*", rates={"input": 3_000, "output": 9_000})
+    dearer = msgspec.structs.replace(stated, rates={"input": 4_000, "output": 9_000})
+    async with ledger() as treasury, receiver() as hook:
+        wishes = options(
+            channel(hook, kinds=("pricing_updated",)),
+            channel(hook, "team", accounts=("team:search",)),
+        )
+        clock = Clock()
+        async with alerts(treasury, wishes, clock, SqliteAlerts(path, "default")) as desk:
+            await begin(treasury, desk)
+            await do(treasury, PutAccount(account="team:search"), stated, stated)
+            await follow(desk)  # in the outbox, not delivered
+        await do(treasury, dearer)
+        async with alerts(treasury, wishes, clock, SqliteAlerts(path, "default")) as desk:
+            await pump(desk)
+            await do(treasury, RemovePrice(price="own"), RemovePrice(price="own"))
+            await pump(desk)
+            await pump(desk)
+    assert [body["type"] for body in hook.bodies] == ["price_put", "price_put", "price_removed"]
+    assert len(set(hook.ids)) == 3
+    first, second, last = (body["data"] for body in hook.bodies)
+    assert first["aliases"] == ["pricing_updated", "token.pricing.updated"]
+    assert first["account"] is None
+    assert first["title"] == "Fiscus: price own of big-* was stated"
+    said = {"price": "own", "provider": "acme", "model": "big-*", "rates": {"input": 3_000, "output": 9_000}}
+    assert said.items() <= first["facts"].items()
+    assert first["facts"]["start"] > 0
+    assert second["facts"]["rates"]["input"] == 4_000
+    assert (last["title"], last["facts"]["price"]) == ("Fiscus: price own was removed", "own")
 
 
 async def test_a_step_that_was_not_kept_is_taken_again_as_a_whole():

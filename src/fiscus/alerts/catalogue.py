@@ -35,6 +35,10 @@ def _budget(severity: Severity, source: str, signal: str) -> Fact:
     return Fact(severity=severity, source=source, signal=signal, token=f"token.budget.{name}")
 
 
+def _pricing(source: str) -> Fact:
+    return Fact(severity="info", source=source, signal="pricing_updated", token="token.pricing.updated")  # noqa: S106
+
+
 def _analytics(rule: str) -> Fact:
     return Fact(severity="warning", signal="analytics_alert", token="token.analytics.alert", rule=rule)  # noqa: S106
 
@@ -60,6 +64,8 @@ CATALOGUE: dict[str, Fact] = {
     "transferred": Fact(severity="info", source="transferred"),
     "lent": Fact(severity="info", source="lent"),
     "loan_ended": Fact(severity="info", source="loan_ended"),
+    "price_put": _pricing("price_put"),
+    "price_removed": _pricing("price_removed"),
     # Derived
     "overdrawn": Fact(severity="critical"),
     "budget_nearly_gone": Fact(severity="critical", rule="DEANTokenBudgetExhausted"),

@@ -19,7 +19,10 @@ from fiscus.core.outcomes import AccountAnswer, BudgetView
 STATUS_SEVERITY: dict[str, Severity] = {"suspended": "warning", "terminated": "critical"}
 ACCOUNTS = ("account", "parent", "source", "target")
 LEFT_OUT = frozenset(
-    (*ACCOUNTS, "private", "budget", "cell", "cells", "sizes", "attributes_check", "task", "opened", "warned")
+    (
+        *(*ACCOUNTS, "private", "budget", "cell", "cells", "sizes", "attributes_check", "task", "opened", "warned"),
+        *("terms", "order"),
+    )
 )
 """Fields whose numbers and keyed hashes mean nothing outside of the ledger, or that hold what can be erased."""
 
@@ -66,6 +69,7 @@ def entry_alert(
         warnings: budgets that would have refused a hold.
     """
     data: dict[str, Any] = {field: value for field, value in entry.data.items() if field not in LEFT_OUT}
+    data |= entry.data.get("terms", {})  # of a price: start, end, rates, fees, tiers
     for field in ("parts", "returned"):
         if field in data or (name, field) == ("loan_ended", "returned"):
             data["amount"] = sum(amount for _, amount in data.pop(field, ()))

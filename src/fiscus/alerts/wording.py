@@ -59,6 +59,8 @@ TITLES: dict[str, Callable[[Data], str]] = {
     "transferred": lambda data: f"{_of(data, 'amount')} went from {data.get('source')} to {data.get('target')}",
     "lent": lambda data: f"{_of(data, 'amount')} was lent to it",
     "loan_ended": lambda data: f"a loan has ended; {_of(data, 'amount')} went back",
+    "price_put": lambda data: f"price {data.get('price')} of {data.get('model')} was stated",
+    "price_removed": lambda data: f"price {data.get('price')} was removed",
     "overdrawn": lambda data: f"{_budget(data)} is overdrawn by {_of(data, 'overdrawn')}",
     "budget_nearly_gone": lambda data: f"only {_of(data, 'available')} of {_budget(data)} is left, for some time now",
     "budget_near_exhaustion": lambda data: (
