@@ -51,11 +51,11 @@ from fiscus.api.spool_metrics import SpoolCollector
 from fiscus.contract.errors import ConfigurationInvalid, FiscusError, StoreUnavailable
 from fiscus.contract.queries import AccountView, KeysView, ListKeys, ListTemplates, ReadAccount
 from fiscus.contract.treasury import Treasury
+from fiscus.core.commands import GrantStrategy
 from fiscus.core.outcomes import Refused
 from fiscus.core.state import Rules
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.payers import Unnamed, payer_of
-from fiscus.policy.grants import Strategy
 from fiscus.spool import Spool, SpoolingTreasury
 from fiscus.stores import POSTGRES_SCHEMES, SQLITE_SCHEME, open_alerts, open_store
 from fiscus.stores.sqlite.scratch import scratch_folder
@@ -169,7 +169,7 @@ class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_interval_s: int = 86_400
     archive_interval_s: int = 3_600
     economy_budget_tokens: int = 100_000
-    economy_strategy: Strategy = "classic"
+    economy_strategy: GrantStrategy = "classic"
     economy_reserve_percent: int = 0
     economy_starts_at_once: bool = False
     redis: RedisOptions | None = None

@@ -17,8 +17,8 @@ from fiscus.api.application import create_app
 from fiscus.api.economy import EconomyMetrics, TokenEconomy, economy_paths, economy_routes, economy_schemas
 from fiscus.api.options import ApiOptions
 from fiscus.contract.queries import AccountView, ReadAccount
+from fiscus.core.commands import GrantStrategy
 from fiscus.core.outcomes import AccountAnswer, Balance
-from fiscus.policy.grants import Strategy
 from fiscus.stores import open_store
 from fiscus.treasury.engine import Engine
 from fiscus.treasury.local import LocalTreasury
@@ -90,7 +90,7 @@ async def serve(
     pool_tokens: int = 100_000,
     labels_max: int = 1_000,
     key: str | None = None,
-    strategy: Strategy = "classic",
+    strategy: GrantStrategy = "classic",
     reserve_percent: int = 0,
     **options: Any,
 ) -> AsyncIterator[Economy]:

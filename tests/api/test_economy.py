@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -13,8 +14,18 @@ from fiscus.api.economy.rehearsal import Rehearsal
 from fiscus.api.keys import LOCAL, digest_of, make_key_id, make_secret
 from fiscus.contract.errors import StoreUnavailable
 from fiscus.contract.queries import ListEntries
-from fiscus.core.commands import Adjust, Compound, PutAccount, PutBudget, PutKey, RemoveBudget, Request, SetStatus
-from fiscus.core.outcomes import AccountAnswer, AdjustmentAnswer, BudgetAnswer, CompoundAnswer, KeyAnswer
+from fiscus.core.commands import (
+    Adjust,
+    Compound,
+    PutAccount,
+    PutBudget,
+    PutKey,
+    PutTemplate,
+    RemoveBudget,
+    Request,
+    SetStatus,
+)
+from fiscus.core.outcomes import AccountAnswer, AdjustmentAnswer, BudgetAnswer, CompoundAnswer, KeyAnswer, Refused
 from fiscus.stores import open_store
 from fiscus.treasury.engine import Engine
 from fiscus.treasury.local import LocalTreasury
@@ -791,6 +802,7 @@ async def test_a_grant_explains_itself_when_it_is_asked_to(economy):
     _, body = await economy.allocate("child", 1000, parent_agent_id="parent", explain=True)
     assert body["explanation"] == {
         "strategy": "classic",
+        "strategy_from": "setting",
         "history_of": "parent",
         "requested_tokens": 1000.0,
         "base_tokens": 1000.0,
@@ -872,3 +884,52 @@ async def test_recorded_grants_are_rehearsed_by_another_strategy(economy):
     assert found["classic"] == {"a": (2, 1100, 1100), "b": (1, 400, 400)}
     assert found["proven"]["a"] == (2, 1100, 50 + 550)
     assert found["proven"]["b"] == (1, 400, 200)
+
+
+async def test_the_strategy_of_an_account_or_a_template_counts_before_the_setting(economy):
+    # covers D6, D9
+    async def sized(agent_id):
+        body = (await economy.allocate(agent_id, 1000, explain=True))[1]
+        explained = body["explanation"]
+        return body["allocated_tokens"], explained["strategy"], explained["strategy_from"]
+
+    async def tell(*commands):
+        for command in commands:
+            outcome = await economy.treasury.execute(Request(command=command))
+            assert not isinstance(outcome, Refused), outcome
+
+    assert await sized("plain") == (1000, "classic", "setting")
+    await tell(PutTemplate(pattern="agent:research-*", grant_strategy="proven"))
+    assert await sized("research-1") == (500, "proven", "template"), "one that this grant opens"
+    assert await sized("research-1") == (500, "proven", "template"), "and that is there"
+    assert await sized("other") == (1000, "classic", "setting")
+    await tell(PutAccount(account="agent:research-1", grant_strategy="classic"))
+    assert await sized("research-1") == (1000, "classic", "account")
+    await tell(PutAccount(account="global", grant_strategy="proven"))
+    assert await sized("new") == await sized("new") == (500, "proven", "above")
+    assert (await sized("research-1"))[1:] == ("classic", "account")
+    await tell(PutAccount(account="global", grant_strategy=None))
+    assert (await sized("new"))[1:] == ("classic", "setting")
+    page = await economy.treasury.read(ListEntries(limit=1000))
+    grants = [entry for entry in page.entries if entry.kind in ("allocation_put", "allocation_resized")]
+    noted = [msgspec.json.decode(entry.data["private"]["reason"]).get("strategy", "classic") for entry in grants]
+    assert noted == ["classic", "proven", "proven", "classic", "classic", "proven", "proven", "classic", "classic"]
+
+
+async def test_a_strategy_is_put_and_shown_over_http_and_a_wrong_one_names_the_field(economy):
+    # covers D9
+    async def put(path, body):
+        async with economy.session.put(f"{economy.url}/v1/{path}", json=body) as response:
+            return response.status, await response.json(content_type=None)
+
+    status, body = await put("accounts/team", {"grant_strategy": "proven"})
+    assert (status, body["grant_strategy"], body["grant_strategy_effective"]) == (200, "proven", "proven")
+    status, body = await put("accounts/team", {"grant_strategy": None})
+    assert status == 200
+    assert "grant_strategy" not in body
+    assert (await put("templates/agent:*", {"grant_strategy": "proven"}))[0] == 200
+    assert (await economy.get("/v1/templates"))[1]["templates"][0]["grant_strategy"] == "proven"
+    for path in ("accounts/team", "templates/agent:*"):
+        status, body = await put(path, {"grant_strategy": "fair"})
+        assert status == 422
+        assert "grant_strategy" in json.dumps(body)

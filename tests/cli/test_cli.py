@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -407,3 +408,57 @@ def test_every_command_is_in_the_guide():
     guide = (ROOT / "docs" / "guides" / "command-line.md").read_text(encoding="utf-8")
     missing = [name for name in names_of(app) if f"`fiscus {name}" not in guide]
     assert missing == []
+
+
+# covers D6, D9
+@slow
+def test_the_strategy_of_grants_is_put_shown_taken_back_and_declared(tmp_path):
+    fiscus(tmp_path, "accounts", "put", "global")
+    put = ("accounts", "put", "agent:x")
+    fiscus(tmp_path, *put, "--parent", "global", "--grant-strategy", "proven", "--shortage", "clamp")
+    shown = fiscus(tmp_path, "accounts", "show", "agent:x").stdout
+    assert "grants: proven" in shown
+    assert "shortage: clamp" in shown
+    assert "grant_strategy" not in answer(tmp_path, *put, "--grant-strategy", "none")
+    fiscus(tmp_path, *put, "--grant-strategy", "fair", code=2)
+    (tmp_path / "budgets.toml").write_text(
+        """
+[[accounts]]
+account = "global"
+grant_strategy = "classic"
+shortage = ["reallocate", "clamp"]
+
+[[templates]]
+pattern = "agent:*"
+grant_strategy = "proven"
+"""
+    )
+    fiscus(tmp_path, "apply", "budgets.toml")
+    assert "nothing to do" in fiscus(tmp_path, "plan", "budgets.toml").stdout
+    account = answer(tmp_path, "accounts", "show", "agent:x")
+    assert (account["grant_strategy_effective"], account["grant_strategy_from"]) == ("proven", "template")
+    account = answer(tmp_path, "accounts", "show", "global")
+    assert (account["grant_strategy"], account["shortage"]) == ("classic", ["reallocate", "clamp"])
+    (tmp_path / "wrong.toml").write_text('[[templates]]\npattern = "agent:*"\ngrant_strategy = "fair"\n')
+    assert "templates[0].grant_strategy" in fiscus(tmp_path, "plan", "wrong.toml", code=1).stderr
+
+
+# covers D9
+@slow
+def test_recorded_grants_are_rehearsed_as_accounts_and_templates_say(tmp_path):
+    with service(tmp_path) as running:
+        for agent in ("a", "b"):
+            body = json.dumps({"agent_id": agent, "requested_tokens": 1000}).encode()
+            request = Request(f"{running.url}/api/v1/tokens/allocate", body, {"Content-Type": "application/json"})
+            with urlopen(request, timeout=30) as response:
+                assert json.loads(response.read())["allocated_tokens"] == 1000
+        fiscus(tmp_path, "accounts", "put", "agent:b", "--grant-strategy", "proven")
+        found = {
+            strategy: [
+                (row["agent_id"], row["strategy"], row["rehearsed_tokens"])
+                for row in answers(tmp_path, "grants", "--strategy", strategy)
+            ]
+            for strategy in ("proven", "configured")
+        }
+    assert found["proven"] == [("a", "proven", 500), ("b", "proven", 500)]
+    assert found["configured"] == [("a", "classic", 1000), ("b", "proven", 500)]

@@ -120,6 +120,7 @@ commands = st.one_of(
         confidence_threshold=st.sampled_from([None, 0.5]),
         gate_s=st.sampled_from([UNSET, 60]),
     ),
+    st.builds(PutAccount, account=names, grant_strategy=st.sampled_from([None, "classic", "proven"])),
 )
 
 
@@ -150,7 +151,7 @@ def long(ledger):
     ledger.allocate("leaf", 25)
     ledger.budget("root", 500, period="day", budget="late")
     ledger.transfer("b", "a", 5)
-    ledger.account("a", shortage=("clamp",))
+    ledger.account("a", shortage=("clamp",), grant_strategy="proven")
     ledger.lend("l", "a", ("b", 5))
     ledger.reserve("h0", "a", 40, loans=("l",))
     ledger.release("h0")

@@ -126,6 +126,7 @@ async def test_a_bound_on_what_is_carried_means_nothing_where_nothing_is_carried
         ({"shortage": ["clamp", "clamp"]}, "shortage"),
         ({"shortage": ["deny", "clamp"]}, "shortage"),
         ({"shortage": ["pray"]}, "shortage"),
+        ({"grant_strategy": "fair"}, "grant_strategy"),
         ({"confidence_threshold": math.nan}, "confidence_threshold"),
         ({"confidence_threshold": 1e308}, "confidence_threshold"),
         ({"confidence_threshold": -0.1}, "confidence_threshold"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,7 +17,6 @@ from fiscus.cli.manager import COMMANDS as MANAGER_COMMANDS
 from fiscus.cli.overrides import overrides
 from fiscus.cli.prices import prices
 from fiscus.cli.usage import COMMANDS as USAGE_COMMANDS
-from fiscus.policy.grants import Strategy
 
 SERVICE, DECLARED, JOURNAL, TRAFFIC = "The service", "Accounts and budgets", "The journal", "Traffic"
 USED = "What was used"
@@ -159,7 +158,10 @@ async def events(
 @command(app, "grants", rich_help_panel=JOURNAL)
 async def grants(
     invocation: Invocation,
-    strategy: Annotated[Strategy, typer.Option(help="By which they are sized anew.")] = "proven",
+    strategy: Annotated[
+        Literal["classic", "proven", "configured"],
+        typer.Option(help="By which they are sized anew; 'configured': as accounts, templates, setting say now."),
+    ] = "proven",
     after: Annotated[int, typer.Option(min=0, help="Begin behind this sequence number.")] = 0,
 ) -> None:
     """Show what the token economy's grants in the journal would have been by another strategy. Nothing is granted."""

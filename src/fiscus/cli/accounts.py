@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from msgspec import UNSET
@@ -86,6 +86,10 @@ async def put_account(
             help="What is tried for reserves that lack room, in this order; only 'deny': nothing. Repeatable."
         ),
     ] = None,
+    grant_strategy: Annotated[
+        Literal["classic", "proven", "none"] | None,
+        typer.Option(help="How grants are sized, here and below; 'none': as above it, else as the service says."),
+    ] = None,
     confidence_threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="From this confidence on, a task's next call is refused.")
     ] = None,
@@ -102,6 +106,7 @@ async def put_account(
         labels=read_pairs(label) if label is not None else None,
         min_reserve=read_amounts(min_reserve) if min_reserve is not None else None,
         shortage=tuple(shortage) if shortage else None,  # type: ignore[arg-type]  # the ledger refuses others
+        grant_strategy=UNSET if grant_strategy is None else None if grant_strategy == "none" else grant_strategy,
         confidence_threshold=UNSET if confidence_threshold is None and not no_gate else confidence_threshold,
         gate_s=UNSET if gate_s is None else gate_s,
     )
@@ -186,6 +191,8 @@ def write_account(invocation: Invocation, account: AccountAnswer) -> None:
         ("priority", str(account.priority)),
         ("labels", pairs_text(account.labels)),
         ("min reserve", amounts_text(account.min_reserve)),
+        ("shortage", ", ".join(account.shortage)),
+        ("grants", _granting_text(account)),
         ("gate", _gate_text(account)),
         ("closed for", "; ".join(_closed_text(gate) for gate in account.gates)),
     ):
@@ -193,6 +200,14 @@ def write_account(invocation: Invocation, account: AccountAnswer) -> None:
             write_line(f"  {name}: {text}")
     if account.budgets:
         write_table(COLUMNS[3:], (row[3:] for row in account_rows(account)))
+
+
+def _granting_text(account: AccountAnswer) -> str:
+    """How grants are sized, and who says so; nothing where only the service's setting does."""
+    if account.grant_strategy_effective is None:
+        return ""
+    sources = {"account": "", "template": ", by its template", "above": ", by an account above it"}
+    return account.grant_strategy_effective + sources[account.grant_strategy_from or "account"]
 
 
 def _gate_text(account: AccountAnswer) -> str:

@@ -21,8 +21,10 @@ from fiscus.core.commands import (
     CHAIN_LENGTH_MAX,
     Allocate,
     ExhaustionPolicy,
+    GrantStrategy,
     PutAccount,
     PutTemplate,
+    ShortageStep,
     TemplateBudget,
 )
 from fiscus.core.outcomes import Refused
@@ -53,7 +55,8 @@ class DeclaredAccount(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     Attributes:
         parent: declared in the same file, or in the ledger already; None for a root.
-        priority, min_reserve, labels, status, confidence_threshold, gate_s: what is left out is left alone.
+        priority, min_reserve, labels, status, confidence_threshold, gate_s, shortage, grant_strategy: what is left out
+            is left alone.
         budgets, allocations: when given they are all that the account has, and others are removed; when left out they
             are left alone.
     """
@@ -64,6 +67,8 @@ class DeclaredAccount(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     min_reserve: Amounts | None = None
     confidence_threshold: float | None = None
     gate_s: int | None = None
+    shortage: tuple[ShortageStep, ...] | None = None
+    grant_strategy: GrantStrategy | None = None
     labels: dict[str, str] | None = None
     status: Literal["active", "suspended"] | None = None
     budgets: tuple[TemplateBudget, ...] | None = None
@@ -205,6 +210,8 @@ def put_account(account: DeclaredAccount) -> PutAccount:
         min_reserve=account.min_reserve,
         confidence_threshold=UNSET if account.confidence_threshold is None else account.confidence_threshold,
         gate_s=UNSET if account.gate_s is None else account.gate_s,
+        shortage=account.shortage,
+        grant_strategy=UNSET if account.grant_strategy is None else account.grant_strategy,
     )
 
 

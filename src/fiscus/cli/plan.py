@@ -156,6 +156,8 @@ def _account_steps(account: DeclaredAccount, found: AccountAnswer | None, path: 
         "labels": account.labels,
         "confidence_threshold": account.confidence_threshold,
         "gate_s": account.gate_s,
+        "shortage": account.shortage,
+        "grant_strategy": account.grant_strategy,
     }
     if found is None:
         changes = _changes({}, {"parent": account.parent, **wanted})

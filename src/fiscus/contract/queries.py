@@ -11,7 +11,7 @@ from fiscus.contract.analysis import AnalysisQuery, AnalysisView
 from fiscus.contract.query import PAGE_LENGTH_DEFAULT as PAGE_LENGTH_DEFAULT  # noqa: PLC0414  (told on)
 from fiscus.contract.query import PAGE_LENGTH_MAX as PAGE_LENGTH_MAX  # noqa: PLC0414  (told on)
 from fiscus.contract.query import Query as Query  # noqa: PLC0414  (told on)
-from fiscus.core.commands import Mode, ShortageStep, Status, TemplateBudget
+from fiscus.core.commands import GrantStrategy, Mode, ShortageStep, Status, TemplateBudget
 from fiscus.core.outcomes import (
     AccountAnswer,
     HoldAnswer,
@@ -303,6 +303,7 @@ class TemplateView(msgspec.Struct, frozen=True, kw_only=True):
     confidence_threshold: float | None = None
     gate_s: int | None = None
     shortage: tuple[ShortageStep, ...] = ()
+    grant_strategy: GrantStrategy | None = None
 
 
 class PricesView(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from msgspec import UNSET
+
 from fiscus.core.allocations import carved_within, end_allocation
 from fiscus.core.answers import account_answer, key_answer
 from fiscus.core.checks import check, invalid, to_ms
@@ -20,6 +22,7 @@ from fiscus.core.commands import (
 from fiscus.core.events import (
     AccountChanged,
     AllocationParked,
+    GrantStrategySet,
     KeyPut,
     KeyRevoked,
     NameErased,
@@ -79,7 +82,7 @@ def put_account(draft: Draft, request: Request, command: PutAccount, now: int) -
                 private=Private(labels=command.labels) if changed_labels else None,
             )
         )
-    return _set_shortage(draft, request, command, number)
+    return _set_policies(draft, request, command, number)
 
 
 def _labels_differ(command: PutAccount, labels: Mapping[str, str]) -> Refused | None:
@@ -92,10 +95,13 @@ def _labels_differ(command: PutAccount, labels: Mapping[str, str]) -> Refused | 
     )
 
 
-def _set_shortage(draft: Draft, request: Request, command: PutAccount, number: int) -> AccountAnswer:
-    """The list of what is tried for reserves that lack room, where one is given."""
+def _set_policies(draft: Draft, request: Request, command: PutAccount, number: int) -> AccountAnswer:
+    """What is tried for reserves that lack room, and how grants are sized, where it is given."""
     if command.shortage is not None and command.shortage != draft.accounts[number].shortage:
         draft.emit(ShortageSet(account=number, steps=command.shortage, actor=request.actor))
+    strategy = command.grant_strategy
+    if strategy is not UNSET and strategy != draft.accounts[number].grant_strategy:
+        draft.emit(GrantStrategySet(account=number, strategy=strategy, actor=request.actor))
     return account_answer(draft, draft.accounts[number])
 
 
@@ -124,7 +130,7 @@ def _open(draft: Draft, request: Request, command: PutAccount) -> AccountAnswer 
         labels=command.labels or {},
         gate=gate,
     )
-    return account if isinstance(account, Refused) else _set_shortage(draft, request, command, account.number)
+    return account if isinstance(account, Refused) else _set_policies(draft, request, command, account.number)
 
 
 def set_status(draft: Draft, request: Request, command: SetStatus, now: int) -> AccountAnswer | Refused:
@@ -225,6 +231,9 @@ def put_template(draft: Draft, request: Request, command: PutTemplate, now: int)
         draft.emit(event)
     if command.shortage != draft.templates[command.pattern].shortage:
         draft.emit(ShortageSet(pattern=command.pattern, steps=command.shortage, actor=request.actor))
+    if command.grant_strategy != draft.templates[command.pattern].grant_strategy:
+        strategy = command.grant_strategy
+        draft.emit(GrantStrategySet(pattern=command.pattern, strategy=strategy, actor=request.actor))
     return TemplateAnswer(pattern=command.pattern, active=True)
 
 

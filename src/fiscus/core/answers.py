@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fiscus.core.checks import to_datetime
 from fiscus.core.commands import Status
+from fiscus.core.granting import granting_of
 from fiscus.core.outcomes import (
     AccountAnswer,
     AdjustmentAnswer,
@@ -196,6 +197,7 @@ def effective_status(draft: Draft, account: Account) -> Status:
 
 def account_answer(draft: Draft, account: Account) -> AccountAnswer:
     """An account with its budgets; the caller rolls them over first."""
+    granting = granting_of(draft, account)
     return AccountAnswer(
         account=account.display_name,
         number=account.number,
@@ -211,6 +213,9 @@ def account_answer(draft: Draft, account: Account) -> AccountAnswer:
         gates=closed_gates(draft, account) if account.gates else (),
         shortage=account.shortage,
         loans=tuple(loan_answer(draft, draft.loans[id]) for id in account.loans),
+        grant_strategy=account.grant_strategy,
+        grant_strategy_effective=granting.strategy,
+        grant_strategy_from=granting.source,
     )
 
 

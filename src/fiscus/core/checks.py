@@ -32,6 +32,7 @@ from fiscus.core.commands import (
     EraseName,
     Extend,
     GiveBack,
+    GrantStrategy,
     Lend,
     OverridePolicy,
     PutAccount,
@@ -89,6 +90,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 UNIT_NAMES = frozenset(UNITS)
 _SURROGATES = re.compile("[\ud800-\udfff]")
 SHORTAGE_STEPS = frozenset(get_args(ShortageStep))
+GRANT_STRATEGIES: tuple[str, ...] = get_args(GrantStrategy)
 
 
 @lru_cache(maxsize=1_024)  # one batch tells many the same
@@ -339,6 +341,13 @@ def check_shortage(steps: tuple[str, ...]) -> Refused | None:
     return None
 
 
+def _check_grant_strategy(strategy: str | None) -> Refused | None:
+    """None, or one that there is."""
+    if strategy is None or strategy in GRANT_STRATEGIES:
+        return None
+    return invalid("grant_strategy", f"must be one of {', '.join(GRANT_STRATEGIES)}")
+
+
 def check_settle(command: Settle) -> Refused | None:
     """See ``Settle``."""
     wrong = check_id("id", command.id)
@@ -392,6 +401,8 @@ def check_put_account(command: PutAccount) -> Refused | None:
         wrong = _check_seconds("gate_s", command.gate_s, GATE_S_MAX)
     if wrong is None and command.shortage is not None:
         wrong = check_shortage(command.shortage)
+    if wrong is None and command.grant_strategy is not UNSET:
+        wrong = _check_grant_strategy(command.grant_strategy)
     return (
         wrong
         or check_texts("labels", command.labels, LABELS_MAX)
@@ -635,6 +646,7 @@ def check_put_template(command: PutTemplate) -> Refused | None:
         or _check_threshold(command.confidence_threshold)
         or _check_seconds("gate_s", command.gate_s, GATE_S_MAX)
         or check_shortage(command.shortage)
+        or _check_grant_strategy(command.grant_strategy)
     )
     if wrong is not None:
         return wrong

@@ -31,6 +31,7 @@ QuarantinePolicy = Literal["charge", "release"]
 Role = Literal["admin", "operator", "viewer", "account"]
 Severity = Literal["info", "warning", "critical", "final", "exhausted"]
 ShortageStep = Literal["reallocate", "clamp", "downgrade", "wait", "ask", "deny"]
+GrantStrategy = Literal["classic", "proven"]
 """What is done for a reserve that lacks room: borrow from others (``policy/reallocation.py``), hold less (``least``),
 ask a cheaper model (``alternatives``), stand in line (``wait_s``), ask for an override and wait for it, refuse."""
 
@@ -151,6 +152,8 @@ class PutAccount(Command, tag="put_account"):
         gate_s: for how long then, in seconds; None: until it is reset; left out: no change.
         shortage: what is tried in this order for reserves of this account and those below that lack room, where they
             have no list of their own; empty: nothing, they are refused.
+        grant_strategy: how the history counts when the token economy sizes grants of this account and those below it
+            that have none of their own. None: as above it, else as the service's setting says; left out: no change.
     """
 
     account: str
@@ -161,6 +164,7 @@ class PutAccount(Command, tag="put_account"):
     confidence_threshold: float | UnsetType | None = UNSET
     gate_s: int | UnsetType | None = UNSET
     shortage: tuple[ShortageStep, ...] | None = None
+    grant_strategy: GrantStrategy | UnsetType | None = UNSET
     if_labels: dict[str, str] | None = None
 
 
@@ -413,6 +417,7 @@ class PutTemplate(Command, tag="put_template"):
         idle_close_s: seconds without use after which they are closed; None: never.
         confidence_threshold, gate_s: as in PutAccount; None: no gate, and until it is reset.
         shortage: as in PutAccount, for the accounts that it has opened and opens.
+        grant_strategy: as in PutAccount, for these, and for those that match it and were opened without a template.
     """
 
     pattern: str
@@ -426,6 +431,7 @@ class PutTemplate(Command, tag="put_template"):
     confidence_threshold: float | None = None
     gate_s: int | None = None
     shortage: tuple[ShortageStep, ...] = ()
+    grant_strategy: GrantStrategy | None = None
 
 
 class RemoveTemplate(Command, tag="remove_template"):

@@ -14,6 +14,7 @@ from fiscus.core.commands import (
     Alternative,
     CarryOver,
     ExhaustionPolicy,
+    GrantStrategy,
     Mode,
     OverridePolicy,
     PriceTier,
@@ -541,6 +542,17 @@ class ShortageSet(Event, tag="shortage_set"):
     actor: str = ""
 
 
+class GrantStrategySet(Event, tag="grant_strategy_set"):
+    """How grants are sized, of an account or of the accounts of a template (``pattern``). None: it does not say."""
+
+    since = 2
+
+    strategy: GrantStrategy | None = None
+    account: int | None = None
+    pattern: str | None = None
+    actor: str = ""
+
+
 class ThresholdCrossed(Event, tag="threshold_crossed"):
     cell: int
     account: int
@@ -677,6 +689,7 @@ AnyEvent = (
     | LoanEnded
     | ShortageMet
     | ShortageSet
+    | GrantStrategySet
     | ThresholdCrossed
     | TemplatePut
     | TemplateRemoved

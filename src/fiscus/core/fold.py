@@ -39,6 +39,7 @@ from fiscus.core.events import (
     Extended,
     GateClosed,
     GateReset,
+    GrantStrategySet,
     Held,
     KeyPut,
     KeyRevoked,
@@ -903,6 +904,13 @@ def _shortage_set(draft: Draft, event: ShortageSet, at: int) -> None:
         draft.edit(draft.templates, event.pattern).shortage = event.steps
 
 
+def _grant_strategy_set(draft: Draft, event: GrantStrategySet, at: int) -> None:
+    if event.account is not None:
+        draft.edit(draft.accounts, event.account).grant_strategy = event.strategy
+    if event.pattern is not None:
+        draft.edit(draft.templates, event.pattern).grant_strategy = event.strategy
+
+
 # -- templates and keys --------------------------------------------------------------------------------------------
 
 
@@ -921,6 +929,7 @@ def _template_put(draft: Draft, event: TemplatePut, at: int) -> None:
         minute=before.minute if before is not None else 0,
         opened_in_minute=before.opened_in_minute if before is not None else 0,
         shortage=before.shortage if before is not None else (),
+        grant_strategy=before.grant_strategy if before is not None else None,
     )
     draft.add(draft.templates, event.pattern, template)
 
@@ -1012,6 +1021,7 @@ FOLDS: dict[type[Any], Callable[[Draft, Any, int], None]] = {
     LoanEnded: _loan_ended,
     ShortageMet: _shortage_met,
     ShortageSet: _shortage_set,
+    GrantStrategySet: _grant_strategy_set,
     TemplatePut: _template_put,
     TemplateRemoved: _template_removed,
     PricePut: _price_put,

@@ -7,10 +7,21 @@ from typing import Annotated, Literal, dataclass_transform
 
 import msgspec
 
-from fiscus.core.commands import ExhaustionPolicy, Mode, OverridePolicy, PriceTier, Role, Severity, ShortageStep, Status
+from fiscus.core.commands import (
+    ExhaustionPolicy,
+    GrantStrategy,
+    Mode,
+    OverridePolicy,
+    PriceTier,
+    Role,
+    Severity,
+    ShortageStep,
+    Status,
+)
 from fiscus.core.units import Amounts, Unit
 
 HoldState = Literal["held", "settled", "released", "expired", "waiting", "refused"]
+StrategySource = Literal["account", "template", "above"]
 OverrideState = Literal["pending", "approved", "denied", "expired", "withdrawn", "revoked", "ended"]
 
 RefusalCode = Literal[
@@ -221,6 +232,8 @@ class AccountAnswer(Outcome, tag="account"):
     Attributes:
         shortage: its own list of what is tried for reserves that lack room.
         loans: what it has borrowed or lent and is not given back yet.
+        grant_strategy: its own; ``grant_strategy_effective`` counts, and ``grant_strategy_from`` says who says so.
+            None: nobody does, and the setting of the service counts.
     """
 
     account: str
@@ -237,6 +250,9 @@ class AccountAnswer(Outcome, tag="account"):
     gates: tuple[GateView, ...] = ()
     shortage: tuple[ShortageStep, ...] = ()
     loans: tuple[LoanAnswer, ...] = ()
+    grant_strategy: GrantStrategy | None = None
+    grant_strategy_effective: GrantStrategy | None = None
+    grant_strategy_from: StrategySource | None = None
 
 
 class BudgetAnswer(Outcome, tag="budget"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fiscus.core.commands import CHAIN_LENGTH_MAX, Request
 from fiscus.core.events import AccountOpened, BudgetPut, GateTerms, Private
 from fiscus.core.outcomes import Refused
+from fiscus.core.patterns import best_pattern
 from fiscus.core.routes import carve, carve_parked, chain, inactive
 from fiscus.core.state import Account, Draft, Template
 from fiscus.core.units import Amounts
@@ -64,13 +65,8 @@ def find_or_open(
 
 def template_for(draft: Draft, name: str) -> Template | None:
     """The template with the longest pattern that matches."""
-    best: Template | None = None
-    for pattern, template in draft.templates.items():
-        if template.removed or not name.startswith(pattern[:-1]) or len(name) < len(pattern):
-            continue
-        if best is None or len(pattern) > len(best.pattern):
-            best = template
-    return best
+    pattern = best_pattern(name, (key for key, template in draft.templates.items() if not template.removed))
+    return draft.templates[pattern] if pattern is not None else None
 
 
 def open_by_template(

@@ -17,6 +17,7 @@ from fiscus.core.commands import (
     Alternative,
     CarryOver,
     ExhaustionPolicy,
+    GrantStrategy,
     Mode,
     OverridePolicy,
     QuarantinePolicy,
@@ -98,6 +99,7 @@ class Account(Entity, kw_only=True, omit_defaults=True):
     decided: dict[str, str] = {}
     shortage: tuple[ShortageStep, ...] = ()
     loans: tuple[str, ...] = ()
+    grant_strategy: GrantStrategy | None = None
 
     @property
     def display_name(self) -> str:
@@ -355,6 +357,7 @@ class Template(Entity, kw_only=True, omit_defaults=True):
     opened_in_minute: int = 0
     removed: bool = False
     shortage: tuple[ShortageStep, ...] = ()
+    grant_strategy: GrantStrategy | None = None
 
 
 class Key(Entity, kw_only=True, omit_defaults=True):

@@ -11,11 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
-from typing import Literal
 
+from fiscus.core.commands import GrantStrategy
 from fiscus.policy.efficiency import BASE_TOKENS_MAX, HISTORY_LENGTH, efficiency, historical_efficiency
-
-Strategy = Literal["classic", "proven"]
 
 SMOOTHING = Fraction(7, 10)
 """Weight of a grant against the one after it: an average with α = 0.3 (D57, D60)."""
@@ -63,7 +61,7 @@ class Standing:
     terms: dict[str, float]
 
 
-def standing(strategy: Strategy, history: History, middle: Fraction | None) -> Standing:
+def standing(strategy: GrantStrategy, history: History, middle: Fraction | None) -> Standing:
     """What an agent is taken for.
 
     Args:

@@ -34,6 +34,7 @@ from fiscus.contract import (
     EndAdjustment,
     Extend,
     GiveBack,
+    GrantStrategy,
     HoldAnswer,
     Lend,
     LoanAnswer,
@@ -487,6 +488,7 @@ class Treasury(Analyses, Prices):
         confidence_threshold: float | UnsetType | None = UNSET,
         gate_s: int | UnsetType | None = UNSET,
         shortage: Sequence[ShortageStep] | None = None,
+        grant_strategy: GrantStrategy | UnsetType | None = UNSET,
         if_labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> AccountAnswer:
@@ -500,6 +502,7 @@ class Treasury(Analyses, Prices):
             confidence_threshold=confidence_threshold,
             gate_s=gate_s,
             shortage=None if shortage is None else tuple(shortage),
+            grant_strategy=grant_strategy,
             if_labels=None if if_labels is None else dict(if_labels),
         )
         return await self._teller.ask(AccountAnswer, command, idempotency_key)

@@ -199,6 +199,7 @@ def _templates(draft: Draft) -> tuple[TemplateView, ...]:
             confidence_threshold=template.gate.confidence_threshold if template.gate is not None else None,
             gate_s=template.gate.closed_s if template.gate is not None else None,
             shortage=template.shortage,
+            grant_strategy=template.grant_strategy,
         )
         for template in sorted(draft.templates.values(), key=lambda template: template.pattern)
         if not template.removed

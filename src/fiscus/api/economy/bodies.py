@@ -9,7 +9,8 @@ import msgspec
 from msgspec import Meta
 
 from fiscus.core.checks import check_name
-from fiscus.core.commands import ID_LENGTH_MAX
+from fiscus.core.commands import ID_LENGTH_MAX, GrantStrategy
+from fiscus.core.outcomes import StrategySource
 from fiscus.core.units import AMOUNT_MAX
 
 ACCOUNT_PREFIX = "agent:"
@@ -63,12 +64,14 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         strategy: how the history counts.
+        strategy_from: who says so: the agent's account, its template, an account above it, or the service's setting.
         history_of: the agent whose history was looked at.
         multiplier: one half and ``historical``; ``terms`` are what that comes from.
         available_tokens: what the pool could hand out, ``reserve_tokens`` left out.
     """
 
-    strategy: str
+    strategy: GrantStrategy
+    strategy_from: StrategySource | Literal["setting"]
     history_of: str
     requested_tokens: float
     base_tokens: float

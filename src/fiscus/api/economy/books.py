@@ -22,8 +22,9 @@ import msgspec
 
 from fiscus.api.economy.bodies import ACCOUNT_PREFIX, Performer
 from fiscus.contract.queries import Entry
+from fiscus.core.commands import GrantStrategy
 from fiscus.policy.efficiency import HISTORY_LENGTH, efficiency, historical_efficiency
-from fiscus.policy.grants import History, Past, Strategy, smoothed_efficiency
+from fiscus.policy.grants import History, Past, smoothed_efficiency
 
 EFFICIENCY_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0)
 """Upper bounds of the histogram of efficiencies (D45)."""
@@ -55,7 +56,7 @@ class GrantNote(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     task_complexity: float
     multiplier: float
     parent_agent_id: str | None = None
-    strategy: Strategy = "classic"
+    strategy: GrantStrategy = "classic"
 
 
 class GrantMade(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ import structlog
 
 from fiscus.api.economy.books import GrantNote
 from fiscus.contract.errors import BudgetUnavailable, refusal
-from fiscus.contract.queries import AccountView, HoldView, ReadAccount, ReadHold
+from fiscus.contract.queries import AccountView, HoldView, ListTemplates, ReadAccount, ReadHold, TemplatesView
 from fiscus.contract.treasury import Treasury
 from fiscus.core.commands import (
     Allocate,
@@ -23,7 +23,9 @@ from fiscus.core.commands import (
     SingleCommand,
     Status,
 )
+from fiscus.core.granting import Granting
 from fiscus.core.outcomes import AccountAnswer, Balance, BudgetView, CompoundAnswer, Refused
+from fiscus.core.patterns import best_pattern
 from fiscus.core.records import CallRecord
 
 POOL_ACCOUNT = "global"
@@ -75,6 +77,19 @@ class EconomyLedger:
         view = await self._treasury.read(ReadAccount(account=account, scope=scope, tenant=self._tenant))
         assert isinstance(view, AccountView | Refused), "an account is answered with an account"
         return view
+
+    async def granting_of_new(self, account: str) -> Granting:
+        """The strategy that an account will have that is opened below the pool: its template's, else the pool's."""
+        view = await self._treasury.read(ListTemplates(tenant=self._tenant))
+        assert isinstance(view, TemplatesView), "templates are answered with templates"
+        templates = {template.pattern: template for template in view.templates}
+        pattern = best_pattern(account, templates)
+        if pattern is not None and (strategy := templates[pattern].grant_strategy) is not None:
+            return Granting(strategy, "template")
+        pool = await self.account(POOL_ACCOUNT)
+        if isinstance(pool, AccountView) and (strategy := pool.account.grant_strategy_effective) is not None:
+            return Granting(strategy, "above")
+        return Granting()
 
     async def allocate(
         self,

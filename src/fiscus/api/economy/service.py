@@ -34,8 +34,9 @@ from fiscus.api.keys import ALLOWED, Caller
 from fiscus.contract.errors import BudgetUnavailable, FiscusError
 from fiscus.contract.queries import AccountView
 from fiscus.contract.treasury import Treasury
-from fiscus.core.commands import Status
-from fiscus.core.outcomes import AccountAnswer, Balance, BudgetView, Refused
+from fiscus.core.commands import GrantStrategy, Status
+from fiscus.core.granting import Granting
+from fiscus.core.outcomes import AccountAnswer, Balance, BudgetView, Refused, StrategySource
 from fiscus.policy.efficiency import (
     BASE_TOKENS_MAX,
     EFFICIENCY_UNKNOWN,
@@ -45,7 +46,7 @@ from fiscus.policy.efficiency import (
     is_low,
     size_grant,
 )
-from fiscus.policy.grants import History, Standing, Strategy, middle_of, standing
+from fiscus.policy.grants import History, Standing, middle_of, standing
 
 ATTEMPTS_MAX = 64
 """How often a grant is sized anew because somebody else's came first."""
@@ -83,7 +84,7 @@ class TokenEconomy:
         labels_max: int = 1_000,
         tenant: str = "default",
         sealed: SealedAllocations | None = None,
-        strategy: Strategy = "classic",
+        strategy: GrantStrategy = "classic",
         reserve_percent: int = 0,
     ) -> None:
         """Make it.
@@ -94,10 +95,11 @@ class TokenEconomy:
             labels_max: agents with a metric label of their own.
             tenant: whose economy it is.
             sealed: what the books begin with where entries were archived.
-            strategy: how an agent's history counts when its grants are sized.
+            strategy: how an agent's history counts when its grants are sized, where neither its account, nor its
+                template, nor one above it says so.
             reserve_percent: of the pool, what only grants from the emergency reserve may use (D63).
         """
-        self.strategy: Strategy = strategy
+        self.strategy: GrantStrategy = strategy
         self.reserve_percent = reserve_percent
         self.books = Books(labels_max=labels_max)
         self.pool: Balance | None = None
@@ -308,7 +310,9 @@ class TokenEconomy:
         left = pool.available - reserve
         available = left if ceiling is None else min(left, ceiling)
         history_of = body.parent_agent_id or agent_id
-        found = self._standing(history_of)
+        granting = await self._granting(account, view)
+        strategy = granting.strategy or self.strategy
+        found = self._standing(strategy, history_of)
         sized = size_grant(
             requested=Fraction(str(body.requested_tokens)), historical=found.historical, available_tokens=available
         )
@@ -337,7 +341,7 @@ class TokenEconomy:
                 task_complexity=body.task_complexity,
                 multiplier=float(sized.multiplier),
                 parent_agent_id=body.parent_agent_id,
-                strategy=self.strategy,
+                strategy=strategy,
             ),
             actor=caller.actor,
         )
@@ -348,17 +352,23 @@ class TokenEconomy:
         if not body.explain:
             return answer
         return msgspec.structs.replace(
-            answer, explanation=explanation(body, self.strategy, history_of, found, available, reserve)
+            answer, explanation=explanation(body, strategy, granting.source, history_of, found, available, reserve)
         )
 
-    def _standing(self, agent_id: str) -> Standing:
+    async def _granting(self, account: str, view: AccountView | Refused) -> Granting:
+        """The strategy of an agent; of one that is opened with this grant, what it will have then."""
+        if isinstance(view, Refused):
+            return await self._ledger.granting_of_new(account)
+        return Granting(view.account.grant_strategy_effective, view.account.grant_strategy_from)
+
+    def _standing(self, strategy: GrantStrategy, agent_id: str) -> Standing:
         """What an agent is taken for; who is idle is so by the clock of this node."""
         book = self.books.agent(agent_id)
-        if self.strategy == "classic":
+        if strategy == "classic":
             past = book.historical_efficiency() if book is not None else EFFICIENCY_UNKNOWN
             return Standing(historical=past, terms={"historical_efficiency": float(past)})
         history = book.history(datetime.now(UTC)) if book is not None else History()
-        return standing(self.strategy, history, middle_of(self.books.others(agent_id)))
+        return standing(strategy, history, middle_of(self.books.others(agent_id)))
 
     async def _efficiency(self, agent_id: str) -> float:
         """How efficient an agent is, its own last report included.
@@ -487,11 +497,18 @@ def granted(body: AllocateBody, tokens: int, multiplier: float, pool: Balance) -
 
 
 def explanation(
-    body: AllocateBody, strategy: Strategy, history_of: str, found: Standing, available: int, reserve: int
+    body: AllocateBody,
+    strategy: GrantStrategy,
+    source: StrategySource | None,
+    history_of: str,
+    found: Standing,
+    available: int,
+    reserve: int,
 ) -> Explanation:
     """The terms by which a grant was sized."""
     return Explanation(
         strategy=strategy,
+        strategy_from=source or "setting",
         history_of=history_of,
         requested_tokens=body.requested_tokens,
         base_tokens=min(body.requested_tokens, BASE_TOKENS_MAX),
