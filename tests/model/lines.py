@@ -1,11 +1,13 @@
 """An independent model of reserves that wait: a short tree, whole lists, everything worked out anew at every step.
 
 Written from the texts (design.md §3 "reserve", docs/guides/waiting.md), not from the code of the core. It knows
-accounts below one root, a budget of tokens for some of them, which may be renewed, and calls; no allocations.
+accounts below one root, a budget of tokens for some of them, which may be renewed, and calls; no allocations. A call
+may say what else it would do with: so many at least, or other amounts, of cheaper models.
 
 The rules: a call that finds no room waits in the line of the budget that binds it, if it said so and it can be of use.
 Lines are in order of turns, and a turn is when a call came, earlier by the ageing for each level of its priority.
 Nobody who comes later in a line gets room before one who comes earlier and could get it with no call in flight.
+Who would do with something else waits for the least (of other amounts the last), and gets the best that fits by then.
 """
 
 from __future__ import annotations
@@ -35,7 +37,11 @@ class Limit:
 
 @dataclass
 class Call:
-    """``windows``: of each limit that it is charged to. State as in the ledger, or ``new``."""
+    """``windows``: of each limit that it is charged to. State as in the ledger, or ``new``.
+
+    ``least``, ``others``: what else it would do with, as far as it may; 0 and none: nothing. ``got``: what is held
+    for it, and ``by`` which step, if it is something else.
+    """
 
     id: str
     account: str
@@ -56,6 +62,15 @@ class Call:
     closes: int = 0
     claimed: bool = True
     why: str = ""
+    least: int = 0
+    others: tuple[int, ...] = ()
+    got: int = 0
+    by: str = ""
+
+    @property
+    def needed(self) -> int:
+        """What it waits for."""
+        return min(self.least, self.amount) if self.least else self.others[-1] if self.others else self.amount
 
 
 class Lines:
@@ -90,7 +105,7 @@ class Lines:
         for call in self.calls:
             if call.windows.get(account) == window and account in self.chain(call.account):
                 total += call.booked if call.state == "settled" else 0
-                total += call.amount if call.state in states else 0
+                total += call.got if call.state in states else 0
         return total
 
     def free(self, account: str) -> int:
@@ -103,9 +118,9 @@ class Lines:
     def of_use(self, account: str, call: Call) -> bool:
         """Whether waiting may help: calls end, late ones are settled for less, or the window ends in time."""
         its = self.limits[account]
-        if call.amount <= self.limit(account) - self.taken(account):
+        if call.needed <= self.limit(account) - self.taken(account):
             return True
-        return its.end(its.window(self.now)) <= call.until and call.amount <= its.amount
+        return its.end(its.window(self.now)) <= call.until and call.needed <= its.amount
 
     # -- room ----------------------------------------------------------------------------------------------------
 
@@ -120,29 +135,41 @@ class Lines:
             return order[: order.index(call)]
         return [other for other in order if other.turn <= call.turn]
 
-    def lacking(self, call: Call) -> tuple[str, str] | None:
-        """(code, account) of what binds a call now, or None: there is room, and nobody is overtaken."""
-        limited = [account for account in self.chain(call.account) if account in self.limits]
-        short = [account for account in limited if call.amount > max(0, self.free(account))]
+    def limited(self, call: Call) -> list[str]:
+        return [account for account in self.chain(call.account) if account in self.limits]
+
+    def lacking(self, call: Call, amount: int) -> tuple[str, str] | None:
+        """(code, account) of what binds so much for a call now, or None: there is room, and nobody is overtaken."""
+        limited = self.limited(call)
+        short = [account for account in limited if amount > max(0, self.free(account))]
         for account in short:
-            if self.too_much(account, call.amount):
+            if self.too_much(account, amount):
                 return "budget_exceeded", account
         if short:
             return "budget_busy", short[0]
         for account in limited:
             window = self.limits[account].window(self.now)
             for other in self.comes_before(call):
-                if (other.line, other.line_window) == (account, window) and not self.too_much(account, other.amount):
+                if (other.line, other.line_window) == (account, window) and not self.too_much(account, other.needed):
                     return "budget_busy", account
         return None
 
-    def admit(self, call: Call) -> None:
-        call.state = "held"
-        call.windows = {
-            account: self.limits[account].window(self.now)
-            for account in self.chain(call.account)
-            if account in self.limits
-        }
+    def best(self, call: Call) -> tuple[int, str] | None:
+        """The best of what it would do with that can be held now, and by which step; None: nothing of it."""
+        if self.lacking(call, call.amount) is None:
+            return call.amount, ""
+        if call.least:
+            fits = min([call.amount, *(max(0, self.free(account)) for account in self.limited(call))])
+            if fits >= call.least and self.lacking(call, fits) is None:
+                return fits, "clamp"
+        for other in call.others:
+            if self.lacking(call, other) is None:
+                return other, "downgrade"
+        return None
+
+    def admit(self, call: Call, got: int, by: str = "") -> None:
+        call.state, call.got, call.by = "held", got, by
+        call.windows = {account: self.limits[account].window(self.now) for account in self.limited(call)}
 
     def look(self) -> None:
         """Everybody who waits is looked at, in order; who has to go on waiting keeps those behind him."""
@@ -151,22 +178,24 @@ class Lines:
             if call.line in kept:
                 continue
             its = self.limits[call.line]
-            if call.line_window == its.window(self.now) and call.amount > max(0, self.free(call.line)):
+            if call.line_window == its.window(self.now) and call.needed > max(0, self.free(call.line)):
                 if not self.of_use(call.line, call):  # no room where it waits: nowhere else is looked
                     self.end(call, "budget_exceeded")
-                elif not self.too_much(call.line, call.amount):
+                elif not self.too_much(call.line, call.needed):
                     kept.add(call.line)
                 continue
-            lacking = self.lacking(call)
-            if lacking is None:
-                self.admit(call)
+            best, lacking = self.best(call), self.lacking(call, call.needed)
+            if best is not None:
+                self.admit(call, *best)
                 call.claimed, call.expires = False, self.now + CLAIM_MS
-            elif not self.of_use(lacking[1], call):
+                continue
+            assert lacking is not None, "the least would fit"
+            if not self.of_use(lacking[1], call):
                 self.end(call, lacking[0])
             else:
                 stays = call.line == lacking[1]
                 call.line, call.line_window = lacking[1], self.limits[lacking[1]].window(self.now)
-                if stays and not self.too_much(call.line, call.amount):
+                if stays and not self.too_much(call.line, call.needed):
                     kept.add(call.line)
 
     def end(self, call: Call, why: str) -> None:
@@ -200,14 +229,19 @@ class Lines:
         self.look()
         for call in [call for call in self.calls if call.state == "waiting" and call.expires <= now]:
             if call.state == "waiting":
-                code = "budget_exceeded" if self.too_much(call.line, call.amount) else "budget_busy"
+                code = "budget_exceeded" if self.too_much(call.line, call.needed) else "budget_busy"
                 self.end(call, code if now >= call.until else "gone")
                 self.look()
 
     # -- commands ------------------------------------------------------------------------------------------------
 
-    def reserve(self, id: str, account: str, amount: int, lease_ms: int, wait_ms: int) -> str:
-        """The state of the call after it, or the code of a refusal."""
+    def reserve(
+        self, id: str, account: str, amount: int, lease_ms: int, wait_ms: int, least: int, others: tuple[int, ...]
+    ) -> str:
+        """The state of the call after it, or the code of a refusal.
+
+        ``least``, ``others``: what else it would do with, 0 and none where it says nothing of that, or may not.
+        """
         known = self.find(id)
         if known is not None and known.state != "refused":
             if known.state == "waiting" or (known.state == "held" and not known.claimed):
@@ -217,9 +251,11 @@ class Lines:
             if above in self.stopped:
                 return "account_suspended"
         turn = self.now - self.priorities[account] * self.ageing_ms
-        call = Call(id, account, amount, self.now, turn, self.now + wait_ms, lease_ms)
-        lacking = self.lacking(call)
-        if lacking is not None:
+        call = Call(id, account, amount, self.now, turn, self.now + wait_ms, lease_ms, least=least, others=others)
+        best = self.best(call)
+        if best is None:
+            lacking = self.lacking(call, call.needed if wait_ms else amount)
+            assert lacking is not None, "something would fit"
             code, where = lacking
             waiting = [other for other in self.calls if other.state == "waiting"]
             window = self.limits[where].window(self.now)
@@ -230,7 +266,7 @@ class Lines:
             call.state, call.line, call.line_window = "waiting", where, window
             call.expires = min(call.until, self.now + LEASE_MS)
         else:
-            self.admit(call)
+            self.admit(call, *best)
             call.expires = self.now + lease_ms
         if known is not None:
             self.calls.remove(known)
@@ -254,7 +290,7 @@ class Lines:
         call = self.find(id)
         assert call is not None
         if not call.windows:
-            self.admit(call)
+            self.admit(call, call.got)
         call.state, call.booked = "settled", amount
         self.look()
 

@@ -10,7 +10,19 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from fiscus.core.commands import Adjust, Attend, PutAccount, PutBudget, Release, Request, Reserve, SetStatus, Settle
+from fiscus.core.commands import (
+    Adjust,
+    Alternative,
+    Attend,
+    PutAccount,
+    PutBudget,
+    Release,
+    Request,
+    Reserve,
+    SetStatus,
+    Settle,
+    ShortageStep,
+)
 from fiscus.core.decide import bring_due, decide, new_draft
 from fiscus.core.events import Held, Queued
 from fiscus.core.fold import fold
@@ -26,6 +38,22 @@ HOUR_MS, QUARANTINE_MS, AGEING_MS = 3_600_000, 45_000, 10_000
 TREE = (("root", None, 1), ("team", "root", 1), ("a", "team", 1), ("b", "team", 2), ("c", "root", 4))
 LEAVES = ("a", "b", "c")
 LEASES_S, WAITS_S = (20, 300), (0, 5, 40, 600)
+Offer = tuple[int, tuple[int, ...], tuple[ShortageStep, ...]]
+"""What a call would do with instead: the least, other amounts; and the steps of a list that were taken before."""
+
+OFFERS: tuple[Offer, ...] = (
+    (0, (), ()),
+    (0, (), ("wait",)),
+    (1, (), ()),
+    (5, (), ()),
+    (0, (3,), ()),
+    (0, (5, 2), ()),
+    (0, (2, 5), ()),
+    (4, (2,), ()),
+    (2, (1,), ("wait",)),
+    (3, (1,), ("clamp", "wait")),
+    (3, (2,), ("downgrade", "wait")),
+)
 STEPS_MS = (1_000, 4_000, 10_000, 16_000, 31_000, 60_000)
 
 
@@ -51,8 +79,8 @@ class Pair:
             self.decide(PutBudget(account=account, unit="tokens", limit=limit, period=period, budget="x"))
             self.model.limits[account] = Limit(account, limit, HOUR_MS if period == "hour" else 0)
 
-    def decide(self, command: Any) -> Any:
-        outcome = decide(self.draft, Request(command=command), self.now)
+    def decide(self, command: Any, steps: tuple[ShortageStep, ...] = ()) -> Any:
+        outcome = decide(self.draft, Request(command=command, steps=steps), self.now)
         self.keep()
         return outcome
 
@@ -81,9 +109,13 @@ class Pair:
             hold = draft.holds[call.id]
             if call.state == "held":
                 assert (hold.expires_at, not hold.unclaimed) == (call.expires, call.claimed), call
+                assert hold.reserved["tokens"] == call.got, call
+                assert hold.steps[-1:] == ((call.by,) if call.by else hold.steps[-1:]), call
+                assert hold.model == (f"m{call.others.index(call.got)}" if call.by == "downgrade" else None), call
             elif call.state == "waiting":
                 assert hold.expires_at == call.expires, call
                 assert hold.ticket is not None
+                assert hold.ticket.needed == call.needed, call
                 cell = draft.cells[hold.ticket.cell]
                 assert draft.accounts[cell.account].name == call.line, call
             elif call.state == "refused":
@@ -109,6 +141,7 @@ class Waiting(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
+        self.offers: dict[str, Offer] = {}
 
     @initialize(
         root=st.sampled_from((20, 30, 12)),
@@ -133,20 +166,47 @@ class Waiting(RuleBasedStateMachine):
         amount=st.sampled_from((1, 2, 4, 6, 9, 14, 25)),
         wait_s=st.sampled_from(WAITS_S),
         lease_s=st.sampled_from(LEASES_S),
+        offer=st.sampled_from(OFFERS),
     )
-    def reserve(self, account: str, amount: int, wait_s: int, lease_s: int) -> None:
+    def reserve(self, account: str, amount: int, wait_s: int, lease_s: int, offer: Offer) -> None:
         self.count += 1
-        self._reserve(f"call{self.count:03}", account, amount, wait_s, lease_s)
+        self._reserve(f"call{self.count:03}", account, amount, wait_s, lease_s, offer)
 
-    @rule(account=st.sampled_from(LEAVES), amount=st.sampled_from((6, 9)), wait_s=st.sampled_from((40, 600)))
-    def reserve_and_wait(self, account: str, amount: int, wait_s: int) -> None:
+    @rule(
+        account=st.sampled_from(LEAVES),
+        amount=st.sampled_from((6, 9)),
+        wait_s=st.sampled_from((40, 600)),
+        offer=st.sampled_from(OFFERS),
+    )
+    def reserve_and_wait(self, account: str, amount: int, wait_s: int, offer: Offer) -> None:
         self.count += 1
-        self._reserve(f"call{self.count:03}", account, amount, wait_s, 300)
+        self._reserve(f"call{self.count:03}", account, amount, wait_s, 300, offer)
 
-    def _reserve(self, id: str, account: str, amount: int, wait_s: int, lease_s: int) -> None:
-        command = Reserve(id=id, account=account, amounts={"tokens": amount}, lease_s=lease_s, wait_s=wait_s)
-        real = self.pair.decide(command)
-        expected = self.pair.model.reserve(id, account, amount, lease_s * 1000, wait_s * 1000)
+    def _reserve(self, id: str, account: str, amount: int, wait_s: int, lease_s: int, offer: Offer) -> None:
+        self.offers[id] = offer
+        least, others, steps = offer
+        command = Reserve(
+            id=id,
+            account=account,
+            amounts={"tokens": amount},
+            lease_s=lease_s,
+            wait_s=wait_s,
+            least={"tokens": min(least, amount)} if least else {},
+            alternatives=tuple(
+                Alternative(model=f"m{index}", amounts={"tokens": other}) for index, other in enumerate(others)
+            ),
+        )
+        real = self.pair.decide(command, steps)
+        clamps, downgrades = not steps or "clamp" in steps, not steps or "downgrade" in steps
+        expected = self.pair.model.reserve(
+            id,
+            account,
+            amount,
+            lease_s * 1000,
+            wait_s * 1000,
+            min(least, amount) if clamps else 0,
+            others if downgrades else (),
+        )
         assert (real.code if isinstance(real, Refused) else real.state) == expected, (command, real)
         self.pair.compare()
 
@@ -155,7 +215,7 @@ class Waiting(RuleBasedStateMachine):
     def ask_again(self, data: Any) -> None:
         id = data.draw(st.sampled_from(self.ids("refused", "waiting", "held")))
         known = self.pair.model.find(id)
-        self._reserve(id, known.account, known.amount, 40, known.lease_ms // 1000)
+        self._reserve(id, known.account, known.amount, 40, known.lease_ms // 1000, self.offers[id])
 
     @precondition(lambda self: self.ids("waiting", "held"))
     @rule(data=st.data(), gone=st.sampled_from((False, False, True)))
@@ -169,7 +229,7 @@ class Waiting(RuleBasedStateMachine):
     @rule(data=st.data(), share=st.sampled_from((0, 1, 2)))
     def settle(self, data: Any, share: int) -> None:
         id = data.draw(st.sampled_from(self.ids("held")))
-        amount = self.pair.model.find(id).amount * share // 2
+        amount = self.pair.model.find(id).got * share // 2
         self.pair.decide(Settle(id=id, total={"tokens": amount}))
         self.pair.model.settle(id, amount)
         self.pair.compare()
