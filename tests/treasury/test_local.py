@@ -270,3 +270,23 @@ async def test_a_caller_that_gave_up_leaves_its_hold_to_be_found(treasury):
     again = await do(treasury, Reserve(id="h", account="agent:a", amounts={"tokens": 10}))
     assert isinstance(again[0], HoldAnswer)
     assert (await do(treasury, Reserve(id="h2", account="agent:a", amounts={"tokens": 1})))[0].code == "budget_busy"
+
+
+@pytest.mark.parametrize("ticks", range(5))
+async def test_who_follows_can_be_cancelled_in_the_moment_in_which_something_happens(treasury, ticks):
+    async def follow() -> None:
+        async for _ in treasury.follow():
+            pass
+
+    follower = asyncio.create_task(follow())
+    async with asyncio.timeout(WAIT_S):
+        while not any(event._waiters for event in treasury._news):
+            await asyncio.sleep(0.001)
+    for event in treasury._news:
+        event.set()
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    follower.cancel()
+    done, _ = await asyncio.wait([follower], timeout=5)
+    assert done, "the cancellation was lost"
+    assert follower.cancelled()

@@ -50,7 +50,8 @@ class Apprised:
     async def send(self, id: str, alert: Alert) -> None:
         """See ``Sender``."""
         try:
-            is_sent = await asyncio.wait_for(self._single(lambda: self._notify(alert)), self._channel.send_s_max)
+            async with asyncio.timeout(self._channel.send_s_max):
+                is_sent = await self._single(lambda: self._notify(alert))
         except Busy:
             raise NotDelivered("the attempt before has not come back yet") from None
         except TimeoutError:

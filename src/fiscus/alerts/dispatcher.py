@@ -151,7 +151,8 @@ class Dispatcher:
                 continue
             post.is_waiting = True
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(post.news.wait(), IDLE_S)
+                async with asyncio.timeout(IDLE_S):
+                    await post.news.wait()
             post.is_waiting = False
 
     async def turn(self, post: Post) -> bool:

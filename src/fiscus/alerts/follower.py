@@ -139,7 +139,8 @@ class Follower:
                 self._news.clear()
                 more = await self.turn()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), 0 if more else TURN_S)
+                    async with asyncio.timeout(0 if more else TURN_S):
+                        await self._news.wait()
             except FiscusError as error:
                 self.leads = False
                 log.warning("alerts_wait", code=error.code, error=str(error))

@@ -79,7 +79,8 @@ async def test_channel(call: Call) -> Reply | Problem:
     """Send a message to a channel now, and say what became of it."""
     desk, name = call.service.options.alerts, call.body.channel
     try:
-        tested = await asyncio.wait_for(desk.test(name), TEST_S_MAX) if desk is not None else None
+        async with asyncio.timeout(TEST_S_MAX):
+            tested = await desk.test(name) if desk is not None else None
     except TimeoutError:
         return call.answer(Tested(channel=name, delivered=False, detail=f"not done within {TEST_S_MAX:g} s"))
     if tested is None:

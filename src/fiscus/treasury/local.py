@@ -207,10 +207,9 @@ class LocalTreasury:
                     if scope is None or (scoped is not None and names.concerns(entry, scoped)):
                         yield entry
                 if len(stored) < FOLLOW_PAGE:
-                    try:
-                        await asyncio.wait_for(news.wait(), FOLLOW_WAIT_S)
-                    except TimeoutError:
-                        continue
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(FOLLOW_WAIT_S):  # wait_for may lose a cancellation
+                            await news.wait()
         finally:
             self._news.discard(news)
 

@@ -81,7 +81,8 @@ class Follower:
         waiter = asyncio.get_running_loop().create_future()
         heappush(self._waiters, (seq, next(self._order), waiter))
         try:
-            await asyncio.wait_for(waiter, WAIT_S_MAX)
+            async with asyncio.timeout(WAIT_S_MAX):
+                await waiter
         except TimeoutError as error:
             raise BudgetUnavailable(f"the books are at {self._books.seq}, not yet at {seq}") from error
 

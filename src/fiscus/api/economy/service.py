@@ -119,7 +119,8 @@ class TokenEconomy:
             asyncio.create_task(self._watch_pool(), name="token economy: pool"),
         )
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._started.wait(), START_S_MAX)
+            async with asyncio.timeout(START_S_MAX):
+                await self._started.wait()
         return self
 
     async def __aexit__(
@@ -420,7 +421,8 @@ class TokenEconomy:
         if not self._tasks:
             raise BudgetUnavailable(NOT_STARTED)
         try:
-            await asyncio.wait_for(self._started.wait(), WAIT_S_MAX)
+            async with asyncio.timeout(WAIT_S_MAX):
+                await self._started.wait()
         except TimeoutError as error:
             raise BudgetUnavailable(NOT_STARTED) from error
 
