@@ -462,3 +462,59 @@ def test_recorded_grants_are_rehearsed_as_accounts_and_templates_say(tmp_path):
         }
     assert found["proven"] == [("a", "proven", 500), ("b", "proven", 500)]
     assert found["configured"] == [("a", "classic", 1000), ("b", "proven", 500)]
+
+
+GRANTS = [
+    ["tokens", "allocate", "a", "1000", "--id", "g1"],
+    ["tokens", "allocate", "a", "1000", "--id", "g1"],
+    ["tokens", "consume", "a", "400", "--value", "200", "--id", "r1"],
+    ["tokens", "consume", "a", "400", "--value", "200", "--id", "r1"],
+    ["tokens", "allocate", "b", "800", "--parent-agent", "a", "--complexity", "1"],
+    ["tokens", "status"],
+    ["tokens", "agent", "a"],
+    ["tokens", "pause", "a", "--reason", "a look at it"],
+    ["tokens", "resume"],
+]
+WRONG_GRANTS = [
+    (["tokens", "allocate", "a", "0"], "requested_tokens"),
+    (["tokens", "allocate", "a", "nan"], "requested_tokens"),
+    (["tokens", "allocate", "a", "1e308"], "requested_tokens"),
+    (["tokens", "allocate", "a b\x7f", "10"], "agent_id"),
+    (["tokens", "allocate", "a", "10", "--complexity", "2"], "task_complexity"),
+    (["tokens", "allocate", "a", "10", "--id", "g1"], "in use"),
+    (["tokens", "consume", "a", "1", "--value", "nan"], "value_generated"),
+    (["tokens", "consume", "a", "--", "-1"], "tokens_consumed"),
+    (["tokens", "consume", "nobody", "1"], "No active allocation"),
+    (["tokens", "agent", "no body?#"], "No active allocation"),
+    (["tokens", "pause", "nobody"], "No active allocation"),
+]
+
+
+@slow
+# covers D6, D21, D25, D28, D63
+def test_grants_are_asked_for_in_process_as_beside_a_service(tmp_path):
+    alone, served = tmp_path / "alone", tmp_path / "served"
+    alone.mkdir()
+    served.mkdir()
+    assert "there is no pool" in fiscus(founded(alone), "tokens", "status", code=1).stderr
+    here = [answer(alone, *arguments) for arguments in GRANTS]
+    refused = [fiscus(alone, *arguments, code=1).stderr for arguments, _ in WRONG_GRANTS]
+    with service(served):
+        there = [answer(served, *arguments) for arguments in GRANTS]
+        refused_there = [fiscus(served, *arguments, code=1).stderr for arguments, _ in WRONG_GRANTS]
+    assert here == there
+    assert here[0]["allocated_tokens"] == here[1]["allocated_tokens"] == 1000
+    assert (here[2]["consumed"], here[3]["consumed"], here[6]["remaining"]) == (400, 400, 600)
+    assert here[4]["allocated_tokens"] == 800
+    assert here[4]["explanation"]["history_of"] == "a"
+    assert (here[7]["agents"], here[8]["agents"]) == (1, 2)
+    for (arguments, told), one, other in zip(WRONG_GRANTS, refused, refused_there, strict=True):
+        assert told.lower() in one.lower(), arguments
+        assert one == other
+    shown = fiscus(alone, "tokens", "allocate", "a", "500").stdout
+    assert "classic (setting): historical efficiency 0.5" in shown
+
+
+def founded(folder):
+    fiscus(folder, "accounts", "put", "team:x")
+    return folder

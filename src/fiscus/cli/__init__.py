@@ -16,6 +16,7 @@ from fiscus.cli.loans import loans
 from fiscus.cli.manager import COMMANDS as MANAGER_COMMANDS
 from fiscus.cli.overrides import overrides
 from fiscus.cli.prices import prices
+from fiscus.cli.tokens import tokens
 from fiscus.cli.usage import COMMANDS as USAGE_COMMANDS
 
 SERVICE, DECLARED, JOURNAL, TRAFFIC = "The service", "Accounts and budgets", "The journal", "Traffic"
@@ -35,6 +36,7 @@ app.add_typer(overrides, name="overrides", rich_help_panel=DECLARED)
 for _name, _function in (*USAGE_COMMANDS, *MANAGER_COMMANDS):
     command(app, _name, rich_help_panel=USED)(_function)
 app.add_typer(prices, name="prices", rich_help_panel=DECLARED)
+app.add_typer(tokens, name="tokens", rich_help_panel=DECLARED)
 app.add_typer(keys, name="keys", rich_help_panel=SERVICE)
 app.add_typer(alerts, name="alerts", rich_help_panel=SERVICE)
 

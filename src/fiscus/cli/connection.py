@@ -84,27 +84,44 @@ class Connection:
         """Read from the service what is not a query of the ledger; raises as ``post`` does."""
         return await self._call(path, None, kind)
 
-    async def _call(self, path: str, body: dict[str, Any] | None, kind: type[B]) -> B:
-        import aiohttp
+    async def send(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        """Send a request to the service, with the key and as JSON; status and body of the answer.
 
+        Raises:
+            TreasuryError: it could not be asked.
+        """
+        status, answer, _ = await self._send(method, path, body, headers)
+        return status, answer
+
+    async def _call(self, path: str, body: dict[str, Any] | None, kind: type[B]) -> B:
         from fiscus.client.problems import decode_problem
+
+        method, data = ("GET", b"") if body is None else ("POST", msgspec.json.encode(body))
+        status, answer, retry_after = await self._send(method, path, data, {})
+        if status < 300:
+            try:
+                return msgspec.json.decode(answer, type=kind)
+            except msgspec.DecodeError as error:
+                raise TreasuryError(f"{self.address}: {error}") from error
+        failure = decode_problem(status, answer, retry_after)
+        raise refusal(failure) if isinstance(failure, Refused) else failure
+
+    async def _send(
+        self, method: str, path: str, body: bytes, headers: dict[str, str]
+    ) -> tuple[int, bytes, str | None]:
+        import aiohttp
 
         assert self.address is not None, "only a service can be asked"
         key = api_key(self.settings)
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        headers = {**headers, "Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         timeout = aiohttp.ClientTimeout(total=WORK_S_MAX)
-        method, data = ("GET", None) if body is None else ("POST", msgspec.json.encode(body))
         try:
             async with aiohttp.ClientSession(timeout=timeout) as session:
                 url = self.address.rstrip("/") + path
-                async with session.request(method, url, data=data, headers=headers) as response:
-                    answer = await response.read()
-                    if response.status < 300:
-                        return msgspec.json.decode(answer, type=kind)
-                    failure = decode_problem(response.status, answer, response.headers.get("Retry-After"))
-        except (aiohttp.ClientError, OSError, msgspec.DecodeError) as error:
+                async with session.request(method, url, data=body or None, headers=headers) as response:
+                    return response.status, await response.read(), response.headers.get("Retry-After")
+        except (aiohttp.ClientError, OSError) as error:
             raise TreasuryError(f"{self.address}: {str(error) or type(error).__name__}") from error
-        raise refusal(failure) if isinstance(failure, Refused) else failure
 
     async def read(self, kind: type[V], query: AnyQuery) -> V:
         """Have a query answered.
