@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fiscus.api.economy import TokenEconomy
-from fiscus.api.economy.bodies import AllocateBody, Allocated
+from fiscus.api.economy.bodies import AllocateBody, Allocated, ConsumeBody, Consumed, PauseBody
 from fiscus.api.economy.rehearsal import Rehearsal
 from fiscus.api.keys import LOCAL, digest_of, make_key_id, make_secret
 from fiscus.contract.errors import StoreUnavailable
@@ -933,3 +933,35 @@ async def test_a_strategy_is_put_and_shown_over_http_and_a_wrong_one_names_the_f
         status, body = await put(path, {"grant_strategy": "fair"})
         assert status == 422
         assert "grant_strategy" in json.dumps(body)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 1e308, -1.0])
+async def test_what_a_program_asks_for_in_its_own_process_is_checked_as_over_http(wrong):
+    # covers D21, D25
+    ledger = LocalTreasury(Engine(open_store("memory:")))
+    async with TokenEconomy(ledger, pool_tokens=10_000) as economy:
+        assert isinstance(
+            await economy.allocate(LOCAL, AllocateBody(agent_id="a", requested_tokens=1000), "g"), Allocated
+        )
+        report = ConsumeBody(agent_id="a", tokens_consumed=100, value_generated=1)
+        for outcome, field in (
+            (
+                await economy.allocate(LOCAL, AllocateBody(agent_id="a", requested_tokens=wrong), None),
+                "requested_tokens",
+            ),
+            (
+                await economy.consume(LOCAL, msgspec.structs.replace(report, tokens_consumed=wrong), None),
+                "tokens_consumed",
+            ),
+            (
+                await economy.consume(LOCAL, msgspec.structs.replace(report, value_generated=min(wrong, -wrong)), None),
+                "value_generated",
+            ),
+            (await economy.set_paused(LOCAL, PauseBody(agent_id=""), "suspended"), "agent_id"),
+        ):
+            assert isinstance(outcome, Refused), outcome
+            assert (outcome.code, outcome.field) == ("invalid", field)
+        after = await economy.consume(LOCAL, report, "r")
+        assert isinstance(after, Consumed), "nothing was booked, and nobody terminated"
+        assert (after.consumed, after.remaining) == (100, 900)
+    await ledger.close()

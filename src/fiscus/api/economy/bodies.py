@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from fiscus.core.checks import check_name
 from fiscus.core.commands import ID_LENGTH_MAX, GrantStrategy
-from fiscus.core.outcomes import StrategySource
+from fiscus.core.outcomes import Refused, StrategySource
 from fiscus.core.units import AMOUNT_MAX
 
 ACCOUNT_PREFIX = "agent:"
@@ -186,6 +186,15 @@ def read_body(raw: bytes, kind: type[Body]) -> Body | Faults:
         if wrong is not None:
             return fault("value_error", ("body", field), wrong.detail)
     return body
+
+
+def check_body(body: AllocateBody | ConsumeBody | PauseBody) -> Refused | None:
+    """What is wrong with a body that nobody has read: one that was made in this process."""
+    read = read_body(msgspec.json.encode(body), type(body))
+    if not isinstance(read, Faults):
+        return None
+    field = ".".join(read.detail[0].loc[1:])
+    return Refused(code="invalid", detail=f"{field}: {read.detail[0].msg}", field=field)
 
 
 def fault(kind: str, loc: tuple[str, ...], message: str) -> Faults:

@@ -26,6 +26,7 @@ from fiscus.api.economy.bodies import (
     Explanation,
     PauseBody,
     Paused,
+    check_body,
 )
 from fiscus.api.economy.books import EXHAUSTED_REASON, INSUFFICIENT_REASON, Books, GrantMade, GrantNote
 from fiscus.api.economy.follower import RETRY_PAUSE_S, WAIT_S_MAX, Follower, SealedAllocations
@@ -143,6 +144,8 @@ class TokenEconomy:
         Raises:
             TreasuryError: the ledger cannot be asked.
         """
+        if (wrong := check_body(body)) is not None:
+            return wrong
         await self._ready()
         scope = await self._scope(caller)
         if (denied := await self._may_act(caller, scope, body.agent_id)) is not None:
@@ -181,6 +184,8 @@ class TokenEconomy:
         Raises:
             TreasuryError: the ledger cannot be asked.
         """
+        if (wrong := check_body(body)) is not None:
+            return wrong
         await self._ready()
         agent_id, account = body.agent_id, ACCOUNT_PREFIX + body.agent_id
         scope = await self._scope(caller)
@@ -256,12 +261,14 @@ class TokenEconomy:
         status = None if isinstance(view, Refused) else agent_status(agent_id, view.account, await self._ledger.pool())
         return status or Denied(status=404, detail=f"No active allocation for agent {agent_id}")
 
-    async def set_paused(self, caller: Caller, body: PauseBody, status: Status) -> Paused | Denied:
+    async def set_paused(self, caller: Caller, body: PauseBody, status: Status) -> Paused | Denied | Refused:
         """Pause (``suspended``) or resume (``active``) one agent, or all of them; who was terminated stays so.
 
         Raises:
             TreasuryError: the ledger cannot be asked.
         """
+        if (wrong := check_body(body)) is not None:
+            return wrong
         await self._ready()
         if caller.role not in ALLOWED["write"] or await self._scope(caller) != POOL_ACCOUNT:
             return forbidden()
