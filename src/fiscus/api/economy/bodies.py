@@ -188,7 +188,7 @@ def read_body(raw: bytes, kind: type[Body]) -> Body | Faults:
     return body
 
 
-def check_body(body: AllocateBody | ConsumeBody | PauseBody) -> Refused | None:
+def check_body(body: Body) -> Refused | None:
     """What is wrong with a body that nobody has read: one that was made in this process."""
     read = read_body(msgspec.json.encode(body), type(body))
     if not isinstance(read, Faults):
