@@ -518,3 +518,18 @@ def test_grants_are_asked_for_in_process_as_beside_a_service(tmp_path):
 def founded(folder):
     fiscus(folder, "accounts", "put", "team:x")
     return folder
+
+
+@slow
+# covers T9
+def test_the_commands_of_the_guide_on_loans_are_right(tmp_path):
+    text = (ROOT / "docs" / "guides" / "shortage.md").read_text()
+    written = re.findall(r"^fiscus (.*?)(?: +#.*)?$", text, re.MULTILINE)
+    assert any(line.startswith("loans lend") for line in written)
+    fiscus(tmp_path, "accounts", "put", "team:search")
+    fiscus(tmp_path, "budgets", "put", "team:search", "tokens", "30000")
+    for agent in ("agent:x", "agent:y"):
+        fiscus(tmp_path, "accounts", "put", agent, "--parent", "team:search")
+        fiscus(tmp_path, "budgets", "allocate", agent, "tokens", "6000")
+    for line in written:
+        fiscus(tmp_path, *line.replace("2026-12-01", f"{datetime.now().year + 1}-12-01").split())

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-FORMATS = ["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
+FORMATS = ["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%MZ", "%Y-%m-%d"]
 
 Until = Annotated[datetime | None, typer.Option("--until", help="When it ends, in UTC.", formats=FORMATS)]
 
