@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -532,4 +532,4 @@ def test_the_commands_of_the_guide_on_loans_are_right(tmp_path):
         fiscus(tmp_path, "accounts", "put", agent, "--parent", "team:search")
         fiscus(tmp_path, "budgets", "allocate", agent, "tokens", "6000")
     for line in written:
-        fiscus(tmp_path, *line.replace("2026-12-01", f"{datetime.now().year + 1}-12-01").split())
+        fiscus(tmp_path, *line.replace("2026-12-01", f"{datetime.now(UTC).year + 1}-12-01").split())

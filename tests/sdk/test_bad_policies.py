@@ -180,6 +180,22 @@ async def test_a_template_with_two_budgets_of_one_name_is_refused_by_name(books:
     assert refused.value.refused.field == "budgets"
 
 
+async def test_a_strategy_of_grants_is_put_left_alone_and_taken_back(books: Treasury) -> None:
+    with pytest.raises(Invalid) as refused:
+        await books.put_template("agent:*", grant_strategy="fair")
+    assert (refused.value.refused.field or "").startswith("grant_strategy")
+    await books.put_template("agent:*", grant_strategy="classic")
+    await books.put_account("team:a", grant_strategy="proven")
+    assert (await books.put_account("agent:x")).grant_strategy_effective == "classic"
+    await books.remove_template("agent:*")
+    assert (await books.put_account("agent:x")).grant_strategy_effective == "proven"
+    assert (await books.put_account("agent:x", grant_strategy="classic")).grant_strategy_from == "account"
+    assert (await books.put_account("agent:x", priority=2)).grant_strategy == "classic"
+    taken = await books.put_account("agent:x", grant_strategy=None)
+    assert (taken.grant_strategy, taken.grant_strategy_from) == (None, "above")
+    await is_well(books)
+
+
 # -- approvals -------------------------------------------------------------------------------------------------------
 
 
