@@ -45,8 +45,7 @@ START = datetime(2025, 10, 9, 10, tzinfo=UTC)
 """A Thursday, on the full hour."""
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 START_MS = 1_760_004_000_000
-TABLES = ("accounts", "budgets", "cells", "holds", "adjustments", "templates", "keys", "overrides")
-TABLES = ("accounts", "budgets", "cells", "holds", "adjustments", "templates", "keys", "loans", "prices")
+TABLES = ("accounts", "budgets", "cells", "holds", "adjustments", "templates", "keys", "overrides", "loans", "prices")
 DUE = {
     "Expired",
     "QuarantineClosed",
