@@ -140,7 +140,7 @@ class Fleet:
             return True
         if held < told and one.come + MARGIN > held:
             longer = one.node.lengths.longer(PAYER, MODEL, one.come) or int(held * 1.5)
-            await grow(one.node.treasury, admitted, min(told, max(longer, one.come + 2 * MARGIN)))
+            await grow(one.node.settlements, admitted, min(told, max(longer, one.come + 2 * MARGIN)))
         if one.come + LEFT <= admitted.held_output_tokens or admitted.held_output_tokens >= told:
             return False
         self.cut += 1

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from fiscus.core.commands import PutBudget
+from fiscus.core.commands import PutBudget, Release, Request, Reserve
 from fiscus.gateway.produced import IMAGE_TOKENS
 from tests.gateway import wire
 from tests.gateway.gate import IN, OUT, PAYER, PLENTY, providers, standing
@@ -246,6 +246,26 @@ async def test_a_stream_goes_on_when_a_limit_is_raised_meanwhile(upstream):
         await upstream.request(count + 1)
         await gate.do(PutBudget(account=PAYER, unit="tokens", limit=PLENTY, budget="tokens"))
         assert len(events_of((await call).body)) == 401
+
+
+async def test_a_stream_grows_into_what_was_given_back_a_moment_ago(upstream, monkeypatch):
+    """What waits to be booked goes before it, also when nobody else asks for anything."""
+    monkeypatch.setattr("fiscus.gateway.settlements.LINGER_S", 60.0)
+    usage = {"prompt_tokens": 11, "completion_tokens": 180}
+    upstream.answers(wire.streamed(wire.chat_stream(*["ab "] * 180, usage=usage), pieces=300, pause_s=0.004))
+    async with standing(providers(upstream), budget=False) as gate:
+        await gate.account(PAYER, output_tokens=1_000)
+        gate.knows(40)
+        call = asyncio.create_task(gate.chat(wire.chat(stream=True, max_tokens=200)))
+        await upstream.request()
+        rest = (await gate.balance(unit="output_tokens")).available
+        await gate.do(Reserve(id="rest", account=PAYER, amounts={"output_tokens": rest}))
+        giving_back = gate.gateway._tools.settlements.book(Request(command=Release(id="rest")))
+        given_back = asyncio.create_task(giving_back)
+        answer = await call
+        await gate.booked()
+        assert len(events_of(answer.body)) == 181
+        await given_back
 
 
 # covers E2

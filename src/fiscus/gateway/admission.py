@@ -9,7 +9,6 @@ import msgspec
 import uuid_utils
 
 from fiscus.contract.errors import TreasuryError
-from fiscus.contract.treasury import Treasury
 from fiscus.core.commands import Extend, Release, Request, Reserve
 from fiscus.core.outcomes import Balance, HoldAnswer, Refused
 from fiscus.core.units import Amounts, Unit
@@ -138,7 +137,7 @@ class Asking:
         While the ledger is away, what is held still holds.
         """
         with contextlib.suppress(TreasuryError):
-            await grow(self._ledger.treasury, admitted, output_tokens, leave)
+            await grow(self._ledger, admitted, output_tokens, leave)
         admitted.output_tokens = admitted.held_output_tokens
 
     async def give_back(self) -> None:
@@ -343,21 +342,24 @@ def _fitting(bound: Bound, refused: Refused, held: int, leave: Amounts) -> int:
     return bound.output_within(binding.unit, max(0, binding.available) - leave.get(binding.unit, 0))
 
 
-async def extend(treasury: Treasury, admitted: Admitted, output_tokens: int, leave: Amounts) -> Refused | None:
-    """Let the hold grow to an output of so many tokens a choice, or not at all. Its lease begins anew."""
+async def extend(ledger: Settlements, admitted: Admitted, output_tokens: int, leave: Amounts) -> Refused | None:
+    """Let the hold grow to an output of so many tokens a choice, or not at all. Its lease begins anew.
+
+    What others have given back, and is not booked yet, is booked before it: it is room that there is.
+    """
     command = Extend(id=admitted.id, to=admitted.bound.amounts(output_tokens), lease_s=admitted.lease_s, leave=leave)
-    outcome = await treasury.execute(msgspec.structs.replace(admitted.request, command=command))
+    outcome = await ledger.execute(msgspec.structs.replace(admitted.request, command=command))
     if isinstance(outcome, Refused):
         return outcome
     admitted.held_output_tokens = output_tokens
     return None
 
 
-async def grow(treasury: Treasury, admitted: Admitted, output_tokens: int, leave: Amounts | None = None) -> bool:
+async def grow(ledger: Settlements, admitted: Admitted, output_tokens: int, leave: Amounts | None = None) -> bool:
     """Let the hold grow to an output of so many tokens a choice, or as far as there is room; False: there is none.
 
     Args:
-        treasury: has the hold.
+        ledger: has the hold.
         admitted: the hold.
         output_tokens: of a choice.
         leave: what has to stay free besides; what always has to, unless said.
@@ -368,7 +370,7 @@ async def grow(treasury: Treasury, admitted: Admitted, output_tokens: int, leave
     bound, held = admitted.bound, admitted.held_output_tokens
     leave = bound.leave if leave is None else leave
     for _ in range(TRIES_MAX):
-        refused = await extend(treasury, admitted, output_tokens, leave)
+        refused = await extend(ledger, admitted, output_tokens, leave)
         if refused is None:
             return True
         if not _is_room(refused):
@@ -385,7 +387,7 @@ async def grow(treasury: Treasury, admitted: Admitted, output_tokens: int, leave
     return False
 
 
-async def release(treasury: Treasury, admitted: Admitted) -> None:
+async def release(ledger: Settlements, admitted: Admitted) -> None:
     """Give a hold back before anything was asked. While the ledger is away it expires by itself."""
     with contextlib.suppress(TreasuryError):
-        await treasury.execute(msgspec.structs.replace(admitted.request, command=Release(id=admitted.id)))
+        await ledger.execute(msgspec.structs.replace(admitted.request, command=Release(id=admitted.id)))

@@ -14,6 +14,7 @@ from fiscus.contract.errors import Invalid, TreasuryError
 from fiscus.contract.logs import get_logger
 from fiscus.contract.treasury import Treasury
 from fiscus.core.outcomes import Refused
+from fiscus.core.records import TEXT_LENGTH_MAX
 from fiscus.core.units import Amounts
 from fiscus.dialects import DIALECTS, Change, Code, Dialect, Malformed, Problem, RequestFacts
 from fiscus.gateway.admission import LEASE_S, Admitted, Asking, admit, release, wish
@@ -77,7 +78,6 @@ class Gateway:
         self.live = Live(self._names_above)
         self.metrics = GatewayMetrics(upstream.name for upstream in options.upstreams)
         self._tools = Tools(
-            treasury=treasury,
             settlements=Settlements(treasury),
             options=options,
             prices=PriceBook(options.prices, unknown_policy=options.unknown_price),
@@ -253,6 +253,8 @@ class Gateway:
         tools = self._tools
         if not model:
             return Problem(code="invalid", message="the model is missing", field="model")
+        if len(model) > TEXT_LENGTH_MAX:
+            return Problem(code="invalid", message=f"a model has {TEXT_LENGTH_MAX} characters at most", field="model")
         targets = tools.upstreams.targets(route.family, model)
         if not targets:
             return Problem(code="unknown_model", message=f"no provider is configured that serves {model!r:.100}")
@@ -320,7 +322,7 @@ class Gateway:
         if isinstance(admitted, Refused):
             return problem_of(admitted, bound.leave)
         if not options.unbudgeted and not await self._remaining.is_limited(payer.account, attributes):
-            await release(tools.treasury, admitted)
+            await release(tools.settlements, admitted)
             return Problem(
                 code="forbidden",
                 message=f"no budget of {payer.account} or above it limits this call (unbudgeted would let it through)",

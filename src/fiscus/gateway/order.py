@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from fiscus.contract.treasury import Treasury
 from fiscus.dialects import Dialect, RequestFacts
 from fiscus.gateway.admission import Admitted
 from fiscus.gateway.asgi import Headers, Receive, Send
@@ -26,7 +25,6 @@ from fiscus.pricing import Count, Price, PriceBook
 class Tools(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What every call works with."""
 
-    treasury: Treasury
     settlements: Settlements
     options: GatewayOptions
     prices: PriceBook

@@ -1,4 +1,4 @@
-"""Settlements, which no caller waits for, go to the ledger together with the next hold, or a moment later."""
+"""Settlements, which no caller waits for, go to the ledger together with the next hold, or one that grows, or a moment later."""
 
 from __future__ import annotations
 

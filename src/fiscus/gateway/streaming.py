@@ -146,7 +146,7 @@ class Streaming:
             self._again_s, self._renewed_s = now_s + AGAIN_S, now_s
             # while the ledger is away, what is held still holds
             with contextlib.suppress(TreasuryError):
-                await grow(self._tools.treasury, admitted, self._wanted(produced) if is_near else held)
+                await grow(self._tools.settlements, admitted, self._wanted(produced) if is_near else held)
         return not is_last or admitted.held_output_tokens > held
 
     def _on_its_way(self, produced: int, now_s: float) -> int:
