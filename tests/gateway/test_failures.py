@@ -1,17 +1,20 @@
 """What goes wrong: callers that leave, providers that break, refuse or say nonsense. Nothing is held afterwards."""
 
 import asyncio
+import gzip
 import json
 import logging
 
 import aiohttp
 import pytest
 
+from fiscus.core.units import AMOUNT_MAX
 from fiscus.gateway.options import Upstream as Provider
 from tests.gateway import wire
 from tests.gateway.gate import IN, OUT, PAYER, PROVIDER_KEY, providers, standing
-from tests.gateway.upstream import JSON, Reply
+from tests.gateway.upstream import EVENTS, JSON, Reply, sse
 from tests.gateway.upstream import upstream as running
+from tests.gateway.wire import MODEL
 
 FAMILIES = {
     "openai": ("/openai/v1/chat/completions", wire.chat, wire.chat_answer(), wire.chat_stream()),
@@ -259,6 +262,69 @@ async def test_a_whole_answer_without_usage_is_booked_as_counted(gate, upstream)
     assert booked.amounts["cost"] > 0
 
 
+UNFIT = {
+    "NUL": {"model": "test-\x00"},
+    "half a character": {"model": "\ud800", "service_tier": "\udfff"},
+    "a long tier": {"usage": {**wire.CHAT_USAGE, "service_tier": "t" * 5_000}},
+    "a long code": {"error": {"message": "no", "code": "c" * 5_000}},
+    "a code that is none": {"error": {"message": "no", "code": {"deep": "x" * 5_000}, "type": "a\x00"}},
+}
+
+
+# covers E14
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("more", UNFIT.values(), ids=UNFIT)
+async def test_texts_of_a_provider_that_no_record_takes_keep_nothing_from_being_booked(gate, upstream, more, stream):
+    last = wire.chat_chunk(**{"choices": [], "usage": wire.CHAT_USAGE, **more})
+    body = sse(wire.chat_chunk("Hello"), wire.chat_stop(), last)
+    upstream.answers(wire.streamed(body) if stream else wire.chat_answer(**more))
+    assert (await gate.chat(wire.chat(stream=stream))).status == 200
+    booked = await gate.last()
+    assert booked.amounts["tokens"] == 18
+    assert booked.record.model == MODEL
+    assert booked.record.error_code is None or len(booked.record.error_code) < 50
+
+
+# covers E14
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_usage_that_is_more_than_can_be_is_none(gate, upstream, stream):
+    usage = {"prompt_tokens": AMOUNT_MAX, "completion_tokens": 7}
+    upstream.answers(wire.streamed(wire.chat_stream(usage=usage)) if stream else wire.chat_answer(usage=usage))
+    assert (await gate.chat(wire.chat(stream=stream))).status == 200
+    booked = await gate.last()
+    assert booked.record.tokens_estimated
+    assert 0 < booked.amounts["tokens"] < 100
+
+
+# covers E14
+async def test_what_costs_more_than_an_amount_can_be_is_booked_as_the_most(gate, upstream):
+    upstream.answers(wire.chat_answer(usage={"prompt_tokens": AMOUNT_MAX - 7, "completion_tokens": 7}))
+    assert (await gate.chat(wire.chat())).status == 200
+    booked = await gate.last()
+    assert (booked.amounts["tokens"], booked.amounts["cost"]) == (AMOUNT_MAX, AMOUNT_MAX)
+    assert not booked.record.tokens_estimated
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_is_compressed_all_the_same_is_not_passed_on_unmetered(gate, upstream, stream):
+    headers = EVENTS if stream else JSON
+    body = wire.chat_stream() if stream else wire.chat_answer().body
+    upstream.answers(Reply(headers=(*headers, ("content-encoding", "gzip")), body=gzip.compress(body), is_chunked=True))
+    answer = await gate.chat(wire.chat(stream=stream))
+    assert (answer.status, answer.json["error"]["code"]) == (502, "upstream_error")
+    booked = await gate.last()
+    assert (booked.record.error_code, booked.record.tokens_estimated) == ("not_an_answer", True)
+    assert booked.amounts["input_tokens"] > 0
+
+
+async def test_a_stream_that_nobody_asked_for_passes_and_is_booked(gate, upstream):
+    upstream.answers(wire.streamed(wire.chat_stream()))
+    answer = await gate.chat(wire.chat())
+    assert answer.status == 200
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+    assert (await gate.last()).amounts["tokens"] == 18
+
+
 async def test_a_stream_that_comes_as_a_whole_answer_passes_and_is_booked(gate, upstream):
     """Some providers do not stream with tools."""
     upstream.answers(wire.chat_answer())
@@ -424,6 +490,7 @@ WRONG = (
     (b'{"model":"test-model"', None),
     (b'{"messages":[]}', "model"),
     (b'{"model":7,"messages":[]}', "model"),
+    (b'{"model":"test-%b","messages":[]}' % (b"x" * 600), "model"),
     (b'{"model":"test-model","messages":[],"max_tokens":"many"}', "max_tokens"),
     (b'{"model":"test-model","messages":[],"max_tokens":-1}', "max_tokens"),
     (b'{"model":"test-model","messages":[],"max_tokens":1e99}', "max_tokens"),

@@ -278,6 +278,15 @@ async def test_baggage_of_any_bytes_is_refused_or_ignored_and_breaks_nothing(gat
     assert "error" in answer.json or answer.status == 200
 
 
+# covers E14
+async def test_baggage_that_no_record_takes_keeps_nothing_from_being_booked(gate, upstream):
+    upstream.answers(wire.chat_answer())
+    assert (await gate.chat(wire.chat(), baggage="fiscus.parent-request=a%00b,fiscus.task=sum")).status == 200
+    provenance = (await gate.last()).record.provenance
+    assert provenance is not None
+    assert (provenance.parent_request_id, provenance.task_name) == (None, "sum")
+
+
 async def test_a_call_that_nobody_pays_for_is_refused(upstream):
     async with standing(providers(upstream), account=None) as gate:
         answer = await gate.messages(wire.messages())

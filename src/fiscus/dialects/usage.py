@@ -14,6 +14,7 @@ from fiscus.contract import AMOUNT_MAX, Refused, Tokens
 from fiscus.contract.errors import Invalid
 from fiscus.core.units import NANOUSD_PER_USD
 from fiscus.dialects.facts import Usage
+from fiscus.dialects.wire import text
 
 _USAGE_FIELDS = ("usage", "usage_metadata", "usageMetadata")
 _TICKS_PER_NANOUSD = 10
@@ -408,8 +409,7 @@ def _first_of(*places: tuple[object, str]) -> int | None:
 
 
 def _text(value: object) -> str | None:
-    value = getattr(value, "value", value)
-    return value if isinstance(value, str) else None
+    return text(getattr(value, "value", value))
 
 
 def _count(usage: object, *names: str) -> int:

@@ -6,11 +6,13 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
+from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from fiscus.core.records import LIST_LENGTH_MAX, TEXT_LENGTH_MAX
+from fiscus.core.checks import check_text
+from fiscus.core.records import LIST_LENGTH_MAX
 from fiscus.dialects.facts import Code, Malformed, Problem, ProviderError
 from fiscus.dialects.scan import repeated
 
@@ -87,25 +89,18 @@ def texts(raw: msgspec.Raw) -> dict[str, str]:
     value = anything(raw)
     if not isinstance(value, dict):
         return {}
-    short = ((key, text) for key, text in value.items() if isinstance(text, str))
-    kept = [(key, text) for key, text in short if len(key) <= TEXT_LENGTH_MAX and len(text) <= TEXT_LENGTH_MAX]
+    kept = [(key, told) for key, told in value.items() if text(key) is not None and text(told) is not None]
     return dict(kept[:LIST_LENGTH_MAX])
 
 
 def text(value: object) -> str | None:
-    """A text, if it is one of a length that a record takes."""
-    return value if isinstance(value, str) and len(value) <= TEXT_LENGTH_MAX else None
+    """A text, if it is one that a record takes."""
+    return value if isinstance(value, str) and check_text("text", value) is None else None
 
 
 def names(values: Iterable[object]) -> tuple[str, ...]:
     """The first texts of several values."""
-    found: list[str] = []
-    for value in values:
-        if len(found) == LIST_LENGTH_MAX:
-            break
-        if isinstance(value, str) and len(value) <= TEXT_LENGTH_MAX:
-            found.append(value)
-    return tuple(found)
+    return tuple(islice((found for value in values if (found := text(value)) is not None), LIST_LENGTH_MAX))
 
 
 def once(values: Iterable[str]) -> tuple[str, ...]:
@@ -145,9 +140,11 @@ def provider_error(value: object) -> ProviderError | None:
     if not isinstance(value, Mapping):
         return None
     message = value.get("message")
-    code = next((value[name] for name in ("code", "status", "type") if value.get(name) is not None), None)
+    codes = (value.get(name) for name in ("code", "status", "type"))
+    told = (text(str(code) if isinstance(code, int) else code) for code in codes)
     return ProviderError(
-        message=message if isinstance(message, str) else "", code=str(code) if code is not None else None
+        message=message if isinstance(message, str) else "",
+        code=next((code for code in told if code is not None), None),
     )
 
 

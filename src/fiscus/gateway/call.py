@@ -54,7 +54,7 @@ class Call:
         presence.when_gone(lambda: self._leave(answer))
         order, books = self._order, self._books
         try:
-            if order.facts.stream and answer.status == 200 and self._is_stream(answer):
+            if answer.status == 200 and self._is_stream(answer):
                 streaming = Streaming(
                     self._tools, order, attempts=attempts, books=books, presence=presence, answer=answer
                 )
@@ -65,9 +65,14 @@ class Call:
             answer.close()
 
     def _is_stream(self, answer: Answer) -> bool:
-        """Whether an answer comes in events; Gemini also streams an array."""
+        """Whether an answer comes in events that can be read; Gemini also streams an array.
+
+        Some providers stream what they were not asked to stream, and some compress what they were asked not to.
+        """
         kind = answer.header(b"content-type").lower()
-        return "event-stream" in kind or ("json" in kind and self._order.incoming.route.family == "gemini")
+        is_array = self._order.facts.stream and "json" in kind and self._order.incoming.route.family == "gemini"
+        is_plain = answer.header(b"content-encoding").lower() in ("", "identity")
+        return is_plain and ("event-stream" in kind or is_array)
 
     def _leave(self, answer: Answer) -> None:
         """The caller has left: the provider is left, too, at once or when it has had time to tell its usage."""

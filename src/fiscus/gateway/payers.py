@@ -202,7 +202,9 @@ def _labels(headers: Mapping[bytes, bytes]) -> dict[str, str] | Unnamed:
                 detail=f"{header}: must be a printable text of 1 to {VALUE_LENGTH_MAX} characters", field=header
             )
         found[kind] = value
-    return {kind: value for kind, value in found.items() if value and len(value) <= VALUE_LENGTH_MAX}
+    return {
+        kind: value for kind, value in found.items() if value and len(value) <= VALUE_LENGTH_MAX and value.isprintable()
+    }
 
 
 def _metadata(headers: Mapping[bytes, bytes]) -> dict[str, str] | Unnamed:

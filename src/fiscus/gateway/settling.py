@@ -7,7 +7,7 @@ from datetime import datetime
 import msgspec
 
 from fiscus.core.records import CallRecord, CostSource, Outcome, Provenance, Tokens
-from fiscus.core.units import Amounts
+from fiscus.core.units import AMOUNT_MAX, Amounts
 from fiscus.dialects import Meter, RequestFacts, Usage
 from fiscus.gateway.payers import Payer
 from fiscus.pricing import NO_EXTRAS, Count, Extras, Price, PriceBook
@@ -76,6 +76,8 @@ def booked(
         provider, asked_model, at: whose price of which model, when.
         otherwise: the price that was held for, where the model that answered is not known.
     """
+    if usage is not None and sum(one.input + one.output for one in _used(usage)) > AMOUNT_MAX:
+        usage = None  # that is no usage
     is_last_word = usage is not None and (usage.final or ended.is_whole)
     tokens, is_known = _tokens(usage, counted, produced, is_last_word=is_last_word)
     model = meter.model or asked_model
@@ -83,7 +85,7 @@ def booked(
     found = prices.price_of(provider, model, at, tier)
     price = found if isinstance(found, Price) else otherwise
     cost, source, price_id = _cost(usage if is_known else None, tokens, price, prices, provider, at)
-    used = [tokens, *(usage.beside.values() if usage is not None else ())]
+    used = [tokens, *_used(usage)[1:]]
     into, out = sum(one.input for one in used), sum(one.output for one in used)
     total: Amounts = {"input_tokens": into, "output_tokens": out, "tokens": into + out, "calls": 1}
     if cost is not None:
@@ -125,6 +127,11 @@ def booked(
     return Booked(total=total, record=record)
 
 
+def _used(usage: Usage | None) -> list[Tokens]:
+    """What the model used, and what others did beside it."""
+    return [] if usage is None else [usage.tokens, *usage.beside.values()]
+
+
 def _tokens(usage: Usage | None, counted: Count, produced: int, *, is_last_word: bool) -> tuple[Tokens, bool]:
     """What was used, and whether the provider has said all of it; what it has not said is what was counted."""
     if usage is None:
@@ -141,7 +148,7 @@ def _tokens(usage: Usage | None, counted: Count, produced: int, *, is_last_word:
 def _cost(
     usage: Usage | None, tokens: Tokens, price: Price | None, prices: PriceBook, provider: str, at: datetime
 ) -> tuple[int | None, CostSource | None, str | None]:
-    """Nano-USD, who says so, by which price; None, when nobody knows."""
+    """Nano-USD, no more than an amount can be, who says so, by which price; None, when nobody knows."""
     if usage is not None and usage.cost_nanousd is not None:
         return usage.cost_nanousd, "provider", None
     if price is None:
@@ -150,7 +157,7 @@ def _cost(
     for model, used in (usage.beside if usage is not None else {}).items():
         other = prices.price_of(provider, model, at)
         cost += (other if isinstance(other, Price) else price).cost(used)
-    return cost, price.source, price.price_id
+    return min(cost, AMOUNT_MAX), price.source, price.price_id
 
 
 def extras_of(usage: Usage | None) -> Extras:
