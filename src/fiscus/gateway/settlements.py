@@ -1,4 +1,4 @@
-"""Settlements, which no caller waits for, go to the ledger together with the next hold, or one that grows, or a moment later."""
+"""Settlements, for which no caller waits, go to the ledger with the next hold that is asked for or grows, or soon."""
 
 from __future__ import annotations
 
