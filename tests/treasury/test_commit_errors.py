@@ -220,6 +220,39 @@ def test_an_error_that_was_answered_keeps_nothing_alive_of_what_went_on(tmp_path
     desk.engine.close()
 
 
+@pytest.mark.parametrize("point", ["journal: before entries", "journal: after entries"])
+def test_what_was_in_memory_before_the_store_was_away_goes_without_a_search_for_cycles(tmp_path, point):
+    """A service looks for cycles rarely: a ledger that is one would stay until then, after each fault another one."""
+    faults_hook = Faults()
+    desk = Desk(watched_store(tmp_path / "fiscus.db", faults_hook), ManualClock())
+    desk.do(PutAccount(account="agent:a"))
+    desk.write_views()  # from now on what is not in memory is loaded
+    left = weakref.ref(desk.engine.ledger("default"))
+    gc.disable()
+    try:
+        faults_hook.arm(point)
+        faults_hook.arm("journal: before open")
+        assert isinstance(desk.do(Reserve(id="h", account="agent:a", amounts={"tokens": 1})), StoreUnavailable)
+        assert left() is None, gc.get_referrers(left())
+    finally:
+        gc.enable()
+    desk.engine.close()
+
+
+def test_a_ledger_that_was_repaired_leaves_nothing_behind(tmp_path):
+    desk = Desk(watched_store(tmp_path / "fiscus.db", Faults()), ManualClock())
+    desk.do(PutAccount(account="agent:a"))
+    desk.write_views()
+    left = weakref.ref(desk.engine.ledger("default"))
+    gc.disable()
+    try:
+        desk.engine.repair("default")
+        assert left() is None, gc.get_referrers(left())
+    finally:
+        gc.enable()
+    desk.engine.close()
+
+
 def test_a_call_whose_token_leads_back_to_it_is_collected(tmp_path):
     caller = Caller()
     caller.submission = Submission(caller, caller, hold("h"))

@@ -391,7 +391,7 @@ class Engine:
         def work() -> None:
             while self._following:
                 self._take_written(block=True)
-            self._ledgers.pop(tenant, None)
+            self._drop(tenant)
             number = self._tenants.get(tenant)
             if number is not None:
                 self.store.views.clear(number)
@@ -699,8 +699,15 @@ class Engine:
         """Drop all state in memory, once nothing of it is on its way to the views any more."""
         while self._following:
             self._take_written(block=True)
-        self._ledgers.clear()
+        for tenant in list(self._ledgers):
+            self._drop(tenant)
         self._unloaded = list(self._tenants)
+
+    def _drop(self, tenant: str) -> None:
+        """Drop the state in memory of one tenant, if there is any."""
+        ledger = self._ledgers.pop(tenant, None)
+        if ledger is not None:
+            ledger.retire()
 
     def _read(self, query: AnyQuery, now: int) -> AnyResult:
         if self.ledger(query.tenant).head.seq < query.min_seq:
@@ -1015,7 +1022,7 @@ class Engine:
             self.statistics.reloads += 1
             while self._following:
                 self._take_written(block=True)
-            self._ledgers.pop(ledger.name, None)
+            self._drop(ledger.name)
             self.ledger(ledger.name)
 
     # -- following ------------------------------------------------------------------------------------------------
@@ -1125,7 +1132,7 @@ class Engine:
             elif isinstance(error, ViewsLost):
                 # Another node has dropped the views: what they lack is more than what has changed here.
                 self.statistics.reloads += 1
-                del self._ledgers[ledger.name]
+                self._drop(ledger.name)
                 self._unloaded.append(ledger.name)
             else:
                 ledger.snapshot_failed(snapshot)

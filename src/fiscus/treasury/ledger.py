@@ -94,7 +94,11 @@ class Ledger:
         self._mark = self.draft.mark()
         self._sweep_at = HEAP_SLACK
         self._ended_at = self.ended_slack()
-        self._load()
+        try:
+            self._load()
+        except BaseException:
+            self.retire()
+            raise
 
     # -- loading ------------------------------------------------------------------------------------------------
 
@@ -202,6 +206,13 @@ class Ledger:
             table.load = self._loader(table.kind)
         draft.names.load = self._load_name
         draft.carved_below = lambda account: views.carved_below(number, account, self._seen)
+
+    def retire(self) -> None:
+        """It is of no more use. Its state leads back to it, so that it would stay until cycles are looked for."""
+        for table in self._tables:
+            table.load = None
+        self.draft.names.load = None
+        self.draft.carved_below = None
 
     def _load_name(self, name: str) -> int | None:
         """The number of an account by its name; the views may not know yet that the name was erased."""
