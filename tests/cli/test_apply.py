@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from fiscus.cli.declaration import read_declaration
-from fiscus.cli.plan import Known, make_plan
 from fiscus.contract.errors import ConfigurationInvalid
 from fiscus.core.commands import Allocate, Deallocate, PutBudget
+from fiscus.policy.plan import Known, make_plan
 from tests.cli.processes import answer, answers, fiscus, service
 
 TOML = """\

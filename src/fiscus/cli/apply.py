@@ -9,14 +9,16 @@ from pathlib import Path
 import msgspec
 
 from fiscus.cli.connection import Connection, connected, has_ledger
-from fiscus.cli.declaration import Declaration, read_declaration
+from fiscus.cli.declaration import read_declaration
 from fiscus.cli.invocation import Invocation
 from fiscus.cli.output import progress, write_json, write_line
-from fiscus.cli.plan import Known, Step, make_plan, summary
+from fiscus.cli.plan import step_text, summary
+from fiscus.contract.declaration import Declaration
 from fiscus.contract.errors import Refusal, refusal
 from fiscus.contract.queries import AccountView, ListTemplates, ReadAccount, TemplatesView
 from fiscus.core.commands import CHAIN_LENGTH_MAX, COMPOUND_LENGTH_MAX, Compound
 from fiscus.core.outcomes import AccountAnswer, CompoundAnswer, Refused
+from fiscus.policy.plan import Known, Step, make_plan
 
 EXIT_DIFFERENT = 2
 """Exit code of ``plan`` when there is something to do, as other tools that plan have it."""
@@ -137,7 +139,7 @@ def _write(invocation: Invocation, steps: Sequence[Step], *, applied: bool) -> N
         write_json(Summary(**counts, applied=applied))
         return
     for step in steps:
-        write_line(step.text())
+        write_line(step_text(step))
     if not steps:
         write_line("nothing to do: the ledger is as declared")
     else:
