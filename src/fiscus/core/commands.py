@@ -31,9 +31,10 @@ QuarantinePolicy = Literal["charge", "release"]
 Role = Literal["admin", "operator", "viewer", "account"]
 Severity = Literal["info", "warning", "critical", "final", "exhausted"]
 ShortageStep = Literal["reallocate", "clamp", "downgrade", "wait", "ask", "deny"]
-GrantStrategy = Literal["classic", "proven"]
 """What is done for a reserve that lacks room: borrow from others (``policy/reallocation.py``), hold less (``least``),
 ask a cheaper model (``alternatives``), stand in line (``wait_s``), ask for an override and wait for it, refuse."""
+GrantStrategy = Literal["classic", "proven"]
+"""How the history of an agent counts when its grants are sized (``policy/grants.py``)."""
 
 THRESHOLDS_DEFAULT: dict[int, Severity] = {50: "info", 75: "warning", 90: "critical", 95: "final", 100: "exhausted"}
 
