@@ -16,7 +16,8 @@ import msgspec
 from msgspec import Meta
 
 from fiscus.api.problems import Problem, problem
-from fiscus.contract.queries import PAGE_LENGTH_DEFAULT, PAGE_LENGTH_MAX
+from fiscus.contract.queries import PAGE_LENGTH_DEFAULT, PAGE_LENGTH_MAX, Query
+from fiscus.contract.rehearsal import Rehearse
 from fiscus.core import commands
 from fiscus.core.commands import COMPOUND_LENGTH_MAX, Command, SingleCommand, Status
 from fiscus.core.outcomes import OverrideState
@@ -32,7 +33,9 @@ BodyDecoder = msgspec.json.Decoder[Any]
 _RawMapping = dict[str, msgspec.Raw]
 
 
-def body_of(command: type[Command], name: str, *, without: Sequence[str] = (), required: Sequence[str] = ()) -> Any:
+def body_of(
+    command: type[Command | Query], name: str, *, without: Sequence[str] = (), required: Sequence[str] = ()
+) -> Any:
     """The type of a body: a command without its tag and without the fields that stand in the address.
 
     ``name`` is what the OpenAPI document calls it; ``required`` are fields that are optional in the command, not here.
@@ -79,6 +82,7 @@ DecisionBody = body_of(commands.DenyOverride, "DecisionBody", without=["id"])
 GateBody = body_of(commands.ResetGate, "GateBody", without=["account"])
 PriceBody = body_of(commands.PutPrice, "PriceBody", without=["price"])
 TemplateBody = body_of(commands.PutTemplate, "TemplateBody", without=["pattern"])
+RehearsalBody = body_of(Rehearse, "RehearsalBody", without=Query.__struct_fields__)
 KeyBody = body_of(commands.PutKey, "KeyBody", without=["key", "digest"])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from fiscus.api import alerts, answers, bodies, handlers, usage
 from fiscus.api.calls import Handler, Route
 from fiscus.api.own_budget import OwnBudgetParameters, read_own_budget
-from fiscus.contract import analysis, queries
+from fiscus.contract import analysis, queries, rehearsal
 from fiscus.contract.alerts import Retried, Tested
 from fiscus.contract.chains import OwnBudget
 from fiscus.contract.manager import ManagerView
@@ -653,6 +653,18 @@ ROUTES: tuple[Route, ...] = (
         handle=handlers.list_templates,
         parameters=bodies.ReadParameters,
         answer=queries.TemplatesView,
+    ),
+    Route(
+        method="POST",
+        path="/v1/rehearsals",
+        summary="Say what would have become of the recorded calls under other accounts, budgets and templates.",
+        access="operate",
+        handle=usage.rehearse,
+        body=bodies.RehearsalBody,
+        body_optional=True,
+        parameters=bodies.ReadParameters,
+        answer=rehearsal.RehearsalView,
+        problems=("too_many_accounts", "conflict"),
     ),
     Route(
         method="GET",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +17,7 @@ from fiscus.cli.loans import loans
 from fiscus.cli.manager import COMMANDS as MANAGER_COMMANDS
 from fiscus.cli.overrides import overrides
 from fiscus.cli.prices import prices
+from fiscus.cli.times import FORMATS, in_utc
 from fiscus.cli.tokens import tokens
 from fiscus.cli.usage import COMMANDS as USAGE_COMMANDS
 
@@ -172,6 +174,21 @@ async def grants(
 
     async with connected(invocation) as connection:
         await rehearse(invocation, connection, strategy, after)
+
+
+@command(app, "rehearse", rich_help_panel=JOURNAL)
+async def rehearse(
+    invocation: Invocation,
+    file: Declared,
+    since: Annotated[datetime | None, typer.Option(help="Only what is recorded from then on.", formats=FORMATS)] = None,
+    until: Annotated[datetime | None, typer.Option(help="Only what is recorded before.", formats=FORMATS)] = None,
+    limit: Annotated[int, typer.Option(min=1, max=50_000, help="Calls at most.")] = 10_000,
+    refusals: Annotated[int, typer.Option(min=0, max=1_000, help="Refusals that are shown one by one.")] = 20,
+) -> None:
+    """Show what would have become of the recorded calls if a file had been in force. Nothing is changed."""
+    from fiscus.cli.rehearse import rehearse_file
+
+    await rehearse_file(invocation, file, since=in_utc(since), until=in_utc(until), limit=limit, refusals=refusals)
 
 
 @command(app, "verify", rich_help_panel=JOURNAL)

@@ -104,6 +104,7 @@ from fiscus.contract.queries import (
     View,
 )
 from fiscus.contract.query import Query
+from fiscus.contract.rehearsal import RehearsalView, Rehearse
 
 _BatchOutcome = (
     HoldAnswer
@@ -168,6 +169,7 @@ class _UsageTotals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _FILTERS = tuple(name for name in UsageQuery.__struct_fields__ if name not in Query.__struct_fields__)
+_REHEARSED = tuple(name for name in Rehearse.__struct_fields__ if name not in Query.__struct_fields__)
 _NO_FIELDS: tuple[str, ...] = ()
 _SUMMED: dict[type, tuple[str, tuple[str, ...], Any]] = {
     AggregateUsage: ("/v1/usage/sums", ("limit",), None),
@@ -308,6 +310,10 @@ def exchange_for_query(query: AnyQuery) -> Exchange:
             raise TreasuryError("FindKey cannot be asked of a service")
         case CheckReserve():
             return Exchange(method="POST", target="/v1/checks", body=_check_body(query), decode=_decoder(CheckView))
+        case Rehearse():
+            target = f"/v1/rehearsals?min_seq={query.min_seq}" if query.min_seq else "/v1/rehearsals"
+            asked = {name: getattr(query, name) for name in _REHEARSED}
+            return Exchange(method="POST", target=target, body=_encode(asked), decode=_decoder(RehearsalView))
         case _:
             return _exchange_for_analysis(query, shared)
 

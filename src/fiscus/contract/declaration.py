@@ -91,7 +91,7 @@ class Origin:
             around = around[:-1]
         line = self._lines.get(around)
         where = f"{self.name}:{line}" if line else self.name
-        return f"{where}: {path_text(path)}" if path else where
+        return ": ".join(filter(None, (where, path_text(path))))
 
 
 class Faults:
@@ -100,9 +100,11 @@ class Faults:
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
         self._found: list[str] = []
+        self._first: FieldPath = ()
 
     def add(self, path: FieldPath, message: str) -> None:
         """Note one fault."""
+        self._first = self._first if self._found else path
         self._found.append(f"{self.origin.place(path)}: {message}")
 
     def note(self, path: FieldPath, wrong: Refused | None) -> None:
@@ -121,7 +123,7 @@ class Faults:
             return
         more = len(self._found) - FAULTS_SHOWN_MAX
         shown = self._found[:FAULTS_SHOWN_MAX] + ([f"and {more} more"] if more > 0 else [])
-        raise ConfigurationInvalid("\n".join(shown))
+        raise ConfigurationInvalid("\n".join(shown), field=path_text(self._first))
 
 
 def check_declaration(data: Any, origin: Origin) -> Declaration:
@@ -137,6 +139,17 @@ def check_declaration(data: Any, origin: Origin) -> Declaration:
         faults.add((str(name),), "unknown field; a declaration has accounts and templates")
     accounts = list(_converted(data, "accounts", DeclaredAccount, faults))
     templates = list(_converted(data, "templates", PutTemplate, faults))
+    return declare(accounts, templates, faults)
+
+
+def declare(
+    accounts: Sequence[tuple[int, DeclaredAccount]], templates: Sequence[tuple[int, PutTemplate]], faults: Faults
+) -> Declaration:
+    """A declaration of these accounts and templates, each with its place.
+
+    Raises:
+        ConfigurationInvalid: it has faults, with those that were noted before.
+    """
     for index, account in accounts:
         _check_account(account, ("accounts", index), faults)
     for index, template in templates:
@@ -148,7 +161,7 @@ def check_declaration(data: Any, origin: Origin) -> Declaration:
     return Declaration(
         accounts=tuple(account for _, account in accounts),
         templates=tuple(template for _, template in templates),
-        origin=origin,
+        origin=faults.origin,
     )
 
 
@@ -209,6 +222,11 @@ def path_text(path: FieldPath) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text
+
+
+def field_path(text: str) -> FieldPath:
+    """What ``path_text`` has written, as a path again."""
+    return _parts(f".{text}")
 
 
 # -- one account, one template ------------------------------------------------------------------------------------

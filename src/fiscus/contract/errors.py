@@ -231,6 +231,14 @@ class BudgetOverrun(FiscusError):
 
 
 class ConfigurationInvalid(FiscusError):
-    """A setting or a declared file is wrong, and nothing was done. The message names file, line and field."""
+    """A setting or a declared file is wrong, and nothing was done. The message names file, line and field.
+
+    Attributes:
+        field: path of the first field of a declaration that is wrong; None: it is no declaration.
+    """
 
     code = "configuration_invalid"
+
+    def __init__(self, detail: str, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.field = field

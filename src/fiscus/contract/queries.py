@@ -11,6 +11,7 @@ from fiscus.contract.analysis import AnalysisQuery, AnalysisView
 from fiscus.contract.query import PAGE_LENGTH_DEFAULT as PAGE_LENGTH_DEFAULT  # noqa: PLC0414  (told on)
 from fiscus.contract.query import PAGE_LENGTH_MAX as PAGE_LENGTH_MAX  # noqa: PLC0414  (told on)
 from fiscus.contract.query import Query as Query  # noqa: PLC0414  (told on)
+from fiscus.contract.rehearsal import RehearsalView, Rehearse
 from fiscus.core.commands import GrantStrategy, Mode, ShortageStep, Status, TemplateBudget
 from fiscus.core.outcomes import (
     AccountAnswer,
@@ -423,6 +424,7 @@ AnyQuery = (
     | FindKey
     | ListQuery
     | AnalysisQuery
+    | Rehearse
 )
 View = (
     AccountView
@@ -441,4 +443,5 @@ View = (
     | EntriesPage
     | UsagePage
     | AnalysisView
+    | RehearsalView
 )

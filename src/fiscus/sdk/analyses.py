@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -32,6 +33,7 @@ from fiscus.contract.analysis import (
     UsageTotals,
     WorkflowView,
 )
+from fiscus.contract.declaration import Origin, check_declaration
 from fiscus.contract.errors import Unknown, refusal
 from fiscus.contract.manager import ManagerView, configured
 from fiscus.contract.queries import (
@@ -48,6 +50,7 @@ from fiscus.contract.queries import (
     UsagePage,
     View,
 )
+from fiscus.contract.rehearsal import REFUSALS_SHOWN_DEFAULT, REHEARSED_CALLS_DEFAULT, RehearsalView, Rehearse
 from fiscus.core.outcomes import BudgetView, Refused
 from fiscus.core.units import Amounts
 
@@ -115,6 +118,39 @@ class Analyses:
             account=account, amounts=amounts, also=tuple(also), attributes=dict(attributes or {}), parent=parent
         )
         return await self._read(CheckView, query)
+
+    async def rehearse(
+        self,
+        declaration: Mapping[str, Any],
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = REHEARSED_CALLS_DEFAULT,
+        refusals: int = REFUSALS_SHOWN_DEFAULT,
+        min_seq: int = 0,
+    ) -> RehearsalView:
+        """What would have become of the recorded calls if a declaration had been in force. Nothing is changed.
+
+        Args:
+            declaration: ``accounts`` and ``templates``, as a file for ``fiscus apply`` says them.
+            since, until, limit, refusals: as in ``Rehearse``.
+            min_seq: the entry that it must have in it at least; without it, all but of the last second.
+
+        Raises:
+            ConfigurationInvalid: the declaration has faults; the message names the field.
+            Invalid: it contradicts the ledger, or a bound is wrong.
+        """
+        declared = check_declaration(dict(declaration), Origin("", {}))
+        query = Rehearse(
+            accounts=declared.accounts,
+            templates=declared.templates,
+            since=since,
+            until=until,
+            limit=limit,
+            refusals=refusals,
+            min_seq=min_seq,
+        )
+        return await self._read(RehearsalView, query)
 
     async def budget_status(self, account: str, budget: str) -> BudgetView:
         """One budget with its running window, exact now.

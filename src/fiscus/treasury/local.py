@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from fiscus.contract.analysis import AnalysisQuery
 from fiscus.contract.errors import BudgetUnavailable, TreasuryError
-from fiscus.contract.queries import AnyQuery, Entry, ListQuery, ReadEnforcement, View
+from fiscus.contract.queries import AnyQuery, Entry, ListQuery, ListTemplates, ReadEnforcement, TemplatesView, View
+from fiscus.contract.rehearsal import Rehearse
 from fiscus.contract.treasury import Readiness
 from fiscus.core.commands import Request, Reserve
 from fiscus.core.outcomes import AnyOutcome, Refused
+from fiscus.core.state import Rules
 from fiscus.treasury.attendance import Attendance
 from fiscus.treasury.enforcement import count, enforcement_view
 from fiscus.treasury.engine import NOWHERE, AnyResult, Committed, Engine
 from fiscus.treasury.reading import AccountNames, entries_after, list_view, read_analysis, sealed_allocations
+from fiscus.treasury.rehearsing import rehearse
 from fiscus.treasury.shortage import run_list
 
 FOLLOW_PAGE = 500
@@ -159,28 +163,44 @@ class LocalTreasury:
         if isinstance(query, ReadEnforcement):
             return await enforcement_view(self, query, self._decided[query.tenant])
         if isinstance(query, ListQuery | AnalysisQuery):
-            return await self._list(query)
+            return await self._list(query, partial(self._answer, query))
+        if isinstance(query, Rehearse):
+            templates = await self.read(ListTemplates(tenant=query.tenant))
+            return await self._list(query, partial(self._rehearse, query, templates))
         future: asyncio.Future[View | Refused] = loop.create_future()
         self.engine.submit(self, future, query)
         return await future
 
-    async def _list(self, query: ListQuery | AnalysisQuery) -> View | Refused:
+    async def _list(
+        self, query: ListQuery | AnalysisQuery | Rehearse, answer: Callable[[int], View | Refused]
+    ) -> View | Refused:
         number = await asyncio.to_thread(self._tenant, query.tenant)
         for attempt in range(LIST_TRIES_MAX):
             try:
-                async with self._analyses if isinstance(query, AnalysisQuery) else contextlib.nullcontext():
-                    return await asyncio.to_thread(self._answer, number, query)
+                async with contextlib.nullcontext() if isinstance(query, ListQuery) else self._analyses:
+                    return await asyncio.to_thread(answer, number)
             except BudgetUnavailable:
                 if attempt == LIST_TRIES_MAX - 1 or not query.min_seq:
                     raise
                 await asyncio.sleep(LIST_WAIT_S)
         raise AssertionError("the loop returns or raises")
 
-    def _answer(self, tenant: int, query: ListQuery | AnalysisQuery) -> View | Refused:
+    def _answer(self, query: ListQuery | AnalysisQuery, tenant: int) -> View | Refused:
         store = self.engine.store
         if isinstance(query, ListQuery):
             return list_view(store, tenant, query)
         return read_analysis(store, tenant, query, self.engine.now_ms)
+
+    def _rehearse(self, query: Rehearse, templates: View | Refused, tenant: int) -> View | Refused:
+        if isinstance(templates, Refused):
+            return templates
+        assert isinstance(templates, TemplatesView), "that was asked"
+        return rehearse(self.engine.store, tenant, query, templates, self._rules(query.tenant))
+
+    def _rules(self, tenant: str) -> Rules:
+        found: list[Rules] = []
+        self.engine.errand(lambda: found.append(self.engine.ledger(tenant).draft.rules))
+        return found[0]
 
     def _tenant(self, name: str) -> int:
         number: list[int] = []

@@ -127,7 +127,7 @@ def read_view(draft: Draft, as_of_seq: int, query: AnyQuery, now: int) -> View |
     if isinstance(query, CheckReserve):
         return check_view(draft, as_of_seq, query, now)
     if isinstance(query, ListTemplates):
-        return TemplatesView(as_of_seq=as_of_seq, templates=_templates(draft))
+        return TemplatesView(as_of_seq=as_of_seq, templates=template_views(draft))
     if isinstance(query, ListPrices):
         return _prices(draft, as_of_seq, query)
     if isinstance(query, ListKeys):
@@ -185,7 +185,8 @@ def rolled_over(draft: Draft, account: Account, now: int) -> Any:
     return answer
 
 
-def _templates(draft: Draft) -> tuple[TemplateView, ...]:
+def template_views(draft: Draft) -> tuple[TemplateView, ...]:
+    """The templates that are in force, by pattern."""
     return tuple(
         TemplateView(
             pattern=template.pattern,
@@ -281,6 +282,12 @@ def view_draft(store: Store, tenant: int) -> Draft:
         table.load = load
     draft.names.load = lambda name: views.load_name(tenant, name)
     return draft
+
+
+def decoded_account(body: bytes) -> Account:
+    """An account as the views keep it."""
+    account: Account = _decoders["account"].decode(body)
+    return account
 
 
 def _accounts_page(store: Store, tenant: int, query: ListAccounts, as_of_seq: int) -> AccountsPage | Refused:
@@ -603,10 +610,12 @@ def _remember(table: dict[K, V], key: K, value: V) -> None:
 
 __all__ = [
     "AccountNames",
+    "decoded_account",
     "entries_after",
     "list_view",
     "read_analysis",
     "read_view",
     "sealed_allocations",
+    "template_views",
     "view_draft",
 ]
