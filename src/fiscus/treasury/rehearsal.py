@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from fractions import Fraction
 from typing import Any
 
 import msgspec
@@ -87,11 +86,10 @@ class _Sums:
 
 
 class _Peak(msgspec.Struct):
-    """How a budget of the rehearsal fared so far; ``share`` of the limit that was used at most."""
+    """How a budget of the rehearsal fared so far; ``used`` of ``limit``: in the window that came closest to it."""
 
     used: int = 0
     limit: int = 0
-    share: Fraction = Fraction(-1)
     refused: int = 0
     spared: int = 0
     thresholds: Counter[int] = msgspec.field(default_factory=Counter)
@@ -147,10 +145,14 @@ class Rehearsal:
             return
         self._decide_held(None)
         if type(event) is Held:
+            self.calls += self.begins(event)
             self._held = (at, event)
-            self.calls += event.id not in self._readings
         elif (take := TAKEN.get(type(event))) is not None:
             take(self, at, event)
+
+    def begins(self, event: AnyEvent) -> bool:
+        """Whether a call begins with it that was not counted yet."""
+        return isinstance(event, Held | Queued) and event.id not in self._readings
 
     def view(self, as_of_seq: int, next_seq: int | None) -> RehearsalView:
         """What would have become of the calls; those that still wait would have been refused so far."""
@@ -230,9 +232,8 @@ class Rehearsal:
         cell = self._draft.cells[number]
         peak = self._peak(cell.budget)
         used, limit = cell.used, cell.granted
-        share = Fraction(used, limit) if limit else Fraction(used)
-        if share >= peak.share:
-            peak.share, peak.used, peak.limit = share, used, limit
+        if used * max(1, peak.limit) >= peak.used * max(1, limit):
+            peak.used, peak.limit = used, limit
 
     def _reserve(self, command: Reserve, at: int) -> HoldAnswer | Refused:
         """What would have become of it, the account's list included."""
@@ -337,9 +338,9 @@ class Rehearsal:
 
     def _queued(self, at: int, event: Queued) -> None:
         """It is tried when it was asked for, and again when it was admitted in the record."""
-        self.calls += 1
+        self.calls += self.begins(event)
         self._readings[event.id] = _Reading(account=event.account, reserved={}, open=False)
-        least = {unit: amount for unit, amount in event.least.items() if unit in event.asked}
+        least = {unit: amount for unit, amount in event.least.items() if unit in completed(event.asked)}
         command = self._command(event, at, leave=event.leave, least=least, alternatives=event.alternatives)
         outcome = self._reserve(command, at)
         if isinstance(outcome, Refused):
@@ -349,7 +350,11 @@ class Rehearsal:
             self._count(command, outcome, at)
 
     def _ticket_ended(self, at: int, event: TicketEnded) -> None:
-        """It was not admitted in the record, or nobody took it: what it would have used is not known."""
+        """It was not admitted in the record, or nobody took it: what it would have used is not known.
+
+        The id may be tried again: that is another call.
+        """
+        self._readings.pop(event.id, None)
         if event.id in self._waiting:
             self._give_up(event.id)
         elif self._is_held(event.id):

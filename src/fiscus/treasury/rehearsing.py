@@ -68,17 +68,19 @@ def _rehearse(
     rehearsal = Rehearsal(stage, query.refusals)
     until = to_ms(query.until) if query.until is not None else NEVER
     for entry in _entries(store, tenant, after, head, until):
-        kind = kind_of(entry.body)
-        if kind not in KINDS_TAKEN:
+        if kind_of(entry.body) not in KINDS_TAKEN:
             continue
-        if rehearsal.calls == query.limit and kind in (b"held", b"queued"):
+        event = decode_event(entry.body, entry.private)
+        if rehearsal.calls == query.limit and rehearsal.begins(event):
             return rehearsal.view(head, entry.seq - 1)
-        rehearsal.fold(entry.at, decode_event(entry.body, entry.private))
+        rehearsal.fold(entry.at, event)
     return rehearsal.view(head, None)
 
 
 def _check(query: Rehearse) -> Refused | None:
     """What is wrong with the bounds, whatever the declaration says."""
+    if query.scope is not None:
+        return Refused(code="forbidden", detail="a rehearsal is about all accounts, for who may see all of them")
     if type(query.limit) is not int or not 1 <= query.limit <= REHEARSED_CALLS_MAX:
         return invalid("limit", f"must be an integer in 1 … {REHEARSED_CALLS_MAX}")
     if type(query.refusals) is not int or not 0 <= query.refusals <= REFUSALS_SHOWN_MAX:
