@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Annotated, Any, dataclass_transform
+from typing import Annotated, Any, Literal, dataclass_transform
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -82,7 +82,26 @@ DecisionBody = body_of(commands.DenyOverride, "DecisionBody", without=["id"])
 GateBody = body_of(commands.ResetGate, "GateBody", without=["account"])
 PriceBody = body_of(commands.PutPrice, "PriceBody", without=["price"])
 TemplateBody = body_of(commands.PutTemplate, "TemplateBody", without=["pattern"])
-RehearsalBody = body_of(Rehearse, "RehearsalBody", without=Query.__struct_fields__)
+DeclaredTemplate = msgspec.defstruct(
+    "DeclaredTemplate",
+    [("op", Literal["put_template"], "put_template")],
+    bases=(body_of(commands.PutTemplate, "DeclaredTemplateFields"),),
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+)
+DeclaredTemplate.__doc__ = commands.PutTemplate.__doc__
+RehearsalBody = msgspec.defstruct(
+    "RehearsalBody",
+    [("templates", tuple[DeclaredTemplate, ...], ())],  # type: ignore[valid-type]
+    bases=(body_of(Rehearse, "RehearsalFields", without=Query.__struct_fields__),),
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+)
+RehearsalBody.__doc__ = Rehearse.__doc__
 KeyBody = body_of(commands.PutKey, "KeyBody", without=["key", "digest"])
 
 

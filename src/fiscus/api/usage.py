@@ -41,7 +41,7 @@ from fiscus.contract.manager import configured
 from fiscus.contract.queries import CheckReserve, ReadEnforcement
 from fiscus.contract.query import PAGE_LENGTH_DEFAULT
 from fiscus.contract.rehearsal import Rehearse
-from fiscus.core.commands import Reserve
+from fiscus.core.commands import PutTemplate, Reserve
 from fiscus.core.outcomes import Refused
 
 CURSOR_LENGTH_MAX = 4_096
@@ -188,7 +188,15 @@ read_provenance = reading(lambda call: ReadProvenance(request_id=call.path[0]))
 read_lineage = reading(lambda call: ReadLineage(request_id=call.path[0]))
 check_reserve = reading(lambda call: CheckReserve(may_open=call.caller.may_open, **msgspec.structs.asdict(call.body)))
 read_enforcement = reading(lambda _: ReadEnforcement())
-rehearse = reading(lambda call: Rehearse(**{name: getattr(call.body, name) for name in call.body.__struct_fields__}))
+
+
+def _rehearsal(call: Call) -> Rehearse:
+    body = msgspec.structs.asdict(call.body)
+    body["templates"] = tuple(msgspec.convert(one, PutTemplate, from_attributes=True) for one in body["templates"])
+    return Rehearse(**body)
+
+
+rehearse = reading(_rehearsal)
 
 
 class ConfigureBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
