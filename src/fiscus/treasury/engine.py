@@ -732,9 +732,13 @@ class Engine:
 
         Raises:
             KeyTaken: an id stands in the journal already; nothing was written, and the drafts are as before.
+            StoreUnavailable: nothing was written, or nobody can say now; all state in memory is void.
         """
         try:
             return self._decide_in_turn(commands, now, look_first)
+        except ViewsAhead as error:
+            # While this node has its turn nobody else writes: it was lost, and the commit would have failed.
+            raise StoreUnavailable(f"the turn at the journal was lost: {error}") from error
         finally:
             self.store.journal.end()
 

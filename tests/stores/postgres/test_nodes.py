@@ -424,6 +424,38 @@ def test_a_question_that_the_views_are_ahead_of_gives_no_number_twice(desks, ope
     late.engine.close()
 
 
+# covers E10
+def test_a_turn_that_is_lost_while_it_is_decided_is_no_defect(desks, open_node, sql, monkeypatch):
+    """Another node goes on and writes the views: what has to be loaded then is not of the state that is decided on."""
+    one = desks[0]
+    one.do(reserve("before", 15))
+    one.write_views()
+    late = Desk(open_node(), HostClock())
+    late.account("agent:b")
+    late.account("team:a")
+    begin = late.engine.store.journal.begin
+
+    def begin_and_lose(heads):
+        turn = begin(heads)
+        monkeypatch.undo()
+        sql("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE state = 'idle in transaction'")
+        assert isinstance(one.do(reserve("since", 5)), HoldAnswer)
+        one.write_views()
+        return turn
+
+    monkeypatch.setattr(late.engine.store.journal, "begin", begin_and_lose)
+    settled = Settle(id="before", total={"tokens": 10})  # this hold is not in memory
+    answer = late.do(settled)
+    assert isinstance(answer, StoreUnavailable), answer
+    assert answer.retry_after_s >= 1
+    assert late.engine.statistics.defects == 0
+    assert late.do(settled).state == "settled"
+    found = balance(late)
+    assert (found.spent, found.held) == (10, 5)
+    assert balance(one) == found
+    late.engine.close()
+
+
 # covers E2, E3
 def test_what_the_views_have_lost_with_a_killed_server_is_not_taken_for_the_state(desks, sql):
     """Views are written without waiting for the disk: after a crash they may be as of an earlier entry than before."""
