@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal, dataclass_transform
+from typing import Annotated, Any, dataclass_transform
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -29,22 +29,30 @@ LOCATED_BYTES_MAX = 65_536
 LOCATED_KEYS_MAX = 64
 PARAMETERS_MAX = 32
 
+NO_KINDS: Mapping[str, Any] = {}
+
 BodyDecoder = msgspec.json.Decoder[Any]
 _RawMapping = dict[str, msgspec.Raw]
 
 
 def body_of(
-    command: type[Command | Query], name: str, *, without: Sequence[str] = (), required: Sequence[str] = ()
+    command: type[Command | Query],
+    name: str,
+    *,
+    without: Sequence[str] = (),
+    required: Sequence[str] = (),
+    kinds: Mapping[str, Any] = NO_KINDS,
 ) -> Any:
     """The type of a body: a command without its tag and without the fields that stand in the address.
 
-    ``name`` is what the OpenAPI document calls it; ``required`` are fields that are optional in the command, not here.
+    ``name`` is what the OpenAPI document calls it; ``required`` are fields that are optional in the command, not here;
+    ``kinds`` are types of fields that differ from the command's.
     """
     fields: list[Any] = []
     for field in msgspec.structs.fields(command):
         if field.name in without:
             continue
-        kind = field.type
+        kind = kinds.get(field.name, field.type)
         if field.name in required:
             fields.append((field.name, _without_none(kind)))
         elif field.required:
@@ -82,26 +90,13 @@ DecisionBody = body_of(commands.DenyOverride, "DecisionBody", without=["id"])
 GateBody = body_of(commands.ResetGate, "GateBody", without=["account"])
 PriceBody = body_of(commands.PutPrice, "PriceBody", without=["price"])
 TemplateBody = body_of(commands.PutTemplate, "TemplateBody", without=["pattern"])
-DeclaredTemplate = msgspec.defstruct(
-    "DeclaredTemplate",
-    [("op", Literal["put_template"], "put_template")],
-    bases=(body_of(commands.PutTemplate, "DeclaredTemplateFields"),),
-    frozen=True,
-    kw_only=True,
-    omit_defaults=True,
-    forbid_unknown_fields=True,
-)
-DeclaredTemplate.__doc__ = commands.PutTemplate.__doc__
-RehearsalBody = msgspec.defstruct(
+DeclaredTemplate = body_of(commands.PutTemplate, "DeclaredTemplate")
+RehearsalBody = body_of(
+    Rehearse,
     "RehearsalBody",
-    [("templates", tuple[DeclaredTemplate, ...], ())],  # type: ignore[valid-type]
-    bases=(body_of(Rehearse, "RehearsalFields", without=Query.__struct_fields__),),
-    frozen=True,
-    kw_only=True,
-    omit_defaults=True,
-    forbid_unknown_fields=True,
+    without=Query.__struct_fields__,
+    kinds={"templates": tuple[DeclaredTemplate, ...]},  # type: ignore[valid-type]
 )
-RehearsalBody.__doc__ = Rehearse.__doc__
 KeyBody = body_of(commands.PutKey, "KeyBody", without=["key", "digest"])
 
 

@@ -313,6 +313,7 @@ def exchange_for_query(query: AnyQuery) -> Exchange:
         case Rehearse():
             target = f"/v1/rehearsals?min_seq={query.min_seq}" if query.min_seq else "/v1/rehearsals"
             asked = {name: getattr(query, name) for name in _REHEARSED}
+            asked["templates"] = [msgspec.structs.asdict(template) for template in query.templates]
             return Exchange(method="POST", target=target, body=_encode(asked), decode=_decoder(RehearsalView))
         case _:
             return _exchange_for_analysis(query, shared)
