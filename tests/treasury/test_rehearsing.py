@@ -487,3 +487,70 @@ def test_an_empty_journal_has_nothing_to_rehearse(tmp_path) -> None:
     world = World(tmp_path)
     world.do(PutAccount(account="org"))
     assert view_of(world.rehearse()).totals.calls == 0
+
+
+def org(limit: int, **more: Any) -> dict[str, Any]:
+    return {"accounts": [{"account": "org", "budgets": [{"unit": "tokens", "limit": limit, **more}]}]}
+
+
+def test_windows_of_every_so_many_seconds_begin_when_those_of_the_ledger_do(tmp_path) -> None:
+    world = World(tmp_path)
+    world.do(PutAccount(account="org"), PutBudget(account="org", unit="tokens", limit=1_000, period="every:300"))
+    world.clock.advance(150_000)
+    calls(world, 600, 600, account="org", after=100_000)
+    since = datetime.fromtimestamp(START_MS / 1000 + 100, UTC)
+    assert view_of(world.rehearse(since=since)).totals.refused == 0, "one window ends between the calls"
+
+
+@pytest.mark.parametrize(("grown", "used", "booked"), [(None, 400, 150), (500, 450, 450)])
+def test_a_call_that_would_have_been_given_less_books_no_more_than_that(tmp_path, grown, used, booked) -> None:
+    """It waited for all that it wanted; with more room when it came it would have taken less at once."""
+    world = World(tmp_path)
+    world.do(
+        PutAccount(account="org"),
+        PutBudget(account="org", unit="tokens", limit=1_000),
+        Reserve(id="a", account="org", amounts={"tokens": 950}),
+    )
+    waiting = Reserve(id="b", account="org", amounts={"tokens": 400}, least={"tokens": 100}, wait_s=60)
+    assert world.desk.do(waiting).state == "waiting"
+    world.do(Settle(id="a", total={"tokens": 100}), Attend(id="b"))
+    if grown is not None:
+        world.do(Extend(id="b", to={"tokens": grown}))
+    world.do(Settle(id="b", total={"tokens": used}))
+    view = view_of(world.rehearse(org(1_100)))
+    assert (view.totals.eased, view.totals.refused) == ({"clamp": 1}, 0)
+    assert view.totals.rehearsed == {"tokens": 100 + booked, "calls": 2}
+
+
+def test_what_a_list_tries_before_it_denies_keeps_a_budget_from_suspending(tmp_path) -> None:
+    world = World(tmp_path)
+    world.do(PutAccount(account="org"))
+    calls(world, 500, 100, 50, account="org")
+    strict = org(500, on_exhaustion="suspend")
+    assert set(view_of(world.rehearse(strict)).codes) == {"budget_exceeded", "account_suspended"}
+    strict["accounts"][0]["shortage"] = ["wait", "deny"]
+    view = view_of(world.rehearse(strict))
+    assert (view.codes, view.totals.would_wait) == ({"budget_exceeded": 2}, 2)
+
+
+def test_a_hold_that_could_not_grow_is_kept_alive_as_long_as_it_was(tmp_path) -> None:
+    world = World(tmp_path)
+    world.do(PutAccount(account="org"), Reserve(id="a", account="org", amounts={"tokens": 100}, lease_s=5))
+    world.clock.advance(1_000)
+    world.do(Extend(id="a", to={"tokens": 500}, lease_s=600))
+    calls(world, 10, account="org", after=20_000)
+    world.clock.advance(10_000)
+    world.do(Extend(id="a", to={"tokens": 600}, lease_s=600))
+    assert view_of(world.rehearse(org(300))).totals.extensions_refused == 2
+
+
+def test_a_longer_lease_alone_is_no_wish_to_grow(tmp_path) -> None:
+    world = World(tmp_path)
+    world.do(
+        PutAccount(account="org"),
+        Reserve(id="a", account="org", amounts={"tokens": 100}, lease_s=60),
+        Extend(id="a", to={"tokens": 500}, lease_s=60),
+    )
+    world.clock.advance(1_000)
+    world.do(Extend(id="a", lease_s=600))
+    assert view_of(world.rehearse(org(300))).totals.extensions_refused == 1

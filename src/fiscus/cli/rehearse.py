@@ -112,7 +112,8 @@ def _refusal_row(one: RehearsedRefusal) -> tuple[str, ...]:
 
 def _summary(view: RehearsalView) -> str:
     totals = view.totals
-    parts = [f"{totals.calls:,} calls: {totals.admitted:,} would have been admitted, {totals.refused:,} refused"]
+    calls = "call" if totals.calls == 1 else "calls"
+    parts = [f"{totals.calls:,} {calls}: {totals.admitted:,} would have been admitted, {totals.refused:,} refused"]
     if totals.would_wait:
         parts.append(f"of these {totals.would_wait:,} would have waited")
     if totals.would_ask:

@@ -66,6 +66,9 @@ ACTOR = "rehearsal"
 LATER: frozenset[ShortageStep] = frozenset(("wait", "ask"))
 """Steps of which nobody knows how they would have ended."""
 
+OPEN_ENDED: frozenset[ShortageStep] = LATER | {"deny"}
+"""Steps that are not taken once one of the list is of those: a budget's policy on exhaustion would follow."""
+
 LISTED_LOAN = "loan-"
 """How the ids of loans begin that an account's list makes."""
 
@@ -387,12 +390,9 @@ class Rehearsal:
         reading.booked = booked
         if event.final:
             reading.open = reading.estimated = False
-        total = self._as_granted(event, reading)
-        if total is None:
-            return
         command = Settle(
             id=event.id,
-            total=total,
+            total=self._as_granted(event, reading),
             final=event.final,
             record=event.private.record if event.private is not None else None,
             account=account if event.account is not None else None,
@@ -402,12 +402,12 @@ class Rehearsal:
         )
         self._ask(command, at)
 
-    def _as_granted(self, event: Settled, reading: _Reading) -> Amounts | None:
-        """What the call would have booked; None: it would not have been made. No more than it would have been given."""
+    def _as_granted(self, event: Settled, reading: _Reading) -> Amounts:
+        """What the call would have booked: no more than it holds, where a step has given it less than it had."""
         hold = self._draft.holds.find(event.id)
-        if hold is None:
-            return event.total if event.account is not None else None
-        less = {unit: given for unit, given in hold.granted.items() if given < reading.reserved.get(unit, given)}
+        if hold is None or not hold.granted:
+            return event.total
+        less = {unit: held for unit, held in hold.reserved.items() if held < reading.reserved.get(unit, held)}
         return {unit: min(amount, less.get(unit, amount)) for unit, amount in event.total.items()}
 
     def _released(self, at: int, event: Released) -> None:
@@ -507,7 +507,7 @@ class _InMemory:
 
     async def execute(self, request: Request) -> AnyOutcome:
         """See ``Treasury``. What would have been waited for is not refused for good."""
-        if request.steps[-1:] == ("deny",) and LATER.intersection(request.steps):
+        if LATER.intersection(request.steps) and request.steps[-1] in OPEN_ENDED:
             return msgspec.structs.replace(self._refused, shortage=())
         return self._rehearsal.decide(request, self._at)
 
