@@ -25,23 +25,23 @@ def measure(scale: float = 1.0, *, rounds: int = ROUNDS, big_body_bytes: int = B
                 found.order(name, seconds=seconds / 4, connections=CONNECTIONS, rate=STREAM_RATE, stream=stream)
         plain = _rounds(found, rounds, seconds, stream=False)
         streamed = _rounds(found, rounds, seconds, stream=True)
-        alone, moved, bodies = _big_bodies(found, beside, rounds, seconds, big_body_bytes)
+        moves = {
+            name: _big_bodies(found, beside, name, rounds, seconds, big_body_bytes) for name in ("direct", "fiscus")
+        }
     added = {name: _added(plain, name, "p50_ms") for name in NAMES}
     return {
         "added_ms_p50": added["fiscus"],
         "added_ms_p99": _added(plain, "fiscus", "p99_ms"),
         "added_vs_hardcap": added["fiscus"] / added["hardcap"],
         "first_token_added_ms_p50": _added(streamed, "fiscus", "first_p50_ms"),
-        "big_body_moves_p99_ms": median([two - one for one, two in zip(alone, moved, strict=True)]),
+        "big_body_moves_p99_ms": moves["fiscus"]["moves_p99_ms"],
         "hardcap_added_ms_p50": added["hardcap"],
         "hardcap_added_ms_p99": _added(plain, "hardcap", "p99_ms"),
         "hardcap_first_token_added_ms_p50": _added(streamed, "hardcap", "first_p50_ms"),
         "rate": RATE,
         "stream_rate": STREAM_RATE,
         "round_s": seconds,
-        "big_bodies_answered": bodies,
-        "alone_p99_ms": median(alone),
-        "beside_big_body_p99_ms": median(moved),
+        "big_bodies": moves,
         "rounds": plain,
         "streamed_rounds": streamed,
     }
@@ -69,24 +69,29 @@ def _added(rounds_of: dict[str, list[Figures]], name: str, key: str) -> float:
 
 
 def _big_bodies(
-    found: Stand, beside: subprocess.Popen[str], rounds: int, seconds: float, body_bytes: int
-) -> tuple[list[float], list[float], int]:
-    """The p99 of others, alone and with one large body after the other in flight; how many were answered."""
+    found: Stand, beside: subprocess.Popen[str], name: str, rounds: int, seconds: float, body_bytes: int
+) -> Figures:
+    """The p99 of others, alone and with one large body after the other in flight there; how many were answered."""
     alone: list[float] = []
     moved: list[float] = []
     answered = 0
     load = {"seconds": seconds, "connections": CONNECTIONS, "rate": RATE}
-    finish(begin(beside, found.made("fiscus", seconds=0.1, connections=1, body_bytes=body_bytes)))
+    finish(begin(beside, found.made(name, seconds=0.1, connections=1, body_bytes=body_bytes)))
     for number in range(rounds):
-        alone.append(found.order("fiscus", **load)["p99_ms"])
-        begin(beside, found.made("fiscus", seconds=seconds, connections=1, body_bytes=body_bytes))
-        moved.append(found.order("fiscus", **load)["p99_ms"])
+        alone.append(found.order(name, **load)["p99_ms"])
+        begin(beside, found.made(name, seconds=seconds, connections=1, body_bytes=body_bytes))
+        moved.append(found.order(name, **load)["p99_ms"])
         answered += finish(beside)["requests"]
         say(
-            f"gateway, large bodies, round {number + 1}: p99 of others {alone[-1]:.2f} ms alone, "
+            f"gateway, large bodies, round {number + 1}, {name:7}: p99 of others {alone[-1]:.2f} ms alone, "
             f"{moved[-1]:.2f} ms beside them"
         )
-    return alone, moved, answered
+    return {
+        "moves_p99_ms": median([two - one for one, two in zip(alone, moved, strict=True)]),
+        "alone_p99_ms": median(alone),
+        "beside_p99_ms": median(moved),
+        "answered": answered,
+    }
 
 
 if __name__ == "__main__":

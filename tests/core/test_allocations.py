@@ -414,7 +414,8 @@ def test_only_what_is_available_moves(deep):
 def test_a_donor_keeps_its_reserve(deep):
     deep.account("x", min_reserve={"tokens": 100})
     deep.spend("x", 30)
-    deep.transfer("x", "y", 121, refused="budget_exceeded")
+    refused = deep.transfer("x", "y", 121, refused="budget_exceeded")
+    assert refused.detail.endswith("; 100 of the 221 are what it keeps (min_reserve, what it has borrowed)")
     deep.transfer("x", "y", 120)
     assert deep.carved("x") == (130, 30, 0, 0, 0)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 from fiscus.core.answers import allocation_answer, balance, no_room
 from fiscus.core.checks import check, invalid, to_ms
 from fiscus.core.commands import Allocate, Deallocate, Request, Transfer
@@ -289,7 +291,11 @@ def lacking_to_move(draft: Draft, paths: Paths, amount: int, kept: int) -> Refus
     source_cells, target_cells, below_common = paths
     lacking = [(cell, amount) for cell in source_cells[1:] if cell.free < 0]
     if amount + kept > source_cells[0].free or lacking:
-        return no_room(draft, lacking or [(source_cells[0], amount + kept)])
+        refused = no_room(draft, lacking or [(source_cells[0], amount + kept)])
+        if lacking or not kept:
+            return refused
+        reserve = f"{kept} of the {amount + kept} are what it keeps (min_reserve, what it has borrowed)"
+        return msgspec.structs.replace(refused, detail=f"{refused.detail}; {reserve}")
     changed = {cell.number for cell in target_cells}
     overdrawn = [(cell, amount) for cell in target_cells[1:] if cell.free < 0]
     if overdrawn:
