@@ -29,6 +29,7 @@ from fiscus.client.wire import (
 )
 from fiscus.contract import AnyOutcome, Compound, HoldAnswer, Refused, Request, Reserve
 from fiscus.contract.errors import BudgetUnavailable, ConfigurationInvalid, TreasuryError
+from fiscus.contract.forks import keep_for_parent, tell_of_forks
 from fiscus.contract.logs import get_logger
 from fiscus.contract.queries import AnyQuery, Entry, View
 from fiscus.contract.treasury import Readiness
@@ -87,6 +88,7 @@ class RemoteTreasury:
         self._backoff = backoff or Backoff()
         self._session: aiohttp.ClientSession | None = None
         self._is_closed = False
+        tell_of_forks(self)
 
     async def execute(self, request: Request) -> AnyOutcome:
         """See ``Treasury``."""
@@ -202,6 +204,11 @@ class RemoteTreasury:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+    def forked(self) -> None:
+        """See ``contract.forks``: the connections are the parent's."""
+        keep_for_parent(self._session)
+        self._session = None
 
     async def exchange(self, exchange: Exchange, *, wait_s: float = 0) -> Any:
         """Ask until there is an answer, within ``timeout_s`` and ``attempts_max``.

@@ -7,6 +7,7 @@ import threading
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
+from fiscus.contract.forks import tell_of_forks
 from fiscus.core.commands import ID_LENGTH_MAX
 from fiscus.sdk import SyncTreasury, connect_sync, open_sync
 from fiscus.settings import load_settings
@@ -14,10 +15,25 @@ from fiscus.settings import load_settings
 MEMORY = "memory:"
 DIGEST_LENGTH = 24
 
-_open: WeakValueDictionary[str, SyncTreasury] = WeakValueDictionary()
-_mutex = threading.Lock()
-"""A file can be opened once in a process, so that whoever comes second has to find the first. Only what somebody still
-uses stands here."""
+
+class _Places:
+    """A file can be opened once in a process, so that whoever comes second has to find the first.
+
+    Attributes:
+        open: only what somebody still uses.
+    """
+
+    def __init__(self) -> None:
+        self.open: WeakValueDictionary[str, SyncTreasury] = WeakValueDictionary()
+        self.mutex = threading.Lock()
+        tell_of_forks(self)
+
+    def forked(self) -> None:
+        """See ``contract.forks``: a thread that is not here any more may have had it."""
+        self.mutex = threading.Lock()
+
+
+_places = _Places()
 
 
 def ledger_at(place: str | SyncTreasury | None = None) -> SyncTreasury:
@@ -38,8 +54,8 @@ def ledger_at(place: str | SyncTreasury | None = None) -> SyncTreasury:
     where = place or settings.url or settings.store_url
     if where == MEMORY:
         return open_sync(MEMORY, tenant=settings.tenant)
-    with _mutex:
-        known = _open.get(where)
+    with _places.mutex:
+        known = _places.open.get(where)
         if known is None or not known.thread.is_open:
             known = (
                 connect_sync(where)
@@ -51,7 +67,7 @@ def ledger_at(place: str | SyncTreasury | None = None) -> SyncTreasury:
                     alerts=settings.alerts_path,
                 )
             )
-            _open[where] = known
+            _places.open[where] = known
         return known
 
 

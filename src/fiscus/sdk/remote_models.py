@@ -9,6 +9,7 @@ import aiohttp
 from yarl import URL
 
 from fiscus.contract.errors import BudgetUnavailable
+from fiscus.contract.forks import keep_for_parent, tell_of_forks
 from fiscus.sdk.completion import Question, Response
 
 CONNECT_S_MAX = 10.0
@@ -23,6 +24,12 @@ class GatewayOfService:
         self._base = url.rstrip("/")
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._session: aiohttp.ClientSession | None = None
+        tell_of_forks(self)
+
+    def forked(self) -> None:
+        """See ``contract.forks``: the connections are the parent's."""
+        keep_for_parent(self._session)
+        self._session = None
 
     @asynccontextmanager
     async def ask(self, question: Question) -> AsyncIterator[Response]:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from fiscus.contract.errors import TreasuryError
+from fiscus.contract.forks import OF_PARENT, keep_for_parent, tell_of_forks
 from fiscus.sdk.decorator import Function, held
 from fiscus.sdk.hold import Hold
 from fiscus.sdk.treasury import Treasury
@@ -121,16 +122,31 @@ class SyncTreasury(SyncForward):
 
 
 class LoopThread:
-    """A thread with an event loop on which one treasury lives until it is closed."""
+    """A thread with an event loop on which one treasury lives until it is closed.
+
+    In a forked process the copy of a service's treasury goes on, on a thread of its own, once it is needed.
+    """
 
     def __init__(self, make: Callable[[], Treasury]) -> None:
+        self._mutex = threading.RLock()  # the garbage collector may close a generator inside, which hands over work
+        self._is_copy = False
+        self.is_open: bool = True
+        self._begin(make)
+        self.treasury = self._made.result()
+        tell_of_forks(self)
+
+    def forked(self) -> None:
+        """See ``contract.forks``."""
+        keep_for_parent(self._loop)
+        self._mutex = threading.RLock()
+        self._is_copy = True
+        self.is_open = self.is_open and self.treasury.outlives_forks
+
+    def _begin(self, make: Callable[[], Treasury]) -> None:
         self._made: Future[Treasury] = Future()
         self._ended: Future[None] = Future()
-        self._mutex = threading.RLock()  # the garbage collector may close a generator inside, which hands over work
-        self.is_open = True
         self._thread = threading.Thread(target=self._run, args=(make,), name="fiscus-sync", daemon=True)
         self._thread.start()
-        self.treasury = self._made.result()
 
     @property
     def is_here(self) -> bool:
@@ -171,6 +187,8 @@ class LoopThread:
             if not self.is_open:
                 return
             self.is_open = False
+            if self._is_copy:  # and nobody has asked anything of it
+                return
             self._loop.call_soon_threadsafe(self._stop.set)
         if not self.is_here:  # the garbage collector may run anywhere
             self._ended.result()
@@ -180,7 +198,11 @@ class LoopThread:
         with self._mutex:  # close() ends the loop: nothing may be handed to it after that, or it would wait for ever
             if not self.is_open:
                 _forget(work)
-                raise TreasuryError("this treasury is closed")
+                raise TreasuryError(OF_PARENT if self._is_copy else "this treasury is closed")
+            if self._is_copy:
+                self._is_copy = False
+                self._begin(lambda: self.treasury)
+                self._made.result()
             return asyncio.run_coroutine_threadsafe(_awaited(work), self._loop)
 
     def _run(self, make: Callable[[], Treasury]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from fiscus.client.backoff import Backoff
 from fiscus.contract import AnyOutcome, Refused, Request
 from fiscus.contract.errors import SpoolUnavailable, TreasuryError, refusal
+from fiscus.contract.forks import keep_for_parent, tell_of_forks
 from fiscus.contract.logs import get_logger
 from fiscus.contract.treasury import Treasury as Ledger
 from fiscus.spool.spool import Spool
@@ -33,6 +34,12 @@ class Outbox:
         self._ledger = ledger
         self._spool = spool
         self._backoff = backoff or Backoff(first_s=0.2, delay_s_max=30.0)
+        self.kept_count = 0
+        self.delivered_count = 0
+        self._set_up()
+        tell_of_forks(self)
+
+    def _set_up(self) -> None:
         self._something_waits = asyncio.Event()
         self._emptier: asyncio.Task[None] | None = None
         self._gathered: list[tuple[Sequence[Request], asyncio.Future[SpoolUnavailable | None]]] = []
@@ -40,8 +47,6 @@ class Outbox:
         self._background: set[asyncio.Task[Any]] = set()
         # A thread of its own: those of the loop may all be waiting for a database that hangs.
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="fiscus-spool")
-        self.kept_count = 0
-        self.delivered_count = 0
 
     def __len__(self) -> int:
         """How many requests wait in the spool."""
@@ -120,6 +125,11 @@ class Outbox:
                     pass
         self._disk.shutdown()
         self._spool.close()
+
+    def forked(self) -> None:
+        """See ``contract.forks``: tasks and thread are the parent's."""
+        keep_for_parent(self._emptier, self._gathered, self._writer, self._background, self._disk)
+        self._set_up()
 
     def in_background(self, task: asyncio.Task[Any]) -> None:
         """Keep a task until it ends; ``close`` waits for it."""

@@ -22,6 +22,7 @@ import uuid_utils
 
 from fiscus.contract import Compound, Refused, Release, Request, Settle
 from fiscus.contract.errors import SpoolUnavailable
+from fiscus.contract.forks import tell_of_forks
 from fiscus.contract.logs import get_logger
 from fiscus.spool.lock import try_lock
 
@@ -103,6 +104,7 @@ class Spool:
         self._started_ms = round(clock_s() * 1_000)
         self.set_aside_count = 0
         self._adopt()
+        tell_of_forks(self)
 
     def __len__(self) -> int:
         """How many requests wait."""
@@ -201,6 +203,17 @@ class Spool:
                     file.path.unlink(missing_ok=True)
                 file.close()
             self._adopted, self._own = [], None
+
+    def forked(self) -> None:
+        """See ``contract.forks``: what waits is the parent's to deliver; what comes now goes into a file of its own."""
+        self._mutex = Lock()
+        for file in (*self._adopted, *([self._own] if self._own else [])):
+            file.close()
+        self._adopted, self._own = [], None
+        self._lines.clear()
+        self._ids.clear()
+        self._finals.clear()
+        self._waiting_bytes = self.set_aside_count = 0
 
     def _adopt(self) -> None:
         for path in sorted(self.directory.glob(f"{self._target}-*.spool")):  # by age: their names begin with the time

@@ -30,6 +30,7 @@ from fiscus.contract.errors import (
     TreasuryError,
     UnknownFormat,
 )
+from fiscus.contract.forks import OF_PARENT, keep_for_parent, tell_of_forks
 from fiscus.contract.logs import get_logger
 from fiscus.contract.queries import AnyQuery, View
 from fiscus.contract.treasury import LiveState, Readiness
@@ -231,6 +232,7 @@ class Engine:
         self._appended = False
         self._draining = False
         self._closed = False
+        self._is_copy = False
         self._stopping = Flag()
         self._thread: Thread | None = None
         self._follower: Thread | None = None
@@ -248,6 +250,7 @@ class Engine:
         self._turn_at = 0
         self._aside: Submission | Errand | None = None
         self._growing: list[Submission] | None = None
+        tell_of_forks(self)
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -281,11 +284,18 @@ class Engine:
             self._write_views_now()
         self.store.close()
 
+    def forked(self) -> None:
+        """See ``contract.forks``: no thread decides here, and the store is the parent's."""
+        self._is_copy = self._draining = self._closed = True
+        self._entry = Lock()
+        keep_for_parent(self.store)
+
     def submit(self, port: Port, token: Any, wish: Request | AnyQuery) -> None:
         """Queue a command or query; its answer is delivered to the port.
 
         Raises:
             BudgetUnavailable: the queue is full, or the engine is closing. Nothing was accepted.
+            TreasuryError: this process is a fork of the engine's.
         """
         if self._queue.qsize() >= self._queue_max:
             raise BudgetUnavailable(f"{self._queue_max} calls wait already", RETRY_AFTER_S)
@@ -295,6 +305,8 @@ class Engine:
         """Queue it; what was queued before the engine closes is done before it ends."""
         with self._entry:
             if self._draining:
+                if self._is_copy:
+                    raise TreasuryError(OF_PARENT)
                 raise BudgetUnavailable("the treasury is closing", RETRY_AFTER_S)
             self._queue.put(item)
 

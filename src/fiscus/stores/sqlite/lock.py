@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from fiscus.contract.errors import LedgerBusy, StoreUnavailable
+from fiscus.contract.forks import tell_of_forks
 
 
 class LockContent(msgspec.Struct):
@@ -34,6 +35,7 @@ class LedgerLock:
             os.close(self._file)
             raise LedgerBusy(str(path), holder.address if holder is not None else None) from error
         self.publish(address)
+        tell_of_forks(self)
 
     def publish(self, address: str | None) -> None:
         """Write where this ledger is served."""
@@ -48,4 +50,10 @@ class LedgerLock:
 
     def release(self) -> None:
         """Let others open the ledger."""
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+    def forked(self) -> None:
+        """Let go of the copy: while it is open, others could not have the lock when its process has ended."""
+        self.release()
