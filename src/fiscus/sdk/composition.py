@@ -140,7 +140,9 @@ def connect_sync(
     spool_directory: str | Path | None = None,
 ) -> SyncTreasury:
     """As ``connect``, for programs without an event loop."""
-    return SyncTreasury(lambda: connect(url, api_key, timeout_s=timeout_s, spool_directory=spool_directory))
+    return SyncTreasury(
+        lambda: connect(url, api_key, timeout_s=timeout_s, spool_directory=spool_directory), outlives_forks=True
+    )
 
 
 def _setting_api_key() -> str | None:

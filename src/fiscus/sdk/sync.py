@@ -84,9 +84,14 @@ class SyncTreasury(SyncForward):
     a program that ends without doing so loses nothing that was answered.
     """
 
-    def __init__(self, make: Callable[[], Treasury]) -> None:
-        """Start the thread and make the treasury on it; what ``make`` raises is raised here."""
-        thread = LoopThread(make)
+    def __init__(self, make: Callable[[], Treasury], *, outlives_forks: bool = False) -> None:
+        """Start the thread and make the treasury on it; what ``make`` raises is raised here.
+
+        Args:
+            make: makes it.
+            outlives_forks: whether a copy in a forked process may go on: a service does not mind.
+        """
+        thread = LoopThread(make, outlives_forks=outlives_forks)
         super().__init__(thread.treasury, thread)
         self._finalizer = weakref.finalize(self, thread.close)
         # When the interpreter ends it is too late to close: no thread can be started any more. Nothing is lost by that.
@@ -124,11 +129,12 @@ class SyncTreasury(SyncForward):
 class LoopThread:
     """A thread with an event loop on which one treasury lives until it is closed.
 
-    In a forked process the copy of a service's treasury goes on, on a thread of its own, once it is needed.
+    In a forked process a copy that may go on does so on a thread of its own, once it is needed.
     """
 
-    def __init__(self, make: Callable[[], Treasury]) -> None:
+    def __init__(self, make: Callable[[], Treasury], *, outlives_forks: bool = False) -> None:
         self._mutex = threading.RLock()  # the garbage collector may close a generator inside, which hands over work
+        self._outlives_forks = outlives_forks
         self._is_copy = False
         self.is_open: bool = True
         self._begin(make)
@@ -140,7 +146,7 @@ class LoopThread:
         keep_for_parent(self._loop)
         self._mutex = threading.RLock()
         self._is_copy = True
-        self.is_open = self.is_open and self.treasury.outlives_forks
+        self.is_open = self.is_open and self._outlives_forks
 
     def _begin(self, make: Callable[[], Treasury]) -> None:
         self._made: Future[Treasury] = Future()

@@ -12,7 +12,6 @@ import msgspec
 import uuid_utils
 from msgspec import UNSET, UnsetType
 
-from fiscus.client import RemoteTreasury
 from fiscus.client.backoff import Backoff
 from fiscus.contract import (
     AccountAnswer,
@@ -131,11 +130,6 @@ class Treasury(Analyses, Prices):
         self._tenant = tenant
         self._alerts = alerts
         self._is_closed = False
-
-    @property
-    def outlives_forks(self) -> bool:
-        """Whether a forked process may go on with its copy: a service does not mind, the ledger's own process does."""
-        return isinstance(self._ledger, RemoteTreasury)
 
     async def __aenter__(self) -> Treasury:
         """Begin to deliver what waits in the spool, and to tell what happens."""
