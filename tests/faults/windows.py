@@ -11,7 +11,7 @@ from typing import Any
 
 from fiscus.core.commands import Extend, PutAccount, PutBudget, Release, Request, Reserve, Settle
 from fiscus.core.decide import new_draft
-from fiscus.core.events import Held
+from fiscus.core.events import Held, WindowOpened
 from fiscus.core.fold import fold
 from fiscus.core.outcomes import Refused
 from fiscus.core.state import Draft
@@ -99,6 +99,8 @@ def _examine(url: str, calls: Sequence[Call]) -> tuple[int, list[str]]:
     """How many windows of a second there were, and those that are not what their holds add up to."""
     draft: Draft = new_draft()
     pinned: dict[int, list[str]] = {}
+    carried_out: Counter[int] = Counter()  # debt that left a window at its end
+    carried_in: Counter[int] = Counter()  # what of it came to the next one; windows between, unused, pay the rest
     store = open_store(url)
     try:
         for _, at, event in entries_of(store, store.journal.tenants()["default"]):
@@ -109,6 +111,9 @@ def _examine(url: str, calls: Sequence[Call]) -> tuple[int, list[str]]:
             if isinstance(event, Held):
                 for number in event.cells.get("tokens", ()):
                     pinned.setdefault(number, []).append(event.id)
+            elif isinstance(event, WindowOpened) and event.previous is not None and event.debt_out:
+                carried_out[event.previous] += event.debt_out
+                carried_in[event.cell] += event.debt
     finally:
         store.close()
     booked: dict[str, int] = {}
@@ -133,8 +138,13 @@ def _examine(url: str, calls: Sequence[Call]) -> tuple[int, list[str]]:
         uncovered = sum(max(0, booked[id] - reserved[id]) for id in holds)
         if cell.end - cell.start != 1_000:
             wrong.append(f"a window of {cell.end - cell.start} ms: {cell}")
-        if cell.held or cell.quarantined or cell.covered != covered or cell.uncovered - cell.debt != uncovered:
+        taken_back = carried_in[cell.heir] - draft.cells[cell.heir].debt if carried_out[cell.number] else 0
+        paid_between = carried_out[cell.number] - carried_in[cell.heir]
+        booked_there = cell.uncovered - cell.debt + carried_out[cell.number] - taken_back
+        if cell.held or cell.quarantined or cell.covered != covered:
             wrong.append(f"its holds add up to {covered} and {uncovered}: {cell}")
+        elif not uncovered <= booked_there <= uncovered + max(0, paid_between):
+            wrong.append(f"its holds are {uncovered} beyond what they held, not {booked_there}: {cell}")
     wrong += [
         f"budget {budget} has {times} windows from {start}" for (budget, start), times in starts.items() if times > 1
     ]

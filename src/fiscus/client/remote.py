@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from math import ceil
 from time import monotonic
 from typing import Any, cast
@@ -17,6 +18,7 @@ from yarl import URL
 
 from fiscus.client.backoff import Backoff
 from fiscus.client.problems import decode_problem
+from fiscus.client.sessions import Sessions
 from fiscus.client.sse import EventParser
 from fiscus.client.wire import (
     Exchange,
@@ -29,7 +31,6 @@ from fiscus.client.wire import (
 )
 from fiscus.contract import AnyOutcome, Compound, HoldAnswer, Refused, Request, Reserve
 from fiscus.contract.errors import BudgetUnavailable, ConfigurationInvalid, TreasuryError
-from fiscus.contract.forks import keep_for_parent, tell_of_forks
 from fiscus.contract.logs import get_logger
 from fiscus.contract.queries import AnyQuery, Entry, View
 from fiscus.contract.treasury import Readiness
@@ -48,7 +49,7 @@ log = get_logger(__name__)
 
 
 class RemoteTreasury:
-    """See ``contract.treasury.Treasury``. Belongs to the event loop in which it is first used.
+    """See ``contract.treasury.Treasury``. Belongs to an event loop, see ``contract.loops``.
 
     Connection errors, timeouts and answers of the kind "not now" are repeated with the same id, or with an idempotency
     key that is made here, so that a repeat has no second effect. A refusal is an answer and is never repeated. Tenant
@@ -86,9 +87,8 @@ class RemoteTreasury:
         self._attempt_s_max = attempt_s_max
         self._attempts_max = attempts_max
         self._backoff = backoff or Backoff()
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions = Sessions(partial(_session, self._headers))
         self._is_closed = False
-        tell_of_forks(self)
 
     async def execute(self, request: Request) -> AnyOutcome:
         """See ``Treasury``."""
@@ -201,14 +201,7 @@ class RemoteTreasury:
     async def close(self) -> None:
         """Close the connections; the service's ledger stays as it is."""
         self._is_closed = True
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    def forked(self) -> None:
-        """See ``contract.forks``: the connections are the parent's."""
-        keep_for_parent(self._session)
-        self._session = None
+        await self._sessions.close()
 
     async def exchange(self, exchange: Exchange, *, wait_s: float = 0) -> Any:
         """Ask until there is an answer, within ``timeout_s`` and ``attempts_max``.
@@ -295,13 +288,7 @@ class RemoteTreasury:
     def _open(self) -> aiohttp.ClientSession:
         if self._is_closed:
             raise TreasuryError("this treasury is closed")
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers=self._headers,
-            )
-        return self._session
+        return self._sessions.open()
 
     def _url(self, target: str) -> URL:
         return URL(self._base + target, encoded=True)
@@ -355,6 +342,12 @@ def _check_tenant(tenant: str) -> None:
 def _check_scope(scope: str | None) -> None:
     if scope is not None:
         raise TreasuryError("the scope of a request is that of the key: use a key that is bound to the account")
+
+
+def _session(headers: Mapping[str, str]) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX), cookie_jar=aiohttp.DummyCookieJar(), headers=headers
+    )
 
 
 def _new_key() -> str:

@@ -219,7 +219,7 @@ class TracedTreasury(LocalTreasury):
             self._make_spans([call], {"fiscus.query": type(query).__name__})
 
     def _call(self, wish: Request | AnyQuery, span: trace.Span) -> _Call:
-        loop = self._loop or self._start()
+        loop = self._start()
         call = _Call(loop.create_future(), span.get_span_context())
         self.engine.submit(self, call, wish)
         return call

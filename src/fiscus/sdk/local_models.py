@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import msgspec
 
 from fiscus.contract import AnyOutcome, Refused, Release, Request, Settle, Spooled
 from fiscus.contract.errors import ProviderFailed
+from fiscus.contract.loops import LoopBound
 from fiscus.contract.queries import AnyQuery, Entry, View
 from fiscus.contract.treasury import Readiness, Treasury
 from fiscus.gateway.application import Gateway
@@ -21,17 +23,23 @@ from fiscus.settings import content_of, secret_of
 from fiscus.spool.outbox import Outbox
 
 
-class GatewayInProcess:
+class GatewayInProcess(LoopBound):
     """A gateway over the ledger of this process, called as the server calls it."""
 
     def __init__(self, ledger: Treasury, options: GatewayOptions, tenant: str, outbox: Outbox) -> None:
-        self._gateway = Gateway(_Booking(ledger, outbox), options, tenant=tenant)
+        self._make = partial(Gateway, _Booking(ledger, outbox), options, tenant=tenant)
+        self.moved()
+
+    def moved(self) -> None:
+        """See ``LoopBound``: connections and tasks of the loop that was closed are forgotten."""
+        self._gateway = self._make()
         self._is_warm = False
         self._running: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def ask(self, question: Question) -> AsyncIterator[Response]:
         """See ``Models``."""
+        self.home()
         if not self._is_warm:
             await self._gateway.warm_up()
             self._is_warm = True

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import aiohttp
 from yarl import URL
 
+from fiscus.client.sessions import Sessions
 from fiscus.contract.errors import BudgetUnavailable
-from fiscus.contract.forks import keep_for_parent, tell_of_forks
 from fiscus.sdk.completion import Question, Response
 
 CONNECT_S_MAX = 10.0
@@ -23,13 +23,7 @@ class GatewayOfService:
     def __init__(self, url: str, api_key: str | None) -> None:
         self._base = url.rstrip("/")
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._session: aiohttp.ClientSession | None = None
-        tell_of_forks(self)
-
-    def forked(self) -> None:
-        """See ``contract.forks``: the connections are the parent's."""
-        keep_for_parent(self._session)
-        self._session = None
+        self._sessions = Sessions(_session)
 
     @asynccontextmanager
     async def ask(self, question: Question) -> AsyncIterator[Response]:
@@ -38,13 +32,11 @@ class GatewayOfService:
         Raises:
             BudgetUnavailable: the service cannot be reached, or has broken off.
         """
-        if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S_MAX, sock_read=SILENCE_S_MAX)
-            self._session = aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
+        session = self._sessions.open()
         headers = {**self._headers, **question.headers, "content-type": "application/json"}
         url = URL(self._base + question.path, encoded=True)
         try:
-            async with self._session.post(url, data=question.body, headers=headers, allow_redirects=False) as answer:
+            async with session.post(url, data=question.body, headers=headers, allow_redirects=False) as answer:
                 named = {name.lower(): value for name, value in answer.headers.items()}
                 yield Response(answer.status, named, answer.content.iter_any())
         except (aiohttp.ClientError, OSError) as error:
@@ -52,5 +44,9 @@ class GatewayOfService:
 
     async def close(self) -> None:
         """See ``Models``."""
-        if self._session is not None:
-            await self._session.close()
+        await self._sessions.close()
+
+
+def _session() -> aiohttp.ClientSession:
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S_MAX, sock_read=SILENCE_S_MAX)
+    return aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())

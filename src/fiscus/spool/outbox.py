@@ -14,6 +14,7 @@ from fiscus.contract import AnyOutcome, Refused, Request
 from fiscus.contract.errors import SpoolUnavailable, TreasuryError, refusal
 from fiscus.contract.forks import keep_for_parent, tell_of_forks
 from fiscus.contract.logs import get_logger
+from fiscus.contract.loops import LoopBound
 from fiscus.contract.treasury import Treasury as Ledger
 from fiscus.spool.spool import Spool
 
@@ -24,10 +25,11 @@ log = get_logger(__name__)
 T = TypeVar("T")
 
 
-class Outbox:
+class Outbox(LoopBound):
     """Delivers requests that must not be lost: in order, with their own ids, until the ledger has answered.
 
-    While something waits in the spool, what is new waits behind it. One background task empties the spool.
+    While something waits in the spool, what is new waits behind it. One background task empties the spool. Belongs to
+    an event loop, see ``contract.loops``.
     """
 
     def __init__(self, ledger: Ledger, spool: Spool, backoff: Backoff | None = None) -> None:
@@ -36,17 +38,21 @@ class Outbox:
         self._backoff = backoff or Backoff(first_s=0.2, delay_s_max=30.0)
         self.kept_count = 0
         self.delivered_count = 0
-        self._set_up()
+        self._begin()
         tell_of_forks(self)
 
-    def _set_up(self) -> None:
+    def _begin(self) -> None:
+        # A thread of its own: those of the loop may all be waiting for a database that hangs.
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="fiscus-spool")
+        self.moved()
+
+    def moved(self) -> None:
+        """See ``LoopBound``."""
         self._something_waits = asyncio.Event()
         self._emptier: asyncio.Task[None] | None = None
         self._gathered: list[tuple[Sequence[Request], asyncio.Future[SpoolUnavailable | None]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[Any]] = set()
-        # A thread of its own: those of the loop may all be waiting for a database that hangs.
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="fiscus-spool")
 
     def __len__(self) -> int:
         """How many requests wait in the spool."""
@@ -54,10 +60,11 @@ class Outbox:
 
     def start(self) -> None:
         """Begin to deliver what waits, also what an earlier process left."""
+        loop = self.home()
         if len(self._spool):
             self._something_waits.set()
             if self._emptier is None:
-                self._emptier = asyncio.get_running_loop().create_task(self._empty())
+                self._emptier = loop.create_task(self._empty())
 
     async def deliver(self, request: Request) -> AnyOutcome | None:
         """Have a request decided, or keep it until it can be.
@@ -88,7 +95,7 @@ class Outbox:
         Raises:
             SpoolUnavailable: the spool cannot take them.
         """
-        kept: asyncio.Future[SpoolUnavailable | None] = asyncio.get_running_loop().create_future()
+        kept: asyncio.Future[SpoolUnavailable | None] = self.home().create_future()
         self._gathered.append((requests, kept))
         if self._writer is None or self._writer.done():
             self._writer = asyncio.get_running_loop().create_task(self._write_gathered())
@@ -114,6 +121,7 @@ class Outbox:
 
         What could not be delivered stays in the spool for the next start.
         """
+        self.home()
         if self._background:
             _, late = await asyncio.wait(self._background, timeout=CLOSE_S_MAX)
             await _cancelled(late)
@@ -129,7 +137,8 @@ class Outbox:
     def forked(self) -> None:
         """See ``contract.forks``: tasks and thread are the parent's."""
         keep_for_parent(self._emptier, self._gathered, self._writer, self._background, self._disk)
-        self._set_up()
+        self._home = None
+        self._begin()
 
     def in_background(self, task: asyncio.Task[Any]) -> None:
         """Keep a task until it ends; ``close`` waits for it."""

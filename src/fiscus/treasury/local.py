@@ -11,6 +11,7 @@ from typing import Any
 
 from fiscus.contract.analysis import AnalysisQuery
 from fiscus.contract.errors import BudgetUnavailable, TreasuryError
+from fiscus.contract.loops import LoopBound
 from fiscus.contract.queries import AnyQuery, Entry, ListQuery, ListTemplates, ReadEnforcement, TemplatesView, View
 from fiscus.contract.rehearsal import Rehearse
 from fiscus.contract.treasury import Readiness
@@ -39,28 +40,34 @@ def _leave(answer: Awaitable[AnyOutcome]) -> None:
         answer.exception()
 
 
-class LocalTreasury:
-    """See ``contract.treasury.Treasury``. Belongs to the event loop in which it is first used."""
+class LocalTreasury(LoopBound):
+    """See ``contract.treasury.Treasury``. Belongs to an event loop, see ``contract.loops``."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._set_up()
+        self._decided: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        engine.observers.append(self._observe)
+
+    def _set_up(self) -> None:
         self._ready: deque[tuple[asyncio.Future[Any], AnyResult]] = deque()
         self._news: set[asyncio.Event] = set()
         self._analyses = asyncio.Semaphore(ANALYSES_MAX)
         self._attendance = Attendance(self._reserve, self._leave)
         self._lending = asyncio.Lock()
-        self._decided: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        engine.observers.append(self._observe)
+
+    def moved(self) -> None:
+        """See ``LoopBound``."""
+        self._set_up()
 
     # -- the port -------------------------------------------------------------------------------------------------
 
     def deliver(self, answers: list[tuple[Any, AnyResult]]) -> None:
         """Called by the engine's thread once per batch."""
-        assert self._loop is not None
+        assert self._home is not None
         self._ready.extend(answers)
         try:
-            self._loop.call_soon_threadsafe(self._wake)
+            self._home.call_soon_threadsafe(self._wake)
         except RuntimeError:
             # The loop has been closed: nobody waits any more.
             self._ready.clear()
@@ -71,28 +78,34 @@ class LocalTreasury:
             future, result = ready.popleft()
             if future.done():
                 continue
-            if isinstance(result, TreasuryError):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
+            try:
+                if isinstance(result, TreasuryError):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
+            except RuntimeError:  # who waits is in a loop that was closed meanwhile
+                continue
 
     def _observe(self, committed: Committed) -> None:
-        if self._attendance.count and self._loop is not None and not self._loop.is_closed():
-            decided = self._attendance.decided(committed)
-            if decided:
-                self._loop.call_soon_threadsafe(self._attendance.call, decided)
-        if self._news and self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._tell)
+        home = self._home
+        if home is None or not (self._attendance.count or self._news):
+            return
+        with contextlib.suppress(RuntimeError):  # it was closed: nobody waits any more
+            if decided := self._attendance.decided(committed):
+                home.call_soon_threadsafe(self._attendance.call, decided)
+            if self._news:
+                home.call_soon_threadsafe(self._tell)
 
     def _tell(self) -> None:
         for event in self._news:
             event.set()
 
     def _start(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        if loop is not self._home:
+            self.home()
             self.engine.start()
-        return self._loop
+        return loop
 
     # -- Treasury -------------------------------------------------------------------------------------------------
 
@@ -121,7 +134,7 @@ class LocalTreasury:
 
     def _submit(self, request: Request) -> Awaitable[AnyOutcome]:
         """One decision."""
-        loop = self._loop or self._start()
+        loop = self._start()
         future: asyncio.Future[AnyOutcome] = loop.create_future()
         self.engine.submit(self, future, request)
         return future
@@ -159,7 +172,7 @@ class LocalTreasury:
 
     async def read(self, query: AnyQuery) -> View | Refused:
         """See ``Treasury``."""
-        loop = self._loop or self._start()
+        loop = self._start()
         if isinstance(query, ReadEnforcement):
             return await enforcement_view(self, query, self._decided[query.tenant])
         if isinstance(query, ListQuery | AnalysisQuery):
