@@ -92,6 +92,32 @@ wait(child(lambda: asyncio.run(ask())))
     assert run(script, folder=tmp_path) == [f"TreasuryError {OF_PARENT}"]
 
 
+def test_a_copy_that_was_not_used_before_the_fork_starts_nothing(tmp_path):
+    script = """
+import threading
+
+treasury = fiscus.open()
+
+async def use():
+    try:
+        await treasury.put_account("a")
+    except fiscus.contract.errors.TreasuryError as error:
+        print(error, flush=True)
+    return [thread.name for thread in threading.enumerate()]
+
+async def look():
+    try:
+        print([one async for one in treasury.accounts()])
+    except fiscus.contract.errors.TreasuryError as error:
+        print(error, flush=True)
+
+import fiscus.contract.errors
+wait(child(lambda: asyncio.run(use())))
+wait(child(lambda: asyncio.run(look())))
+"""
+    assert run(script, folder=tmp_path) == [OF_PARENT, "['MainThread']", OF_PARENT, "None"]
+
+
 def test_a_child_that_lives_on_does_not_keep_the_ledger_of_its_parent_locked(tmp_path):
     script = """
 treasury = fiscus.open_sync()

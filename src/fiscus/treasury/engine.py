@@ -257,7 +257,7 @@ class Engine:
     def start(self) -> None:
         """Run in the background; may be called again without effect."""
         with self._start_lock:
-            if self._thread is None:
+            if self._thread is None and not self._is_copy:
                 self._follower = Thread(target=self._follow, name="fiscus-follower", daemon=True)
                 self._follower.start()
                 self._thread = Thread(target=self._run, name="fiscus-engine", daemon=True)
@@ -287,7 +287,7 @@ class Engine:
     def forked(self) -> None:
         """See ``contract.forks``: no thread decides here, and the store is the parent's."""
         self._is_copy = self._draining = self._closed = True
-        self._entry = Lock()
+        self._entry, self._start_lock = Lock(), Lock()
         keep_for_parent(self.store)
 
     def submit(self, port: Port, token: Any, wish: Request | AnyQuery) -> None:
@@ -312,7 +312,7 @@ class Engine:
 
     def errand(self, run: Callable[[], None]) -> None:
         """Run something between two batches, in the engine's thread, and wait for it."""
-        if self._thread is None:
+        if self._thread is None and not self._is_copy:
             run()
             return
         done = Flag()
