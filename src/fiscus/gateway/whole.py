@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import msgspec
@@ -33,8 +34,8 @@ class Whole:
         self._meter: Meter = order.incoming.dialect.meter(answer.header(b"content-type"))
 
     async def run(self, send: Send) -> None:
-        """Read it, say what is to be booked, pass it on."""
-        answer, dialect, meter = self._answer, self._order.incoming.dialect, self._meter
+        """Read it, pass it on, say what is to be booked."""
+        answer, meter = self._answer, self._meter
         try:
             body = await answer.read(ANSWER_BYTES_MAX)
         except UpstreamFailed:
@@ -45,12 +46,18 @@ class Whole:
         meter.read(body)
         usage = meter.usage()
         wrong = self._not_an_answer(body, usage)
-        self._book(usage, wrong)
+        try:
+            await self._pass_on(body, wrong, send)
+            await asyncio.sleep(0)  # the server sends when the loop turns: the caller need not wait for the rest
+        finally:
+            self._book(usage, wrong)
+
+    async def _pass_on(self, body: bytes, wrong: Problem | None, send: Send) -> None:
+        answer, target = self._answer, self._attempts.target
         if wrong is not None:
-            await send_refusal(send, dialect.refusal(wrong))
+            await send_refusal(send, self._order.incoming.dialect.refusal(wrong))
             return
-        target = self._attempts.target
-        if target is not None and (answer.status >= 400 or meter.error is not None):
+        if target is not None and (answer.status >= 400 or self._meter.error is not None):
             body = target.without_key(body)
         await send_whole(send, answer.status, [*passed_on(answer.headers), *await self._order.more_headers()], body)
 
