@@ -6,6 +6,7 @@ imports take. Orders come by standard input, a JSON object a line; the exit code
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -35,6 +36,8 @@ def prepare() -> None:
                 importlib.import_module(found.name)
     importlib.import_module("fiscus.app")
     assert threading.active_count() == 1, "who has threads must not fork"
+    gc.collect()
+    gc.freeze()  # what all commands share is neither looked through nor copied by each of them
 
 
 def become(order: dict[str, object]) -> None:
