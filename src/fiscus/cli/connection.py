@@ -11,8 +11,17 @@ import msgspec
 from fiscus.cli.invocation import Invocation
 from fiscus.cli.logs import configure_logging
 from fiscus.cli.output import progress
+from fiscus.contract.analysis import AnalysisQuery
 from fiscus.contract.errors import BudgetUnavailable, ConfigurationInvalid, LedgerBusy, TreasuryError, refusal
-from fiscus.contract.queries import AccountsPage, AnyQuery, ListAccounts, ListTemplates, TemplatesView, View
+from fiscus.contract.queries import (
+    AccountsPage,
+    AnyQuery,
+    ListAccounts,
+    ListQuery,
+    ListTemplates,
+    TemplatesView,
+    View,
+)
 from fiscus.contract.treasury import Treasury
 from fiscus.core.commands import AnyCommand, Request
 from fiscus.core.outcomes import AnyOutcome, Refused
@@ -124,12 +133,16 @@ class Connection:
             raise TreasuryError(f"{self.address}: {str(error) or type(error).__name__}") from error
 
     async def read(self, kind: type[V], query: AnyQuery) -> V:
-        """Have a query answered.
+        """Have a query answered; lists and sums of a service as of now, which may follow its journal by a moment.
 
         Raises:
             Refusal: there is no such thing, or the key may not see it.
             TreasuryError: nobody could be asked.
         """
+        if self.local is None and isinstance(query, ListQuery | AnalysisQuery) and not query.min_seq:
+            ready = await self.treasury.readiness()
+            if ready.ready:  # else rather what is known than nothing
+                query = msgspec.structs.replace(query, min_seq=ready.head_seq)
         view = await self.treasury.read(query)
         if isinstance(view, Refused):
             raise refusal(view)
