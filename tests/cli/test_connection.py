@@ -8,6 +8,7 @@ import pytest
 
 from fiscus.cli.connection import Connection
 from fiscus.contract.analysis import AggregateUsage, UsageTotals
+from fiscus.contract.errors import BudgetUnavailable
 from fiscus.contract.queries import AccountsPage, ListAccounts, ListTemplates, TemplatesView
 from fiscus.contract.treasury import Readiness
 from fiscus.settings import load_settings
@@ -18,11 +19,14 @@ ADDRESS = "http://127.0.0.1:1"
 class Service:
     """Its views follow its journal by a moment: it answers what it is asked for, as of what it was asked for."""
 
-    def __init__(self, *, ready: bool = True) -> None:
+    def __init__(self, *, ready: bool = True, is_deaf: bool = False) -> None:
         self.asked: list[Any] = []
         self._ready = ready
+        self._is_deaf = is_deaf
 
     async def readiness(self) -> Readiness:
+        if self._is_deaf:
+            raise BudgetUnavailable("a connection broke")
         return Readiness(ready=self._ready, head_seq=7)
 
     async def read(self, query: Any) -> Any:
@@ -44,8 +48,8 @@ async def test_lists_and_sums_of_a_service_are_as_of_now(kind, query):
     assert (await Connection(Service(), load_settings(), address=ADDRESS).read(kind, query)).as_of_seq == 7
 
 
-async def test_a_service_that_admits_nothing_still_lists_what_it_knows():
-    service = Service(ready=False)
+@pytest.mark.parametrize("service", [Service(ready=False), Service(is_deaf=True)], ids=["not ready", "not asked"])
+async def test_what_is_known_is_listed_where_nobody_says_what_is_new(service):
     assert (
         await Connection(service, load_settings(), address=ADDRESS).read(AccountsPage, ListAccounts())
     ).as_of_seq == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -140,9 +140,9 @@ class Connection:
             TreasuryError: nobody could be asked.
         """
         if self.local is None and isinstance(query, ListQuery | AnalysisQuery) and not query.min_seq:
-            ready = await self.treasury.readiness()
-            if ready.ready:  # else rather what is known than nothing
-                query = msgspec.structs.replace(query, min_seq=ready.head_seq)
+            with suppress(TreasuryError):  # that is asked once, without repeats: rather what is known than nothing
+                ready = await self.treasury.readiness()
+                query = msgspec.structs.replace(query, min_seq=ready.head_seq if ready.ready else 0)
         view = await self.treasury.read(query)
         if isinstance(view, Refused):
             raise refusal(view)

@@ -45,20 +45,17 @@ class LocalTreasury(LoopBound):
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._set_up()
+        self.moved()
         self._decided: defaultdict[str, Counter[str]] = defaultdict(Counter)
         engine.observers.append(self._observe)
 
-    def _set_up(self) -> None:
+    def moved(self) -> None:
+        """See ``LoopBound``."""
         self._ready: deque[tuple[asyncio.Future[Any], AnyResult]] = deque()
         self._news: set[asyncio.Event] = set()
         self._analyses = asyncio.Semaphore(ANALYSES_MAX)
         self._attendance = Attendance(self._reserve, self._leave)
         self._lending = asyncio.Lock()
-
-    def moved(self) -> None:
-        """See ``LoopBound``."""
-        self._set_up()
 
     # -- the port -------------------------------------------------------------------------------------------------
 
@@ -91,7 +88,7 @@ class LocalTreasury(LoopBound):
         if home is None or not (self._attendance.count or self._news):
             return
         with contextlib.suppress(RuntimeError):  # it was closed: nobody waits any more
-            if decided := self._attendance.decided(committed):
+            if self._attendance.count and (decided := self._attendance.decided(committed)):
                 home.call_soon_threadsafe(self._attendance.call, decided)
             if self._news:
                 home.call_soon_threadsafe(self._tell)
