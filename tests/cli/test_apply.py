@@ -305,6 +305,10 @@ FAULTS = {
         ONE + 'budgets = [{ unit = "tokens", limit = 1.5 }]\n',
         "f.toml:3: accounts[0].budgets[0].limit: Expected `int`, got `float`",
     ),
+    "a wrong type of an amount by its unit": (
+        ONE + "min_reserve = { tokens = 1e308 }\n",
+        "f.toml:3: accounts[0].min_reserve: Expected `int`, got `float`",
+    ),
     "a wrong unit": (
         ONE + 'budgets = [{ unit = "token", limit = 1 }]\n',
         "f.toml:3: accounts[0].budgets[0].unit: Invalid enum value 'token'",

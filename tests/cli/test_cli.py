@@ -477,12 +477,12 @@ GRANTS = [
 ]
 WRONG_GRANTS = [
     (["tokens", "allocate", "a", "0"], "requested_tokens"),
-    (["tokens", "allocate", "a", "nan"], "requested_tokens"),
+    (["tokens", "allocate", "a", "nan"], "requested_tokens: must be a finite number"),
     (["tokens", "allocate", "a", "1e308"], "requested_tokens"),
     (["tokens", "allocate", "a b\x7f", "10"], "agent_id"),
     (["tokens", "allocate", "a", "10", "--complexity", "2"], "task_complexity"),
     (["tokens", "allocate", "a", "10", "--id", "g1"], "in use"),
-    (["tokens", "consume", "a", "1", "--value", "nan"], "value_generated"),
+    (["tokens", "consume", "a", "1", "--value", "nan"], "value_generated: must be a finite number"),
     (["tokens", "consume", "a", "--", "-1"], "tokens_consumed"),
     (["tokens", "consume", "nobody", "1"], "No active allocation"),
     (["tokens", "agent", "no body?#"], "No active allocation"),

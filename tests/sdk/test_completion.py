@@ -273,7 +273,7 @@ async def test_without_a_gateway_it_says_what_to_do(tmp_path):
 
 async def test_a_service_that_is_away_is_no_refusal(tmp_path):
     async with fiscus.connect("http://127.0.0.1:1", "", spool_directory=tmp_path) as treasury:
-        with pytest.raises(BudgetUnavailable, match="Cannot connect"):
+        with pytest.raises(BudgetUnavailable, match="cannot connect: Connection refused"):
             await treasury.complete(MODEL, SAY_HELLO)
 
 

@@ -9,7 +9,7 @@ import typer
 from fiscus.cli.accounts import COLUMNS, Account, Reason, account_rows
 from fiscus.cli.connection import connected
 from fiscus.cli.invocation import Invocation, command
-from fiscus.cli.output import amount_text, balance_row, read_amount, read_pairs, write_line, write_table
+from fiscus.cli.output import amount_text, balance_row, read_amount, read_pairs, time_text, write_line, write_table
 from fiscus.cli.times import Until, in_utc
 from fiscus.contract.errors import ConfigurationInvalid
 from fiscus.contract.queries import AccountView, ReadAccount, ReadSpared, SparedView
@@ -232,7 +232,7 @@ def _write_budget(invocation: Invocation, budget: BudgetView) -> None:
 def _write_adjustment(invocation: Invocation, answer: AdjustmentAnswer) -> None:
     """Write one adjustment with the window that it changes."""
     unit = answer.balance.unit
-    until = f" until {answer.valid_until}" if answer.valid_until else ""
+    until = f" until {time_text(answer.valid_until)}" if answer.valid_until else ""
     state = f"active{until}" if answer.active else "ended"
     text = (
         f"{answer.account} / {answer.budget}: {amount_text(unit, answer.amount)} {unit}, {state} (id {answer.id}); "

@@ -120,6 +120,8 @@ class Connection:
     ) -> tuple[int, bytes, str | None]:
         import aiohttp
 
+        from fiscus.client.sessions import unreachable
+
         assert self.address is not None, "only a service can be asked"
         key = api_key(self.settings)
         headers = {**headers, "Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
@@ -130,7 +132,7 @@ class Connection:
                 async with session.request(method, url, data=body or None, headers=headers) as response:
                     return response.status, await response.read(), response.headers.get("Retry-After")
         except (aiohttp.ClientError, OSError) as error:
-            raise TreasuryError(f"{self.address}: {str(error) or type(error).__name__}") from error
+            raise TreasuryError(f"{self.address}: {unreachable(error)}") from error
 
     async def read(self, kind: type[V], query: AnyQuery) -> V:
         """Have a query answered; lists and sums of a service as of now, which may follow its journal by a moment.

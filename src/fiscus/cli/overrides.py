@@ -10,7 +10,7 @@ from fiscus.cli.accounts import Account
 from fiscus.cli.budgets import Budget, new_id
 from fiscus.cli.connection import connected
 from fiscus.cli.invocation import Invocation, command
-from fiscus.cli.output import amount_text, read_amount
+from fiscus.cli.output import amount_text, read_amount, time_text
 from fiscus.cli.times import Until, in_utc
 from fiscus.contract.queries import (
     PAGE_LENGTH_MAX,
@@ -152,7 +152,7 @@ def _row(override: OverrideAnswer) -> tuple[str, ...]:
         amount_text(override.unit, override.amount) if override.amount else "",
         override.requested_by or "no key",
         override.decided_by or "",
-        f"{until:%Y-%m-%d %H:%M:%S}" if until else "",
+        time_text(until),
         override.reason or "",
     )
 
@@ -162,9 +162,9 @@ def _write(invocation: Invocation, override: OverrideAnswer) -> None:
     unit, balance = override.unit, override.balance
     amounts = f"{amount_text(unit, override.asked)} {unit} asked"
     if override.amount:
-        amounts += f", {amount_text(unit, override.amount)} granted until {override.valid_until}"
+        amounts += f", {amount_text(unit, override.amount)} granted until {time_text(override.valid_until)}"
     elif override.state == "pending":
-        amounts += f", open until {override.closes_at}"
+        amounts += f", open until {time_text(override.closes_at)}"
     decided = f" by {override.decided_by or 'no key'}" if override.decided_by is not None else ""
     text = (
         f"{override.account} / {override.budget}: {override.state}{decided}; {amounts} (id {override.id}); "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
@@ -146,8 +147,12 @@ async def _ask(
 
     Raises:
         Refusal: it said no.
+        ConfigurationInvalid: a number has no end, which JSON cannot say.
         TreasuryError: nobody could be asked.
     """
+    for name, given in (body or {}).items():
+        if isinstance(given, float) and not isfinite(given):
+            raise ConfigurationInvalid(f"{name}: must be a finite number, not {given}")
     method, raw = ("GET", b"") if body is None else ("POST", msgspec.json.encode(body))
     if connection.local is None:
         headers = {"Idempotency-Key": id} if id is not None else {}

@@ -18,7 +18,7 @@ from yarl import URL
 
 from fiscus.client.backoff import Backoff
 from fiscus.client.problems import decode_problem
-from fiscus.client.sessions import Sessions
+from fiscus.client.sessions import Sessions, unreachable
 from fiscus.client.sse import EventParser
 from fiscus.client.wire import (
     Exchange,
@@ -305,8 +305,7 @@ def _base_url(url: str) -> str:
 
 
 def _unreachable(base: str, error: Exception) -> BudgetUnavailable:
-    reason = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
-    return BudgetUnavailable(f"{base}: {reason}", NOT_SAID_S)
+    return BudgetUnavailable(f"{base}: {unreachable(error)}", NOT_SAID_S)
 
 
 def _given_up(failure: BudgetUnavailable) -> BudgetUnavailable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 
 import aiohttp
@@ -55,3 +56,18 @@ class Sessions(LoopBound):
 
 async def _closed(connector: aiohttp.BaseConnector) -> None:
     await connector.close()
+
+
+def unreachable(error: Exception) -> str:
+    """Why a service could not be asked, in one line: what aiohttp says names the address again, and ``ssl`` without any.
+
+    >>> unreachable(TimeoutError())
+    'no answer in time'
+    """
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
+        cause = error.os_error
+        said = os.strerror(cause.errno) if cause.errno is not None and cause.errno > 0 else cause.strerror or str(cause)
+        return f"cannot connect: {said}"
+    return str(error) or type(error).__name__

@@ -234,7 +234,7 @@ def field_path(text: str) -> FieldPath:
 T = TypeVar("T", bound=msgspec.Struct)
 
 _PLACE = re.compile(r" - at `\$(.*)`$")
-_PART = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
+_PART = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _UNKNOWN = re.compile(r"unknown field `([^`]*)`|missing required field `([^`]*)`")
 
 
@@ -261,8 +261,8 @@ def _place(message: str) -> FieldPath:
 
 
 def _parts(text: str) -> FieldPath:
-    """``.budgets[1].limit`` as a path."""
-    return tuple(name or (int(index) if index.isdigit() else index) for name, index in _PART.findall(text))
+    """``.budgets[1].limit`` as a path; a key that msgspec does not name (``[...]``) is left out."""
+    return tuple(name or int(index) for name, index in _PART.findall(text))
 
 
 def _check_account(account: DeclaredAccount, path: FieldPath, faults: Faults) -> None:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 from yarl import URL
 
-from fiscus.client.sessions import Sessions
+from fiscus.client.sessions import Sessions, unreachable
 from fiscus.contract.errors import BudgetUnavailable
 from fiscus.sdk.completion import Question, Response
 
@@ -40,7 +40,7 @@ class GatewayOfService:
                 named = {name.lower(): value for name, value in answer.headers.items()}
                 yield Response(answer.status, named, answer.content.iter_any())
         except (aiohttp.ClientError, OSError) as error:
-            raise BudgetUnavailable(f"{self._base}: {str(error) or type(error).__name__}") from error
+            raise BudgetUnavailable(f"{self._base}: {unreachable(error)}") from error
 
     async def close(self) -> None:
         """See ``Models``."""
