@@ -59,7 +59,7 @@ async def _closed(connector: aiohttp.BaseConnector) -> None:
 
 
 def unreachable(error: Exception) -> str:
-    """Why a service could not be asked, in one line: what aiohttp says names the address again, and ``ssl`` without any.
+    """Why a service could not be asked, in one line without its address.
 
     >>> unreachable(TimeoutError())
     'no answer in time'
