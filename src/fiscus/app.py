@@ -64,6 +64,7 @@ from fiscus.treasury.archiving import CPU_SHARE, ArchivePlan, Archivist
 from fiscus.treasury.drift import Drift
 from fiscus.treasury.engine import Engine
 from fiscus.treasury.local import LocalTreasury
+from fiscus.treasury.priced import Pricing
 from fiscus.treasury.store import Store
 
 if TYPE_CHECKING:  # what is not needed at every start, or comes with an extra that may not be there
@@ -398,7 +399,7 @@ async def open_treasury(options: LedgerOptions, *, address: str | None = None) -
         StoreUnavailable: it cannot be opened.
     """
     store = open_store(options.store_url, address=address)
-    treasury = LocalTreasury(_engine(store, options))
+    treasury = LocalTreasury(_engine(store, options), Pricing())
     try:
         yield treasury
     finally:
@@ -450,12 +451,13 @@ async def _open_service_treasury(
 
 def _local(engine: Engine, service: ServiceOptions, tracing: Tracing | None) -> LocalTreasury:
     """The face of the engine; one that makes spans, if they are wanted."""
+    pricing = Pricing(() if service.gateway is None else service.gateway.prices)
     if tracing is None:
-        return LocalTreasury(engine)
+        return LocalTreasury(engine, pricing)
     from fiscus.integrations.tracing import TracedTreasury
 
     system = "sqlite" if service.ledger.store_url.startswith((SQLITE_SCHEME, MEMORY)) else "postgresql"
-    return TracedTreasury(engine, tracing, system=system)
+    return TracedTreasury(engine, tracing, system=system, pricing=pricing)
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from fiscus.contract.treasury import Treasury
 from fiscus.stores import open_store
 from fiscus.treasury.engine import Engine
 from fiscus.treasury.local import LocalTreasury
+from fiscus.treasury.priced import Pricing
 
 PEPPER = b"pepper for tests, not a secret"
 FIRST_SECRET = "the first key of the tests"
@@ -26,7 +27,7 @@ FIRST_SECRET = "the first key of the tests"
 @asynccontextmanager
 async def ledger() -> AsyncIterator[LocalTreasury]:
     """A treasury of its own, thrown away at the end."""
-    treasury = LocalTreasury(Engine(open_store("memory:")))
+    treasury = LocalTreasury(Engine(open_store("memory:")), Pricing())
     try:
         yield treasury
     finally:

@@ -6,7 +6,7 @@ import pytest
 
 from fiscus.core.commands import PutPrice, RemovePrice, Request
 from fiscus.core.outcomes import PriceAnswer
-from fiscus.gateway import own_prices
+from fiscus.pricing import own_prices
 from tests.gateway import wire
 from tests.gateway.gate import providers, standing
 

@@ -1162,4 +1162,25 @@ FAULTS: tuple[Fault, ...] = (
         new="            tokens = first.tokens\n",
         first="tests/gateway/test_produced.py",
     ),
+    Fault(
+        name="what is booked costs something else when it is told again",
+        file="treasury/priced.py",
+        old='        if isinstance(view, HoldView) and view.hold.state == "settled":\n',
+        new="        if False:\n",
+        first="tests/sdk/test_priced.py",
+    ),
+    Fault(
+        name="what the caller says a call cost is not believed",
+        file="treasury/priced.py",
+        old="record.cost_nanousd is not None or not command.final:",
+        new="not command.final:",
+        first="tests/sdk/test_priced.py",
+    ),
+    Fault(
+        name="a cost that nobody knows stays the bound, though there is a price",
+        file="treasury/priced.py",
+        old='(record.cost_source != "unpriced" or record.tokens_estimated)',
+        new="True",
+        first="tests/sdk/test_priced.py",
+    ),
 )

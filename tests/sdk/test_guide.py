@@ -62,7 +62,7 @@ async def test_every_snippet_of_the_guide_runs(kind, tmp_path, monkeypatch, caps
             for account in ("agent:researcher", "agent:writer"):
                 await treasury.deallocate(account, "tokens")
     said = capsys.readouterr().out
-    assert "1250\n" in said
+    assert "1250 4625000\n" in said
     assert "active\n" in said
     assert "team:search" in said
     assert '"tightest_budget"' in said

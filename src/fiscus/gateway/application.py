@@ -29,7 +29,6 @@ from fiscus.gateway.metrics import GatewayCollector, GatewayMetrics
 from fiscus.gateway.notes import Note, Notes
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.order import Incoming, Order, Tools
-from fiscus.gateway.own_prices import OwnPrices
 from fiscus.gateway.payers import Caller, Payer, Payers, Unnamed, secret_of, without_key, wraps_up
 from fiscus.gateway.produced import Expected, Lengths, Shares
 from fiscus.gateway.reading import Reader
@@ -40,6 +39,7 @@ from fiscus.gateway.unmetered import pass_list, pass_unmetered
 from fiscus.gateway.upstreams import Target, Upstreams
 from fiscus.gateway.waiting import admit_later
 from fiscus.pricing import Count, Price, PriceBook, UnknownPrice, count
+from fiscus.pricing.own_prices import OwnPrices
 
 log = get_logger(__name__)
 

@@ -30,6 +30,7 @@ from fiscus.core.commands import Request
 from fiscus.core.outcomes import AnyOutcome, Refused
 from fiscus.treasury.engine import AnyResult, Engine
 from fiscus.treasury.local import LocalTreasury
+from fiscus.treasury.priced import Pricing
 from fiscus.treasury.statistics import BatchTimes
 
 log = get_logger(__name__)
@@ -159,9 +160,9 @@ class _Batch:
 class TracedTreasury(LocalTreasury):
     """A treasury in this process that makes spans of what is asked of it under a span that is recorded."""
 
-    def __init__(self, engine: Engine, tracing: Tracing, *, system: str) -> None:
+    def __init__(self, engine: Engine, tracing: Tracing, *, system: str, pricing: Pricing | None = None) -> None:
         """``system`` is the store's name as OpenTelemetry has it: ``sqlite``, ``postgresql``."""
-        super().__init__(engine)
+        super().__init__(engine, pricing)
         self._tracing = tracing
         self._system = system
 

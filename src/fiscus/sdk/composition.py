@@ -22,6 +22,7 @@ from fiscus.spool.spool import Spool
 from fiscus.stores import SQLITE_SCHEME, open_store
 from fiscus.treasury.engine import Engine
 from fiscus.treasury.local import LocalTreasury
+from fiscus.treasury.priced import Pricing
 from fiscus.treasury.store import Store
 
 STORE_URL_DEFAULT = "sqlite:///fiscus.db"
@@ -77,7 +78,7 @@ def _over(
     alerts: AlertOptions | None,
 ) -> Treasury:
     """A treasury over a ledger that is open; see ``open``."""
-    ledger = LocalTreasury(Engine(store))
+    ledger = LocalTreasury(Engine(store), Pricing(() if gateway is None else gateway.prices))
     if url.startswith(SQLITE_SCHEME):
         directory, target = Path(url.removeprefix(SQLITE_SCHEME) + ".spool"), "ledger"
     else:

@@ -15,12 +15,13 @@ from fiscus.contract.loops import LoopBound
 from fiscus.contract.queries import AnyQuery, Entry, ListQuery, ListTemplates, ReadEnforcement, TemplatesView, View
 from fiscus.contract.rehearsal import Rehearse
 from fiscus.contract.treasury import Readiness
-from fiscus.core.commands import Request, Reserve
+from fiscus.core.commands import Request, Reserve, Settle
 from fiscus.core.outcomes import AnyOutcome, Refused
 from fiscus.core.state import Rules
 from fiscus.treasury.attendance import Attendance
 from fiscus.treasury.enforcement import count, enforcement_view
 from fiscus.treasury.engine import NOWHERE, AnyResult, Committed, Engine
+from fiscus.treasury.priced import Pricing, lacks_cost
 from fiscus.treasury.reading import AccountNames, entries_after, list_view, read_analysis, sealed_allocations
 from fiscus.treasury.rehearsing import rehearse
 from fiscus.treasury.shortage import run_list
@@ -43,8 +44,10 @@ def _leave(answer: Awaitable[AnyOutcome]) -> None:
 class LocalTreasury(LoopBound):
     """See ``contract.treasury.Treasury``. Belongs to an event loop, see ``contract.loops``."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, pricing: Pricing | None = None) -> None:
+        """``pricing`` completes settlements of which the cost is not said; None: they are booked without."""
         self.engine = engine
+        self._pricing = pricing
         self.moved()
         self._decided: defaultdict[str, Counter[str]] = defaultdict(Counter)
         engine.observers.append(self._observe)
@@ -110,7 +113,7 @@ class LocalTreasury(LoopBound):
         """See ``Treasury``."""
         command = request.command
         if type(command) is not Reserve:
-            return self._submit(request)
+            return self._settle(request) if self._lacks_cost(request) else self._submit(request)
         return self._attended(request) if command.wait_s else self._reserve(request)
 
     async def _attended(self, request: Request) -> AnyOutcome:
@@ -129,6 +132,17 @@ class LocalTreasury(LoopBound):
             count(self._decided[request.tenant], outcome)
         return outcome
 
+    def _lacks_cost(self, request: Request) -> bool:
+        command = request.command
+        return self._pricing is not None and type(command) is Settle and lacks_cost(command)
+
+    async def _settle(self, request: Request) -> AnyOutcome:
+        return await self._submit(await self._priced(request))
+
+    async def _priced(self, request: Request) -> Request:
+        assert self._pricing is not None, "it lacks a cost only where there are prices"
+        return await self._pricing.complete(self, request)
+
     def _submit(self, request: Request) -> Awaitable[AnyOutcome]:
         """One decision."""
         loop = self._start()
@@ -138,6 +152,8 @@ class LocalTreasury(LoopBound):
 
     async def execute_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:
         """See ``Treasury``."""
+        if any(map(self._lacks_cost, requests)):
+            requests = [await self._priced(request) if self._lacks_cost(request) else request for request in requests]
         outcomes = await self._submit_many(requests)
         for index, (request, outcome) in enumerate(zip(requests, outcomes, strict=True)):
             if type(request.command) is not Reserve or request.may_wait:

@@ -1,4 +1,4 @@
-"""Prices that the ledger keeps come into this node's price book within a second of their change, wherever it was."""
+"""Prices that the ledger keeps come into a price book within a second of their change, at whichever node that was."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from time import monotonic
 
 from fiscus.contract.queries import ListPrices, PricesView
 from fiscus.contract.treasury import Treasury
-from fiscus.pricing import PriceBook, PriceOverride
+from fiscus.pricing.book import PriceBook
+from fiscus.pricing.overrides import PriceOverride
 from fiscus.pricing.stated import overrides_of
 
 FRESH_S = 1.0
 
 
 class OwnPrices:
-    """The prices of the ledger, before those of the gateway's file."""
+    """A price book with the prices of a ledger, before those of a file."""
 
     def __init__(self, treasury: Treasury, tenant: str, book: PriceBook, of_file: tuple[PriceOverride, ...]) -> None:
         self._treasury = treasury

@@ -1,0 +1,154 @@
+"""A call that is booked without its cost costs what the prices say, in process and over a service (R1, R12)."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+import fiscus
+from fiscus.contract import AMOUNT_MAX, CallRecord, PutAccount, Request, Settle, Tokens
+from fiscus.gateway.options import GatewayOptions
+from fiscus.pricing import PriceOverride, own_prices
+from fiscus.pricing.catalogue import GenaiPrices
+from fiscus.stores import open_store
+from fiscus.treasury.engine import Engine
+from fiscus.treasury.local import LocalTreasury
+from fiscus.treasury.priced import Pricing
+
+USED = {"prompt_tokens": 1_000, "completion_tokens": 500}
+GPT_4O = 1_000 * 2_500 + 500 * 10_000
+"""Nano-USD: $2.50 and $10 for a million tokens."""
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """Stated prices are looked at with each call."""
+    monkeypatch.setattr(own_prices, "FRESH_S", 0.0)
+
+
+async def cost(treasury, usage=USED, **fields):
+    answer = await treasury.usage("agent:a", usage, **fields)
+    assert answer is not None
+    return answer.booked.get("cost")
+
+
+async def last(treasury):
+    seq = (await treasury.readiness()).head_seq
+    return [usage async for usage in treasury.records(account="agent:a", min_seq=seq)][-1].record
+
+
+# covers R1, R12, N2
+async def test_it_costs_what_its_model_costs_and_the_record_says_by_which_price(treasury):
+    await treasury.put_account("agent:a")
+    assert await cost(treasury, model="gpt-4o") == GPT_4O
+    seq = (await treasury.readiness()).head_seq
+    sums = await treasury.aggregate_usage("model", min_seq=seq)
+    assert (sums.totals.cost_nanousd, sums.totals.unpriced_calls) == (GPT_4O, 0)
+    record = await last(treasury)
+    assert (record.cost_nanousd, record.cost_source) == (GPT_4O, "price_book")
+    assert record.price_id.startswith("genai-prices:openai/gpt-4o")
+    assert await cost(treasury, {"input_tokens": 1_000, "output_tokens": 500}, model="gpt-4o") == GPT_4O
+    whole = CallRecord(model="gpt-4o", provider="openai", tokens=Tokens(input=1_000, cache_read=1_000, output=500))
+    assert await cost(treasury, whole) == GPT_4O - 1_000 * 1_250
+
+
+async def test_a_hold_gives_back_what_the_call_did_not_cost(treasury):
+    await treasury.put_account("agent:a")
+    await treasury.put_budget("agent:a", "cost", 100_000_000, period="month")
+    async with treasury.hold("agent:a", tokens=4_000, cost_nanousd=40_000_000, model="gpt-4o") as hold:
+        hold.settle(USED)
+    assert hold.answer.booked["cost"] == GPT_4O
+    [balance] = await treasury.balance("agent:a")
+    assert (balance.spent, balance.held) == (GPT_4O, 0)
+
+
+# covers R12
+async def test_a_stated_price_comes_first_also_where_only_the_model_is_named(treasury):
+    await treasury.put_account("agent:a")
+    await treasury.update_pricing("openai", "gpt-4o", input=100, output=200)
+    assert await cost(treasury, model="gpt-4o") == 1_000 * 100_000 + 500 * 200_000
+    await treasury.remove_price("openai:gpt-4o")
+    assert await cost(treasury, model="gpt-4o") == GPT_4O
+
+
+# covers R12
+async def test_what_is_booked_keeps_its_cost_when_it_is_told_again_at_another_price(treasury):
+    await treasury.put_account("agent:a")
+    assert await cost(treasury, model="gpt-4o", id="call") == GPT_4O
+    await treasury.update_pricing("openai", "gpt-4o", input=100, output=200)
+    assert await cost(treasury, model="gpt-4o", id="call") == GPT_4O
+    assert await cost(treasury, model="gpt-9-mystery", id="other") is None
+    await treasury.update_pricing("openai", "gpt-9-mystery", input=100, output=200)
+    assert await cost(treasury, CallRecord(model="gpt-9-mystery", provider="openai"), id="other") is None
+
+
+async def test_a_settlement_that_comes_twice_does_not_raise_the_cost_to_the_bound(treasury):
+    await treasury.put_account("agent:a")
+    async with treasury.hold("agent:a", tokens=4_000, cost_nanousd=40_000_000, model="gpt-4o") as hold:
+        hold.settle(USED)
+    again = Settle(
+        id=hold.id,
+        total={"input_tokens": 1_000, "output_tokens": 500, "cost": 40_000_000},
+        record=CallRecord(model="gpt-4o", tokens=Tokens(input=1_000, output=500), cost_source="unpriced"),
+    )
+    answer = await treasury.execute(again)
+    assert answer.booked["cost"] == GPT_4O
+
+
+async def test_what_the_caller_says_it_cost_it_cost(treasury):
+    await treasury.put_account("agent:a")
+    assert await cost(treasury, model="gpt-4o", cost_nanousd=7) == 7
+    assert await cost(treasury, model="gpt-4o", cost_nanousd=0) == 0
+    assert (await last(treasury)).cost_source == "caller"
+    record = CallRecord(model="gpt-4o", tokens=Tokens(input=1_000, output=500), cost_nanousd=9)
+    answer = await treasury.execute(Settle(id="as-it-comes", account="agent:a", record=record))
+    assert answer.booked["cost"] == 9
+
+
+async def test_what_nobody_can_price_stays_without_a_cost(treasury):
+    await treasury.put_account("agent:a")
+    for usage, model in ((USED, None), (USED, "gpt-9-mystery"), ({"tokens": 1_500}, "gpt-4o")):
+        assert await cost(treasury, usage, model=model) is None
+    huge = {"input_tokens": AMOUNT_MAX - 1, "output_tokens": 1}
+    assert await cost(treasury, huge, model="gpt-4o") is None
+    async with treasury.hold("agent:a", tokens=4_000, cost_nanousd=40_000_000, model="gpt-4o") as hold:
+        hold.settle({"tokens": 1_500})
+    assert hold.answer.booked["cost"] == 40_000_000
+
+
+async def test_a_batch_is_priced_like_single_calls(treasury):
+    await treasury.put_account("agent:a")
+    record = CallRecord(model="gpt-4o", tokens=Tokens(input=1_000, output=500))
+    calls = [Settle(id=f"call-{index}", account="agent:a", record=record) for index in range(3)]
+    answers = await treasury.execute_many([*calls, calls[0]])
+    assert [answer.booked["cost"] for answer in answers] == [GPT_4O] * 4
+
+
+async def test_the_prices_of_the_gateways_file_hold_for_what_is_reported_too(tmp_path):
+    own = GatewayOptions(account="agent:a", prices=(PriceOverride(provider="*", model="mine", input="1", output="2"),))
+    async with fiscus.open(f"sqlite:///{tmp_path}/fiscus.db", gateway=own) as treasury:
+        await treasury.put_account("agent:a")
+        record = CallRecord(model="mine", provider="x", tokens=Tokens(input=10, output=10))
+        assert await cost(treasury, record) == 30_000
+
+
+async def test_the_catalogue_is_read_beside_the_event_loop(monkeypatch):
+    where = []
+    read = GenaiPrices.segments
+
+    def seen(*arguments):
+        where.append(threading.current_thread())
+        return read(*arguments)
+
+    monkeypatch.setattr(GenaiPrices, "segments", seen)
+    ledger = LocalTreasury(Engine(open_store("memory:")), Pricing())
+    record = CallRecord(model="gpt-4o", provider="openai", tokens=Tokens(input=1_000, output=500))
+    try:
+        await ledger.execute(Request(command=PutAccount(account="a")))
+        answer = await ledger.execute(Request(command=Settle(id="call", account="a", record=record)))
+        assert answer.booked["cost"] == GPT_4O
+    finally:
+        await ledger.close()
+    assert where
+    assert threading.main_thread() not in where
