@@ -8,6 +8,8 @@ import json
 import os
 import platform
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -49,9 +51,19 @@ Run = Callable[[str, float], dict[str, Any]]
 
 
 def run_measures(bars: Sequence[Bar], names: Sequence[str], scale: float, run: Run) -> dict[str, Any]:
-    """The whole result: one key per bar, and beside them what was found on the way."""
+    """The whole result: one key per bar, and beside them what was found on the way.
+
+    A measure that fails costs its own figures only: it stands under ``failed``, and its bars are not met.
+    """
     wanted = [bar for bar in bars if bar.name in names]
-    details = {measure: run(measure, scale) for measure in measures(wanted)}
+    details: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    for measure in measures(wanted):
+        try:
+            details[measure] = run(measure, scale)
+        except subprocess.SubprocessError as error:
+            failed[measure] = str(error)
+    wanted = [bar for bar in wanted if bar.measure in details]
     figures = {bar: [bar.name, *([bar.bound] if isinstance(bar.bound, str) else [])] for bar in wanted}
     result: dict[str, Any] = {name: details[bar.measure][name] for bar in wanted for name in figures[bar]}
     return {
@@ -64,6 +76,7 @@ def run_measures(bars: Sequence[Bar], names: Sequence[str], scale: float, run: R
             }
             for bar in wanted
         },
+        "failed": failed,
         "scale": scale,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
@@ -129,3 +142,5 @@ def main(bars: Sequence[Bar], written_to: Path, description: str) -> None:
     written_to.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(table(bars, result))
     print(f"written to {written_to.relative_to(ROOT)}" + ("" if options.scale == 1 else f"; scale {options.scale:g}"))
+    if result["failed"]:
+        sys.exit("; ".join(f"{measure} was not measured: {why}" for measure, why in result["failed"].items()))

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRATCH = ROOT / "build" / "bench"
 """Ledgers are measured on the disk that the project stands on: /tmp may be memory, where a commit costs nothing."""
 
-CHILD_S_MAX = 1_800
+CHILD_S_MAX = 7_200
 
 Figures = dict[str, Any]
 

@@ -1,5 +1,7 @@
 """Every measure of the benchmark runs and checks itself; how fast it is here says nothing."""
 
+import subprocess
+
 import pytest
 
 from bench import (
@@ -52,6 +54,20 @@ def test_a_bar_that_is_just_reached_is_met():
     result = run_measures(BARS, [bar.name for bar in BARS], 1.0, lambda measure, scale: exact)
     assert all(found["met"] for found in result["bars"].values())
     assert "MISSED" not in table(BARS, result)
+
+
+def test_a_measure_that_fails_costs_its_own_figures_only():
+    figures = {bar.name: bar.bound for bar in BARS}
+
+    def run(measure, scale):
+        if measure == "latency":
+            raise subprocess.TimeoutExpired("bench.latency", 1)
+        return figures
+
+    result = run_measures(BARS, [bar.name for bar in BARS], 1.0, run)
+    assert list(result["failed"]) == ["latency"]
+    assert {bar.name for bar in BARS} - set(result["bars"]) == {"reserve_p99_vs_commit_p99"}
+    assert table(BARS, result).count(" met ") == len(BARS) - 1
 
 
 def test_one_figure_can_be_measured_by_itself():
