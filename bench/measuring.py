@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -68,16 +69,16 @@ def child(module: str, *arguments: object) -> list[str]:
 
 def run_child(module: str, *arguments: object) -> Figures:
     """Run a module of this folder in a fresh process; its last line of output is a JSON object."""
-    done = subprocess.run(
-        child(module, *arguments),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=CHILD_S_MAX,
-    )
-    figures: Figures = json.loads(done.stdout.splitlines()[-1])
+    command = child(module, *arguments)
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as running:
+        try:
+            said, _ = running.communicate(timeout=CHILD_S_MAX)
+        except subprocess.TimeoutExpired:
+            running.send_signal(signal.SIGINT)  # it ends the servers that it has started
+            raise
+    if running.returncode:
+        raise subprocess.CalledProcessError(running.returncode, command)
+    figures: Figures = json.loads(said.splitlines()[-1])
     return figures
 
 

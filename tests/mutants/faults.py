@@ -1183,4 +1183,18 @@ FAULTS: tuple[Fault, ...] = (
         new="True",
         first="tests/sdk/test_priced.py",
     ),
+    Fault(
+        name="who no longer waits while a price is looked up is not booked",
+        file="treasury/local.py",
+        old="        return await asyncio.shield(task)\n",
+        new="        return await task\n",
+        first="tests/sdk/test_priced.py",
+    ),
+    Fault(
+        name="a catalogue that fails keeps a settlement from the books",
+        file="treasury/priced.py",
+        old="            return None\n        self._is_loaded = True\n",
+        new="            raise\n        self._is_loaded = True\n",
+        first="tests/sdk/test_priced.py",
+    ),
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import pytest
 
 import fiscus
 from fiscus.contract import AMOUNT_MAX, CallRecord, PutAccount, Request, Settle, Tokens
+from fiscus.contract.queries import HoldView, ReadHold
 from fiscus.gateway.options import GatewayOptions
 from fiscus.pricing import PriceOverride, own_prices
 from fiscus.pricing.catalogue import GenaiPrices
@@ -152,3 +154,47 @@ async def test_the_catalogue_is_read_beside_the_event_loop(monkeypatch):
         await ledger.close()
     assert where
     assert threading.main_thread() not in where
+
+
+async def test_a_catalogue_that_fails_keeps_nothing_from_the_books(monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("no catalogue")
+
+    monkeypatch.setattr(GenaiPrices, "segments", broken)
+    async with fiscus.open("memory:") as treasury:
+        await treasury.put_account("agent:a")
+        answer = await treasury.usage("agent:a", USED, model="gpt-4o")
+    assert answer is not None
+    assert answer.booked == {"input_tokens": 1_000, "output_tokens": 500, "tokens": 1_500, "calls": 1}
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+async def test_who_no_longer_waits_while_the_price_is_looked_up_is_booked_all_the_same(monkeypatch, at_once):
+    looking, found = asyncio.Event(), asyncio.Event()
+    refresh = own_prices.OwnPrices.refresh
+
+    async def slow(self):
+        looking.set()
+        await found.wait()
+        await refresh(self)
+
+    ledger = LocalTreasury(Engine(open_store("memory:")), Pricing())
+    record = CallRecord(model="gpt-4o", tokens=Tokens(input=1_000, output=500))
+    calls = [Request(command=Settle(id=f"call-{index}", account="a", record=record)) for index in range(at_once)]
+    try:
+        await ledger.execute(Request(command=PutAccount(account="a")))
+        monkeypatch.setattr(own_prices.OwnPrices, "refresh", slow)
+        asked = ledger.execute(calls[0]) if at_once == 1 else ledger.execute_many(calls)
+        waiting = asyncio.ensure_future(asked)
+        await looking.wait()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        found.set()
+        monkeypatch.setattr(own_prices.OwnPrices, "refresh", refresh)
+        for call in calls:
+            async with asyncio.timeout(5):
+                while not isinstance(view := await ledger.read(ReadHold(id=call.command.id)), HoldView):
+                    await asyncio.sleep(0.01)
+            assert view.hold.booked["cost"] == GPT_4O
+    finally:
+        await ledger.close()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from fiscus.contract.analysis import AnalysisQuery
 from fiscus.contract.errors import BudgetUnavailable, TreasuryError
@@ -25,6 +25,8 @@ from fiscus.treasury.priced import Pricing, lacks_cost
 from fiscus.treasury.reading import AccountNames, entries_after, list_view, read_analysis, sealed_allocations
 from fiscus.treasury.rehearsing import rehearse
 from fiscus.treasury.shortage import run_list
+
+T = TypeVar("T")
 
 FOLLOW_PAGE = 500
 FOLLOW_WAIT_S = 1.0
@@ -56,6 +58,7 @@ class LocalTreasury(LoopBound):
         """See ``LoopBound``."""
         self._ready: deque[tuple[asyncio.Future[Any], AnyResult]] = deque()
         self._news: set[asyncio.Event] = set()
+        self._under_way: set[asyncio.Task[Any]] = set()
         self._analyses = asyncio.Semaphore(ANALYSES_MAX)
         self._attendance = Attendance(self._reserve, self._leave)
         self._lending = asyncio.Lock()
@@ -137,11 +140,22 @@ class LocalTreasury(LoopBound):
         return self._pricing is not None and type(command) is Settle and lacks_cost(command)
 
     async def _settle(self, request: Request) -> AnyOutcome:
-        return await self._submit(await self._priced(request))
+        return (await self._to_the_end(self._settle_many([request])))[0]
 
-    async def _priced(self, request: Request) -> Request:
-        assert self._pricing is not None, "it lacks a cost only where there are prices"
-        return await self._pricing.complete(self, request)
+    async def _settle_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:
+        """Look up what is missing, and have all of them decided in their order."""
+        pricing = self._pricing
+        assert pricing is not None, "a cost lacks only where there are prices"
+        return await self._submit_many(
+            [await pricing.complete(self, one) if self._lacks_cost(one) else one for one in requests]
+        )
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await what is done to its end when the waiting for it is cancelled: what was spent gets onto the books."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
 
     def _submit(self, request: Request) -> Awaitable[AnyOutcome]:
         """One decision."""
@@ -152,9 +166,8 @@ class LocalTreasury(LoopBound):
 
     async def execute_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:
         """See ``Treasury``."""
-        if any(map(self._lacks_cost, requests)):
-            requests = [await self._priced(request) if self._lacks_cost(request) else request for request in requests]
-        outcomes = await self._submit_many(requests)
+        lacks_cost = any(map(self._lacks_cost, requests))
+        outcomes = await (self._to_the_end(self._settle_many(requests)) if lacks_cost else self._submit_many(requests))
         for index, (request, outcome) in enumerate(zip(requests, outcomes, strict=True)):
             if type(request.command) is not Reserve or request.may_wait:
                 continue

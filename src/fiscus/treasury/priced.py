@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fiscus.contract import AMOUNT_MAX, CallRecord, Request, Settle, Tokens
+from fiscus.contract.logs import get_logger
 from fiscus.contract.queries import HoldView, ReadHold
 from fiscus.pricing.book import PriceBook
 from fiscus.pricing.overrides import PriceOverride
@@ -21,6 +22,8 @@ from fiscus.pricing.price import Price
 
 if TYPE_CHECKING:
     from fiscus.contract.treasury import Treasury
+
+log = get_logger(__name__)
 
 
 def lacks_cost(command: Settle) -> bool:
@@ -76,9 +79,15 @@ class Pricing:
         await own.refresh()
         assert record.model is not None, "it lacks nothing but the cost"
         look_up = partial(_look_up, book, record.provider, record.model, datetime.now(UTC), record.service_tier)
-        if self._is_loaded:
-            return look_up()
-        price = await asyncio.to_thread(look_up)  # the first reads the catalogue, which would keep all others waiting
+        try:
+            if self._is_loaded:
+                return look_up()
+            price = await asyncio.to_thread(
+                look_up
+            )  # the first reads the catalogue, which would keep all others waiting
+        except Exception:  # whatever is wrong with the prices, what was spent has to be booked
+            log.exception("price_not_found", provider=record.provider, model=record.model)
+            return None
         self._is_loaded = True
         return price
 
