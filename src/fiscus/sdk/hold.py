@@ -167,7 +167,7 @@ class Hold:
 
         Args:
             usage: as the provider returned it, or ours: see ``fiscus.sdk.usage``.
-            cost_nanousd: what the call cost (nano-USD), if known.
+            cost_nanousd: what the call cost (nano-USD); unless given, what the prices say of its model.
             record: what else is known of the call.
 
         Raises:

@@ -407,7 +407,7 @@ class Treasury(Analyses, Prices):
         Args:
             id: of the hold.
             usage: as the provider returned it, or ours: see ``fiscus.sdk.usage``.
-            cost_nanousd: what the call cost (nano-USD), if known.
+            cost_nanousd: what the call cost (nano-USD); unless given, what the prices say of its model.
             record: what else is known of the call.
             account: who pays if the ledger does not know the hold.
             final: False for the running total of a stream.
