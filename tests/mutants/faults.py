@@ -1164,16 +1164,16 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         name="what is booked costs something else when it is told again",
-        file="treasury/priced.py",
-        old='        if isinstance(view, HoldView) and view.hold.state == "settled":\n',
-        new="        if False:\n",
+        file="core/holds.py",
+        old=' if not (follows and unit == "cost")',
+        new="",
         first="tests/sdk/test_priced.py",
     ),
     Fault(
         name="what the caller says a call cost is not believed",
         file="treasury/priced.py",
-        old="record.cost_nanousd is not None or not command.final:",
-        new="not command.final:",
+        old="        and record.cost_nanousd is None\n",
+        new="",
         first="tests/sdk/test_priced.py",
     ),
     Fault(
@@ -1193,8 +1193,29 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="a catalogue that fails keeps a settlement from the books",
         file="treasury/priced.py",
-        old="            return None\n        self._is_loaded = True\n",
-        new="            raise\n        self._is_loaded = True\n",
+        old="            return request\n        if price is None",
+        new="            raise\n        if price is None",
+        first="tests/sdk/test_priced.py",
+    ),
+    Fault(
+        name="parts of a call are priced as if they were the whole",
+        file="treasury/priced.py",
+        old='    return tokens if agrees and whole["tokens"] else None\n',
+        new="    return tokens\n",
+        first="tests/sdk/test_priced.py",
+    ),
+    Fault(
+        name="what is billed beside the tokens is forgotten",
+        file="sdk/usage.py",
+        old='        source = source or "provider"\n',
+        new="        pass\n",
+        first="tests/sdk/test_priced.py",
+    ),
+    Fault(
+        name="a record is written with a field of the wrong type",
+        file="core/checks.py",
+        old="        if kind is not None and type(value) is not kind:\n",
+        new="        if False:\n",
         first="tests/sdk/test_priced.py",
     ),
 )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from datetime import UTC, datetime
 
 import pytest
 
 import fiscus
 from fiscus.contract import AMOUNT_MAX, CallRecord, PutAccount, Request, Settle, Tokens
+from fiscus.contract.errors import Invalid
 from fiscus.contract.queries import HoldView, ReadHold
+from fiscus.core.records import Provenance
 from fiscus.gateway.options import GatewayOptions
-from fiscus.pricing import PriceOverride, own_prices
+from fiscus.pricing import PriceBook, PriceOverride, own_prices
 from fiscus.pricing.catalogue import GenaiPrices
 from fiscus.stores import open_store
 from fiscus.treasury.engine import Engine
@@ -198,3 +201,88 @@ async def test_who_no_longer_waits_while_the_price_is_looked_up_is_booked_all_th
             assert view.hold.booked["cost"] == GPT_4O
     finally:
         await ledger.close()
+
+
+async def test_what_was_released_and_used_all_the_same_keeps_its_cost(treasury):
+    await treasury.put_account("agent:a")
+    call = CallRecord(model="gpt-4o", tokens=Tokens(input=1_000, output=500))
+    await treasury.reserve("agent:a", tokens=4_000, id="call")
+    await treasury.release("call")
+    assert (await treasury.execute(Settle(id="call", record=call))).booked["cost"] == GPT_4O
+    await treasury.update_pricing("openai", "gpt-4o", input=100, output=200)
+    assert (await treasury.execute(Settle(id="call", record=call))).booked["cost"] == GPT_4O
+    more = Settle(id="call", record=CallRecord(model="gpt-4o", tokens=Tokens(input=2_000, output=500)))
+    assert (await treasury.execute(more)).booked["cost"] == 2_000 * 100_000 + 500 * 200_000
+
+
+async def test_told_at_once_at_two_prices_the_first_counts():
+    cheap, dear = (Pricing((PriceOverride(provider="*", model="mine", input=usd, output=usd),)) for usd in ("1", "9"))
+    engine = Engine(open_store("memory:"))
+    ledgers = [LocalTreasury(engine, cheap), LocalTreasury(engine, dear)]
+    call = Settle(
+        id="call", account="a", record=CallRecord(model="mine", provider="x", tokens=Tokens(input=1_000, output=500))
+    )
+    try:
+        await ledgers[0].execute(Request(command=PutAccount(account="a")))
+        answers = [await ledger.execute(Request(command=call)) for ledger in ledgers]
+    finally:
+        await ledgers[0].close()
+    assert [answer.booked["cost"] for answer in answers] == [1_500_000] * 2
+
+
+async def test_parts_that_do_not_make_the_whole_are_not_priced(treasury):
+    await treasury.put_account("agent:a")
+    for total, tokens in (
+        ({"tokens": 1_500}, Tokens()),
+        ({"tokens": 1_500}, Tokens(tool_results=700)),
+        ({"input_tokens": 10**6, "output_tokens": 10**6}, Tokens(input=1, output=1)),
+        ({}, Tokens()),
+    ):
+        record = CallRecord(model="gpt-4o", tokens=tokens)
+        booked = (await treasury.execute(Settle(id=f"c{total}{tokens.tool_results}", account="agent:a", total=total, record=record))).booked  # fmt: skip  # noqa: E501
+        assert "cost" not in booked
+
+
+async def test_what_is_billed_beside_the_tokens_stays_at_the_bound_or_is_what_the_provider_says(treasury):
+    await treasury.put_account("agent:a")
+    searched = {"input_tokens": 1_000, "output_tokens": 500, "server_tool_use": {"web_search_requests": 20}}
+    for usage, expected in ((searched, 900_000_000), ({**USED, "cost": 0.5}, 500_000_000)):
+        async with treasury.hold("agent:a", tokens=4_000, cost_nanousd=900_000_000, model="claude-sonnet-4-5") as hold:
+            hold.settle(usage)
+        assert hold.answer.booked["cost"] == expected
+    assert await cost(treasury, {**USED, "service_tier": "priority"}, model="gpt-5") > await cost(
+        treasury, USED, model="gpt-5"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"provider": 7}, "record.provider"),
+        ({"service_tier": 3}, "record.service_tier"),
+        ({"tools": ["search"]}, "record.tools"),
+        ({"duration_ms": "7"}, "record.duration_ms"),
+        ({"tokens": {"input": 1}}, "record.tokens"),
+        ({"value": "much"}, "record.value"),
+        ({"tokens_estimated": "no"}, "record.tokens_estimated"),
+        ({"provenance": {}}, "record.provenance"),
+        ({"metadata": []}, "record.metadata"),
+        ({"provenance": Provenance(depth="x")}, "record.provenance.depth"),
+        ({"provenance": Provenance(task_type=5)}, "record.provenance.task_type"),
+    ],
+)
+async def test_a_record_of_wrong_types_is_refused_and_not_written(tmp_path, fields, field):
+    async with fiscus.open(f"sqlite:///{tmp_path}/fiscus.db") as treasury:
+        await treasury.put_account("agent:a")
+        with pytest.raises(Invalid) as refused:
+            await treasury.execute(
+                Settle(id="call", account="agent:a", record=CallRecord(**{"model": "gpt-4o", **fields}))
+            )
+        assert refused.value.refused.field == field
+        assert await cost(treasury, model="gpt-4o") == GPT_4O
+
+
+async def test_many_stated_prices_and_those_of_a_file_fit_into_a_book():
+    book = PriceBook([PriceOverride(provider="x", model="y", input="1", output="1")])
+    book.restate([PriceOverride(provider="x", model=f"m{index}", input="1", output="1") for index in range(10_001)])
+    assert book.price_of("x", "m10000", datetime.now(UTC)).cost(Tokens(input=1)) == 1_000

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from math import isfinite
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET
@@ -57,7 +57,7 @@ from fiscus.core.commands import (
     Transfer,
 )
 from fiscus.core.outcomes import Refused
-from fiscus.core.records import LIST_LENGTH_MAX, TEXT_LENGTH_MAX, CallRecord, CostSource, Outcome
+from fiscus.core.records import LIST_LENGTH_MAX, TEXT_LENGTH_MAX, CallRecord, CostSource, Outcome, Provenance, Tokens
 from fiscus.core.units import AMOUNT_MAX, UNITS, completed
 from fiscus.core.windows import parse_period, zone
 
@@ -223,12 +223,34 @@ RECORD_WORDS: dict[str, tuple[str, ...]] = {"cost_source": get_args(CostSource),
 """Fields of a record that are one word of a few."""
 
 
+def _kind(field: msgspec.structs.FieldInfo) -> type | None:
+    """Text, count or list of texts; None: it is checked by itself."""
+    kinds = {get_origin(one) or one for one in (field.type, *get_args(field.type))}
+    if dict in kinds:
+        return None
+    if Literal in kinds:
+        return str
+    return next((kind for kind in (tuple, str, int) if kind in kinds), None)
+
+
+KINDS = {field.name: _kind(field) for kind in (CallRecord, Provenance) for field in msgspec.structs.fields(kind)}
+WORDS_OF_KINDS: dict[type, str] = {str: "a text", int: "an integer", tuple: "a list of texts"}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def check_record(record: CallRecord | None) -> Refused | None:
     """Counts ≥ 0, value finite, confidence in 0 … 1, bounded texts."""
     if record is None:
         return None
+    if type(record) is not CallRecord:
+        return invalid("record", "must be a CallRecord")  # type: ignore[unreachable]  # a program may have given anything
     tokens = record.tokens
     if tokens is not None:
+        if type(tokens) is not Tokens:
+            return invalid("record.tokens", "must be Tokens")
         for field, count in zip(tokens.__struct_fields__, msgspec.structs.astuple(tokens), strict=True):
             if type(count) is not int or not 0 <= count <= AMOUNT_MAX:
                 return check_amount(f"record.tokens.{field}", count)
@@ -236,10 +258,16 @@ def check_record(record: CallRecord | None) -> Refused | None:
         value = getattr(record, field)
         if value is not None and (type(value) is not int or not 0 <= value <= AMOUNT_MAX):
             return check_amount(f"record.{field}", value)
-    if record.value is not None and not isfinite(record.value):
+    if record.value is not None and not (_is_number(record.value) and isfinite(record.value)):
         return invalid("record.value", "must be a finite number")
-    if record.confidence is not None and not 0 <= record.confidence <= 1:
+    if record.confidence is not None and not (_is_number(record.confidence) and 0 <= record.confidence <= 1):
         return invalid("record.confidence", "must be in 0 … 1")
+    if type(record.tokens_estimated) is not bool:
+        return invalid("record.tokens_estimated", "must be true or false")
+    if record.provenance is not None and type(record.provenance) is not Provenance:
+        return invalid("record.provenance", "must be a Provenance")
+    if type(record.metadata) is not dict:
+        return invalid("record.metadata", "must be texts by name")
     for field, words in RECORD_WORDS.items():
         if (word := getattr(record, field)) is not None and word not in words:
             return invalid(f"record.{field}", f"must be one of {', '.join(words)}")
@@ -253,9 +281,14 @@ def check_record(record: CallRecord | None) -> Refused | None:
 def _check_fields(field: str, struct: msgspec.Struct) -> Refused | None:
     """Bounded texts and lists of texts, sizes ≥ 0."""
     for name, value in zip(struct.__struct_fields__, msgspec.structs.astuple(struct), strict=True):
-        if value is None or (type(value) is str and len(value) <= TEXT_LENGTH_MAX and _is_writable(value)):
+        if value is None:
+            continue
+        kind = KINDS[name]
+        if type(value) is str and kind is str and len(value) <= TEXT_LENGTH_MAX and _is_writable(value):
             continue  # as nearly all are: their names are not put together
         wrong = None
+        if kind is not None and type(value) is not kind:
+            return invalid(f"{field}.{name}", f"must be {WORDS_OF_KINDS[kind]}")
         if type(value) is str:
             wrong = check_text(f"{field}.{name}", value)
         elif type(value) is tuple and value:

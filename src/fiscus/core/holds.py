@@ -453,10 +453,15 @@ def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAns
 
 
 def _is_news(hold: Hold, total: Amounts, record: CallRecord | None) -> bool:
-    """Whether a reading that replaces nothing adds anything: a higher amount, or the first record."""
+    """Whether a reading that replaces nothing adds anything: a higher amount, or the first record.
+
+    A cost that follows from prices, or is a bound because nobody knows one, adds nothing by itself: for the same tokens
+    what is booked keeps its cost.
+    """
     if record is not None and not hold.recorded:
         return True
-    return any(amount > hold.booked.get(unit, 0) for unit, amount in total.items())
+    follows = record is not None and record.cost_source in COSTS_THAT_FOLLOW
+    return any(amount > hold.booked.get(unit, 0) for unit, amount in total.items() if not (follows and unit == "cost"))
 
 
 def _private(record: CallRecord | None) -> Private | None:
@@ -468,6 +473,8 @@ def _private(record: CallRecord | None) -> Private | None:
 
 
 EMPTY_RECORD = CallRecord()
+COSTS_THAT_FOLLOW = frozenset({"price_book", "dearest", "unpriced"})
+"""Sources of a cost that nobody has stated for this very call."""
 
 
 def has_ended_window(draft: Draft, cell: Cell, now: int) -> bool:

@@ -11,7 +11,7 @@ from fiscus.contract import Refused, Tokens
 from fiscus.contract.errors import Invalid
 from fiscus.core.records import TEXT_LENGTH_MAX
 from fiscus.pricing.catalogue import Catalogue, GenaiPrices, Segment, dearest_of
-from fiscus.pricing.overrides import PriceOverride, StatedPrice, stated_prices
+from fiscus.pricing.overrides import OVERRIDES_MAX, PriceOverride, StatedPrice, stated_prices
 from fiscus.pricing.price import NO_EXTRAS, UNKNOWN_POLICIES, Extras, Price, UnknownPolicy, UnknownPrice
 
 RESOLVED_MAX = 4_096
@@ -61,6 +61,8 @@ class PriceBook:
         """
         if unknown_policy not in UNKNOWN_POLICIES:
             raise _invalid("unknown_price", f"unknown_price must be one of {', '.join(UNKNOWN_POLICIES)}")
+        if len(overrides) > OVERRIDES_MAX:
+            raise _invalid("prices", f"at most {OVERRIDES_MAX} prices can be stated")
         self._stated = stated_prices(overrides)
         self._policy: UnknownPolicy = unknown_policy
         self._catalogue: Catalogue = GenaiPrices() if catalogue is None else catalogue
@@ -68,7 +70,7 @@ class PriceBook:
         self._dearest: dict[str | None, tuple[date, Price | None]] = {}
 
     def restate(self, overrides: Sequence[PriceOverride]) -> None:
-        """Take other own prices from now on; the same checks as at first, and nothing changes if one is wrong."""
+        """Take other own prices from now on, of any number; nothing changes if one is wrong."""
         self._stated = stated_prices(overrides)
         self._resolved.clear()
 

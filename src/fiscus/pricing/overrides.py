@@ -108,8 +108,6 @@ def stated_prices(overrides: Sequence[PriceOverride]) -> tuple[StatedPrice, ...]
     Raises:
         Invalid: a price, pattern or date is not one; ``field`` says which, as ``prices[2].input``.
     """
-    if len(overrides) > OVERRIDES_MAX:
-        raise _invalid("prices", f"at most {OVERRIDES_MAX} prices can be stated")
     return tuple(_stated(override, f"prices[{index}]") for index, override in enumerate(overrides))
 
 

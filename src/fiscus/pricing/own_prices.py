@@ -35,7 +35,7 @@ class OwnPrices:
             return
         view = await self._treasury.read(ListPrices(tenant=self._tenant, unless_version=self._version))
         assert isinstance(view, PricesView), "it is asked without a scope"
-        self._read_at_s = now_s
         if view.version != self._version:
             self._book.restate([*overrides_of(view.prices), *self._of_file])
             self._version = view.version
+        self._read_at_s = now_s

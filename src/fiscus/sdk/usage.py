@@ -13,7 +13,10 @@ import msgspec
 
 from fiscus.contract import AMOUNT_MAX, UNITS, Amounts, CallRecord, Refused, Tokens
 from fiscus.contract.errors import Invalid
-from fiscus.dialects.usage import tokens_of
+from fiscus.dialects.usage import usage_of
+
+BESIDE_TOKENS = ("server_tools", "image_output", "video_output", "video_input", "beside", "missing")
+"""Fields of a usage that make its cost more than what its tokens cost."""
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +57,7 @@ def reading(usage: object, *, cost_nanousd: int | None = None, record: CallRecor
             tokens = Tokens(input=total["input_tokens"], output=total["output_tokens"])
             record = msgspec.structs.replace(record, tokens=tokens)
     elif usage is not None:
-        record = msgspec.structs.replace(record, tokens=tokens_of(usage))
+        record = _told(usage, record)
     if record.tokens is not None:
         total = {**_amounts_of(record.tokens), **total}
     if cost_nanousd is not None:
@@ -82,11 +85,26 @@ def completed_by_bound(known: Reading, reserved: Amounts) -> Reading:
         if unit in total or unit == "calls":
             continue
         if unit == "cost":
-            record = msgspec.structs.replace(record, cost_source="unpriced")
+            record = msgspec.structs.replace(record, cost_source=record.cost_source or "unpriced")
         else:
             record = msgspec.structs.replace(record, tokens_estimated=True)
         total[unit] = min(bound, total["tokens"]) if unit != "cost" and "tokens" in total else bound
     return Reading(total=total, record=record)
+
+
+def _told(usage: object, record: CallRecord) -> CallRecord:
+    """The record with what a usage says of tokens, tier and cost.
+
+    What is billed beside the tokens that are told, only the provider can price: ``cost_source`` says so.
+    """
+    said = usage_of(usage)
+    source, cost = record.cost_source, record.cost_nanousd
+    if cost is None and said.cost_nanousd is not None:
+        source, cost = "provider", said.cost_nanousd
+    elif cost is None and any(getattr(said, field) for field in BESIDE_TOKENS):
+        source = source or "provider"
+    tier = record.service_tier or said.service_tier
+    return msgspec.structs.replace(record, tokens=said.tokens, service_tier=tier, cost_nanousd=cost, cost_source=source)
 
 
 def _amounts_of(tokens: Tokens) -> Amounts:

@@ -164,6 +164,8 @@ class Outbox(LoopBound):
             self._spool.append(requests)
         except SpoolUnavailable as error:
             return error
+        except (TypeError, ValueError) as error:  # it cannot be written at all: nobody may wait for it for ever
+            return SpoolUnavailable(f"a request cannot be written: {error}")
         self.kept_count += len(requests)
         return None
 

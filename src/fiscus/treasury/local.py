@@ -28,6 +28,7 @@ from fiscus.treasury.shortage import run_list
 
 T = TypeVar("T")
 
+CLOSE_S_MAX = 5.0
 FOLLOW_PAGE = 500
 FOLLOW_WAIT_S = 1.0
 LIST_WAIT_S = 0.05
@@ -167,6 +168,8 @@ class LocalTreasury(LoopBound):
     async def execute_many(self, requests: Sequence[Request]) -> list[AnyOutcome]:
         """See ``Treasury``."""
         lacks_cost = any(map(self._lacks_cost, requests))
+        if lacks_cost and any(request.may_wait for request in requests):
+            return await asyncio.gather(*map(self.execute, requests))
         outcomes = await (self._to_the_end(self._settle_many(requests)) if lacks_cost else self._submit_many(requests))
         for index, (request, outcome) in enumerate(zip(requests, outcomes, strict=True)):
             if type(request.command) is not Reserve or request.may_wait:
@@ -290,4 +293,6 @@ class LocalTreasury(LoopBound):
     async def close(self) -> None:
         """See ``Treasury``. Who waits is told so."""
         self._attendance.close()
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=CLOSE_S_MAX)
         await asyncio.to_thread(self.engine.close)
