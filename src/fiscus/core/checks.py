@@ -246,7 +246,7 @@ def check_record(record: CallRecord | None) -> Refused | None:
     if record is None:
         return None
     if type(record) is not CallRecord:
-        return invalid("record", "must be a CallRecord")  # type: ignore[unreachable]  # a program may have given anything
+        return invalid("record", "must be a CallRecord")
     tokens = record.tokens
     if tokens is not None:
         if type(tokens) is not Tokens:
@@ -263,7 +263,7 @@ def check_record(record: CallRecord | None) -> Refused | None:
     if record.confidence is not None and not (_is_number(record.confidence) and 0 <= record.confidence <= 1):
         return invalid("record.confidence", "must be in 0 … 1")
     if type(record.tokens_estimated) is not bool:
-        return invalid("record.tokens_estimated", "must be true or false")
+        return invalid("record.tokens_estimated", "must be true or false")  # type: ignore[unreachable]  # a program gave it
     if record.provenance is not None and type(record.provenance) is not Provenance:
         return invalid("record.provenance", "must be a Provenance")
     if type(record.metadata) is not dict:
