@@ -53,10 +53,10 @@ class Pricing:
         self._is_loaded = False
 
     async def complete(self, ledger: Treasury, request: Request) -> Request:
-        """The same request with the cost of the call, if its price is known and it is not on the books already.
+        """The same request with the cost of the call (nano-USD), if its price is known.
 
         Args:
-            ledger: whose prices and holds are looked at.
+            ledger: whose prices are looked at.
             request: a ``Settle`` that lacks its cost.
 
         Raises:
