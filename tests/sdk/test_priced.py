@@ -12,6 +12,7 @@ import fiscus
 from fiscus.contract import AMOUNT_MAX, CallRecord, PutAccount, Request, Settle, Tokens
 from fiscus.contract.errors import Invalid
 from fiscus.contract.queries import HoldView, ReadHold
+from fiscus.core.commands import PutBudget, Reserve
 from fiscus.core.records import Provenance
 from fiscus.gateway.options import GatewayOptions
 from fiscus.pricing import PriceBook, PriceOverride, own_prices
@@ -286,3 +287,55 @@ async def test_many_stated_prices_and_those_of_a_file_fit_into_a_book():
     book = PriceBook([PriceOverride(provider="x", model="y", input="1", output="1")])
     book.restate([PriceOverride(provider="x", model=f"m{index}", input="1", output="1") for index in range(10_001)])
     assert book.price_of("x", "m10000", datetime.now(UTC)).cost(Tokens(input=1)) == 1_000
+
+
+async def test_what_is_looked_up_when_the_ledger_closes_is_booked_first(tmp_path, monkeypatch):
+    looking, found = asyncio.Event(), asyncio.Event()
+    refresh = own_prices.OwnPrices.refresh
+
+    async def slow(self):
+        looking.set()
+        await found.wait()
+        await refresh(self)
+
+    url = f"sqlite:///{tmp_path}/fiscus.db"
+    ledger = LocalTreasury(Engine(open_store(url)), Pricing())
+    record = CallRecord(model="gpt-4o", tokens=Tokens(input=1_000, output=500))
+    await ledger.execute(Request(command=PutAccount(account="a")))
+    monkeypatch.setattr(own_prices.OwnPrices, "refresh", slow)
+    settling = asyncio.ensure_future(ledger.execute(Request(command=Settle(id="call", account="a", record=record))))
+    await looking.wait()
+    closing = asyncio.ensure_future(ledger.close())
+    asyncio.get_running_loop().call_later(0.1, found.set)
+    await asyncio.gather(settling, closing)
+    async with fiscus.open(url) as treasury:
+        assert (await treasury.hold_answer("call")).booked["cost"] == GPT_4O
+
+
+async def test_who_waits_in_a_batch_beside_an_unpriced_call_leaves_the_line_when_its_caller_goes():
+    ledger = LocalTreasury(Engine(open_store("memory:")), Pricing())
+    record = CallRecord(model="gpt-4o", tokens=Tokens(input=1_000, output=500))
+
+    async def done(command):
+        return await ledger.execute(Request(command=command))
+
+    try:
+        await done(PutAccount(account="a"))
+        await done(PutBudget(account="a", budget="all", unit="tokens", limit=2_000, period="day"))
+        await done(Reserve(id="first", account="a", amounts={"tokens": 2_000}))
+        batch = [
+            Request(command=Settle(id="call", account="a", record=record)),
+            Request(command=Reserve(id="second", account="a", amounts={"tokens": 100}, wait_s=60)),
+        ]
+        asked = asyncio.ensure_future(ledger.execute_many(batch))
+        async with asyncio.timeout(5):
+            while not isinstance(await ledger.read(ReadHold(id="second")), HoldView):
+                await asyncio.sleep(0.01)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        async with asyncio.timeout(5):
+            while (await ledger.read(ReadHold(id="second"))).hold.state == "waiting":
+                await asyncio.sleep(0.01)
+        assert (await ledger.read(ReadHold(id="second"))).hold.state == "refused"
+    finally:
+        await ledger.close()
