@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from fiscus.core.commands import (
     COMPOUND_LENGTH_MAX,
+    Adjust,
     Allocate,
     Compound,
     Extend,
@@ -16,6 +17,7 @@ from fiscus.core.commands import (
     Reserve,
     SetStatus,
     Settle,
+    Transfer,
 )
 from fiscus.core.decide import bring_due, decide, is_valid, new_draft
 from fiscus.core.fold import RANK_EXPIRY
@@ -383,6 +385,29 @@ def test_a_refused_compound_still_makes_the_policy_act(ledger):
     ledger.spend("root", 10)
     ledger.compound(Reserve(id="h", account="root", amounts={"tokens": 1}), refused="budget_exceeded")
     assert ledger.draft.accounts[1].status == "suspended"
+
+
+def test_a_refused_compound_exhausts_nothing_by_what_it_would_have_done(ledger):
+    ledger.account("root")
+    ledger.budget("root", 100, on_exhaustion="terminate")
+    ledger.spend("root", 50)
+    budget = ledger.draft.budgets[1].name
+    ledger.compound(
+        Adjust(id="j", account="root", budget=budget, amount=-50, reason="less"),
+        Reserve(id="h", account="root", amounts={"tokens": 1}),
+        refused="budget_exceeded",
+    )
+    assert ledger.draft.accounts[1].status == "active"
+    ledger.account("a", parent="root")
+    ledger.account("b", parent="root")
+    ledger.do(Allocate(account="a", unit="tokens", to=20, on_exhaustion="terminate"))
+    ledger.do(Allocate(account="b", unit="tokens", to=20))
+    ledger.compound(
+        Transfer(source="a", target="b", unit="tokens", amount=20),
+        Reserve(id="i", account="a", amounts={"tokens": 1}),
+        refused="budget_exceeded",
+    )
+    assert ledger.draft.accounts[2].status == "active"
 
 
 @pytest.mark.parametrize("count", [0, COMPOUND_LENGTH_MAX + 1])

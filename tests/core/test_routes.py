@@ -109,6 +109,14 @@ def test_an_allocation_holds_no_budget_with_match_so_calls_charge_those_themselv
     pool.reserve("h2", "a", 11, attributes={"model": "y"})
 
 
+def test_a_budget_does_not_change_the_calls_that_it_is_for(pool):
+    """Allocations are held on budgets without ``match``: one that lost it would hold none of them."""
+    pool.budget("root", 30, budget="of-x", match={"model": "x"})
+    refused = pool.budget("root", 30, budget="of-x", refused="conflict")
+    assert refused.field == "match"
+    assert pool.budget("root", 31, budget="of-x", match={"model": "x"}).budget.limit == 31
+
+
 @pytest.mark.parametrize(
     ("attributes", "charged"),
     [

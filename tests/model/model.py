@@ -297,6 +297,7 @@ class Model:
             self.__dict__.update(saved)
             if isinstance(command, commands.Compound):
                 self._settle_alone(command, scope, may_open)
+                refuse.exhausted = refuse.exhausted and self._is_exhausted(refuse.cell)
             self._act_on_exhaustion(refuse)
             return refuse.refusal
         return answer
@@ -350,6 +351,13 @@ class Model:
         refuse.refusal = Refusal(
             code=refuse.code, account=account, budget=budget, unit=unit, requested=refuse.requested, index=refuse.index
         )
+
+    def _is_exhausted(self, key: Any) -> bool:
+        """Whether nothing is left in a cell, also without what a refused compound would have done."""
+        if key not in self.cells:
+            return False
+        figures = self.figures(key)
+        return figures.covered + figures.quarantined + figures.uncovered >= figures.limit
 
     def _act_on_exhaustion(self, refuse: Refuse) -> None:
         """The refusal changes nothing; what the policy then does is a command of its own (Q22)."""
@@ -1304,7 +1312,7 @@ class Model:
         return path
 
     def _change_budget(self, command: commands.PutBudget, budget: Budget) -> None:
-        if command.unit != budget.unit:
+        if command.unit != budget.unit or dict(command.match) != budget.match:
             raise Refuse("conflict")
         if (command.period == "lifetime") != (budget.period == "lifetime"):
             raise Refuse("conflict")
@@ -1320,7 +1328,6 @@ class Model:
         budget.thresholds = dict(command.thresholds)
         budget.mode = command.mode
         window.enforce = command.mode == "enforce"  # what has ended keeps the version that it was pinned with
-        budget.match = dict(command.match)
         budget.on_exhaustion = command.on_exhaustion
         budget.carry_over = command.carry_over
         budget.carry_max = command.carry_max

@@ -92,6 +92,9 @@ def _change(
         return Refused(code="conflict", detail="budget: is an allocation; change it with allocate", field="budget")
     if budget.unit != command.unit:
         return Refused(code="conflict", detail=f"unit: the budget counts {budget.unit}", field="unit")
+    if budget.match != command.match:  # allocations below are held on budgets without one, and on no other
+        detail = "match: a budget does not change the calls that it is for; make another"
+        return Refused(code="conflict", detail=detail, field="match")
     period_now, zone_now = budget.next_period or budget.period, budget.next_zone or budget.zone
     if "lifetime" in (period, period_now) and period != period_now:
         return Refused(
@@ -139,7 +142,7 @@ def _is_same(command: PutBudget, budget: Budget, period: str, period_now: str, z
     )
 
 
-BUDGET_FIELDS = ("thresholds", "mode", "match", "on_exhaustion", "carry_over", "carry_max", "carry_debt", "override")
+BUDGET_FIELDS = ("thresholds", "mode", "on_exhaustion", "carry_over", "carry_max", "carry_debt", "override")
 
 
 def _event(

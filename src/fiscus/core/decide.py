@@ -80,9 +80,9 @@ from fiscus.core.lending import end_loan, end_loans, give_back, lend
 from fiscus.core.outcomes import AnyOutcome, CompoundAnswer, Refused
 from fiscus.core.overrides import approve_override, deny_override, request_override, revoke_override
 from fiscus.core.prices import put_price, remove_price
-from fiscus.core.routes import close_ended_windows, has_lapsed
+from fiscus.core.routes import close_ended_windows, has_lapsed, running_cell
 from fiscus.core.scopes import in_scope
-from fiscus.core.state import ENDED, Deadline, Draft, Hold, Rules
+from fiscus.core.state import ENDED, Budget, Deadline, Draft, Hold, Rules
 from fiscus.core.waiting import admit_waiting, attend, end_or_move, give_up
 
 LEDGER_ACTOR = "fiscus"
@@ -154,12 +154,28 @@ def _after_refusal(draft: Draft, request: Request, refused: Refused, mark: Any, 
     for budget in (draft.budgets[found] for found in account.budgets):
         if budget.allocated and has_lapsed(budget, now):
             continue  # what is over is not exhausted
+        if isinstance(request.command, Compound) and not _is_exhausted(draft, budget, now):
+            continue  # it was, but for what the compound would have done before
         if budget.name == binding.budget and budget.on_exhaustion != "deny" and account.status == "active":
             status = "suspended" if budget.on_exhaustion == "suspend" else "terminated"
             reason = f"Budget {binding.budget} exhausted: {binding.spent} of {binding.limit} {binding.unit}"
             command = SetStatus(account=binding.account, status=status, reason=reason)  # type: ignore[arg-type]
             set_status(draft, Request(tenant=request.tenant, command=command, actor=LEDGER_ACTOR), command, now)
             return
+
+
+def _is_exhausted(draft: Draft, budget: Budget, now: int) -> bool:
+    """Whether nothing is left in the running window, holds aside."""
+    if budget.allocated:
+        cell = draft.cells[budget.cell]
+        return cell.phase != ENDED and cell.counted >= cell.granted
+    mark = draft.mark()
+    draft.isolate()
+    cell = running_cell(draft, budget, now)
+    if cell.counted >= cell.granted:
+        return True
+    draft.rollback(mark)
+    return False
 
 
 def _within_sight(draft: Draft, refused: Refused, account: str, scope: str) -> Refused:
