@@ -63,7 +63,7 @@ def test_an_also_account_above_the_payer_is_charged_once(pool):
 def test_an_also_account_must_be_shared_in_every_unit_up_to_what_it_has_in_common(pool, unit):
     pool.allocate("b", 20, unit)
     refused = pool.reserve("h", "a", 10, also=("b",), refused="also_not_shared")
-    assert refused.field == "also"
+    assert refused.field == "also[0]"
     pool.reserve("h", "b", 10 if unit == "tokens" else {"tokens": 10, "cost": 1}, also=("a",))
 
 

@@ -304,3 +304,19 @@ async def test_an_allocation_is_a_budget_too(upstream):
         assert (await gate.chat(wire.chat(), x_fiscus_agent="a")).status == 200
         assert upstream.asked[0].json["max_tokens"] < 100
         await gate.do(Deallocate(account="agent:a", unit="tokens"))
+
+
+THINKING = (
+    ("messages", wire.messages(stream=True, max_tokens=200, thinking={"type": "adaptive"})),
+    ("chat", wire.chat(stream=True, max_tokens=200, reasoning_effort="high")),
+)
+
+
+@pytest.mark.parametrize(("way", "body"), THINKING)
+async def test_a_stream_that_is_asked_to_think_holds_its_bound(gate, upstream, way, body):
+    """What it thinks may be billed unseen, whatever answers of the model have shown that were not asked to."""
+    gate.knows(10)
+    upstream.answers(wire.streamed(b""))
+    await getattr(gate, way)(body)
+    [held] = [entry.data["amounts"] for entry in await gate.entries() if entry.kind == "held"]
+    assert held["output_tokens"] == 200

@@ -7,8 +7,10 @@ import logging
 
 import aiohttp
 import pytest
+from msgspec.structs import replace
 
 from fiscus.core.units import AMOUNT_MAX
+from fiscus.gateway import books
 from fiscus.gateway.options import Upstream as Provider
 from tests.gateway import wire
 from tests.gateway.gate import IN, OUT, PAYER, PROVIDER_KEY, providers, standing
@@ -580,3 +582,49 @@ async def test_no_secret_is_in_any_log_message_or_answer(upstream, caplog):
     assert PROVIDER_KEY not in told
     assert secret not in told
     assert "Say hello" not in told
+
+
+async def test_no_secret_is_in_a_stream_a_list_or_a_count_and_no_header_of_ours_is(upstream):
+    other = "a-secret-of-a-proxy-in-front"
+    said = f'{{"error":{{"message":"Incorrect keys {PROVIDER_KEY} {other}","code":"invalid_api_key"}}}}'
+    seen = []
+    async with standing(providers(upstream, headers={"x-proxy-key": other})) as gate:
+        upstream.answers(wire.streamed(f"data: {said}\n\n".encode()))
+        seen.append(await gate.chat(wire.chat(stream=True)))
+        gate.knows(20)
+        seen.append(await gate.chat(wire.chat(stream=True)))
+        upstream.answers(Reply(status=401, body=said.encode()))
+        seen.append(await gate.ask("GET", "/openai/v1/models"))
+        seen.append(await gate.post("/anthropic/v1/messages/count_tokens", wire.messages()))
+        seen.append(await gate.chat(wire.chat()))
+    assert all("Incorrect keys [key] [key]" in str(answer.body) for answer in seen), seen
+
+
+async def test_what_cannot_be_said_of_a_call_keeps_nothing_from_the_books(gate, upstream, monkeypatch):
+    upstream.answers(wire.chat_answer())
+    known = books.booked
+
+    def booked(**of):
+        what = known(**of)
+        return replace(what, record=replace(what.record, metadata={"": "1"}))
+
+    monkeypatch.setattr(books, "booked", booked)
+    assert (await gate.chat(wire.chat())).status == 200
+    async with asyncio.timeout(5):
+        while (await gate.balance()).spent != 18:
+            await gate.booked()
+    await gate.assert_nothing_is_held()
+
+
+@pytest.mark.parametrize("calls", [5, True, "x", {}, [None, 7], [{"function": 3}]])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_tool_calls_of_a_wrong_type_cost_what_the_usage_says(gate, upstream, calls, stream):
+    if stream:
+        chunk = wire.chat_chunk(choices=[{"index": 0, "delta": {"tool_calls": calls}, "finish_reason": None}])
+        body = sse(chunk, wire.chat_stop(), wire.chat_chunk(choices=[], usage=wire.CHAT_USAGE))
+        upstream.answers(wire.streamed(body))
+    else:
+        message = {"role": "assistant", "content": None, "tool_calls": calls}
+        upstream.answers(wire.chat_answer(choices=[{"index": 0, "message": message, "finish_reason": "stop"}]))
+    assert (await gate.chat(wire.chat(stream=stream))).status == 200
+    assert (await gate.last()).amounts["tokens"] == 18

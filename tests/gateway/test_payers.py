@@ -2,7 +2,7 @@
 
 import pytest
 
-from fiscus.core.commands import SetStatus
+from fiscus.core.commands import Allocate, Deallocate, PutAccount, SetStatus
 from fiscus.gateway.payers import KEPT_BYTES_MAX, KEPT_MAX, Payers, Unnamed, payer_of, secret_of, without_key
 from tests.api.service import FIRST_SECRET
 from tests.gateway import wire
@@ -326,3 +326,46 @@ def test_secrets_are_found_and_taken_out_without_a_server():
     assert secret_of({}, b"a=1&key=abc") == b"abc"
     assert secret_of({b"cookie": b"key=abc"}, b"keys=abc") is None
     assert without_key(b"alt=sse&key=abc&empty=") == "alt=sse&empty="
+
+
+@pytest.mark.parametrize("metadata", ["=1", "=1&b=2", "a=1&=2"])
+async def test_metadata_without_a_name_is_refused_before_anything_is_held(gate, upstream, metadata):
+    upstream.answers(wire.chat_answer())
+    answer = await gate.chat(wire.chat(), **{"x-fiscus-metadata": metadata})
+    assert answer.status == 403
+    assert "X-Fiscus-Metadata" in answer.json["error"]["message"]
+    assert upstream.asked == []
+    await gate.assert_nothing_is_held()
+
+
+async def test_one_account_that_cannot_be_charged_too_leaves_the_others_charged(gate, upstream):
+    upstream.answers(wire.chat_answer())
+    await gate.account("user:bob", None, tokens=PLENTY)
+    await gate.do(PutAccount(account="user:ann", parent="user:bob"))
+    await gate.do(Allocate(account="user:ann", unit="tokens", to=1_000))
+    await gate.account("project:p", None, tokens=0)
+    await gate.account("thread:1", PAYER)
+    answer = await gate.chat(wire.chat(), **{"x-fiscus-thread": "1", "x-fiscus-user": "ann", "x-fiscus-project": "p"})
+    assert answer.status == 402, answer
+    assert "project:p" in answer.json["error"]["message"]
+    assert upstream.asked == []
+    await gate.do(Deallocate(account="user:ann", unit="tokens"))
+
+
+@pytest.mark.parametrize(
+    "query", ["fields=candidates", "$fields=candidates", "alt=proto", "$alt=media", "callback=x", "$httpHeaders=a:b"]
+)
+async def test_a_caller_does_not_choose_what_gemini_says_of_usage(gate, upstream, query):
+    upstream.answers(wire.gemini_answer())
+    answer = await gate.post(f"/gemini/v1beta/models/test-model:generateContent?{query}", wire.contents())
+    assert answer.status == 400
+    assert answer.json["error"]["status"] == "INVALID_ARGUMENT"
+    assert upstream.asked == []
+
+
+async def test_headers_that_choose_fields_stay_here(gate, upstream):
+    upstream.answers(wire.gemini_answer())
+    answer = await gate.generate(wire.contents(), **{"x-goog-fieldmask": "candidates", "x-http-method-override": "GET"})
+    assert answer.status == 200
+    [asked] = upstream.asked
+    assert not {"x-goog-fieldmask", "x-http-method-override"} & asked.headers.keys()

@@ -4,13 +4,15 @@ import asyncio
 import doctest
 import time
 from collections import Counter
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
 from fiscus.gateway import upstreams
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.options import Upstream as Provider
-from fiscus.gateway.upstreams import backoff_s
+from fiscus.gateway.upstreams import backoff_s, retry_after_s
 from tests.gateway import wire
 from tests.gateway.gate import PROVIDER_KEY, providers, standing
 from tests.gateway.upstream import JSON, Reply
@@ -116,3 +118,59 @@ async def test_a_request_without_a_bound_gets_what_the_model_gives_at_most(upstr
 
 def test_examples():
     assert doctest.testmod(upstreams).failed == 0
+
+
+def _says(**headers):
+    class Says:
+        def header(self, name):
+            return headers.get(name.decode().replace("-", "_"), "")
+
+    return Says()
+
+
+def test_how_long_to_wait_is_said_in_seconds_or_as_a_date():
+    assert retry_after_s(_says(retry_after="1.5")) == 1.5
+    assert retry_after_s(_says(retry_after_ms="250")) == 0.25
+    in_20_s = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
+    assert 18 < retry_after_s(_says(retry_after=in_20_s)) <= 20
+    assert retry_after_s(_says(retry_after="Thu, 01 Jan 1970 00:00:00 GMT")) == 0
+    for nothing in ("", "soon", "\xb2", "-3", "nan"):
+        assert retry_after_s(_says(retry_after=nothing)) is None
+
+
+async def test_callers_who_leave_do_not_speak_for_a_provider_that_hangs(upstream):
+    upstream.answers(Reply(never=True))
+    async with standing(providers(upstream)) as gate:
+        [target] = gate.gateway._tools.upstreams.targets("openai", "test-model")
+        target.failures = 2
+        asking = asyncio.create_task(gate.chat(wire.chat()))
+        await upstream.request()
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        async with asyncio.timeout(5):
+            while target.in_flight:
+                await asyncio.sleep(0.01)
+        assert target.failures == 2
+
+
+async def test_the_input_is_counted_as_the_provider_names_the_model(upstream):
+    upstream.answers(wire.chat_answer())
+    picture = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+    body = wire.chat(messages=[{"role": "user", "content": [picture]}])
+    held = []
+    for renames, model in (({}, "gpt-4o-mini"), ({"vision": "gpt-4o-mini"}, "vision")):
+        async with standing(providers(upstream, renames=renames)) as gate:
+            answer = await gate.chat({**body, "model": model})
+            assert answer.status == 200, answer
+            held.append(
+                [entry.data["amounts"]["input_tokens"] for entry in await gate.entries() if entry.kind == "held"]
+            )
+    assert held[0] == held[1]
+
+
+async def test_a_legacy_completion_without_a_bound_gets_what_the_api_says(upstream):
+    upstream.answers(wire.chat_answer())
+    async with standing(providers(upstream, output_field="max_completion_tokens")) as gate:
+        body = {"model": "test-model", "prompt": "Hi"}
+        assert (await gate.post("/openai/v1/completions", body)).status == 200
+    assert upstream.asked[0].json == {**body, "max_tokens": 16}

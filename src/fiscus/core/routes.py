@@ -362,12 +362,12 @@ def resolve(
             refused = refused or inactive(draft, also_chain)
         if refused is not None:
             return refused
-        for also_chain in also_chains:
+        for index, also_chain in enumerate(also_chains):
             if not is_shared_up_to(payer_numbers, also_chain):
                 return Refused(
                     code="also_not_shared",
                     detail=f"{also_chain[0].display_name} has an allocation of its own, so it cannot be charged too",
-                    field="also",
+                    field=f"also[{index}]",
                 )
     else:
         also_chains = [also_chain for also_chain in also_chains if is_shared_up_to(payer_numbers, also_chain)]

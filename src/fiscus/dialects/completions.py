@@ -61,6 +61,8 @@ class _Chat(msgspec.Struct):
     preset: Any = None
     models: Any = None
     messages: msgspec.Raw = NULL
+    reasoning_effort: Any = None
+    reasoning: msgspec.Raw = NULL
 
 
 class _Completion(msgspec.Struct):
@@ -78,6 +80,10 @@ class _Completion(msgspec.Struct):
 _CHAT, _COMPLETION = decoder(_Chat), decoder(_Completion)
 _CHAT_ONCE = ("model", "stream", "stream_options", "include_usage", *_BOUNDS, "n", "messages", "tools")
 _COMPLETION_ONCE = ("model", "stream", "stream_options", "include_usage", "max_tokens", "n", "best_of", "prompt")
+
+
+OUTPUT_TOKENS_DEFAULT = 16
+"""Of a legacy completion that names no bound, by OpenAI's reference; others have others, so that it is always told."""
 
 
 class Completions(OpenAIDialect):
@@ -139,7 +145,8 @@ class Completions(OpenAIDialect):
             name: anything(body[present[name].start : present[name].end]) for name in self._bounds if name in present
         }
         asked = {name: value for name, value in bounds.items() if value is not None}
-        names = asked or (output_field or next(iter(bounds), self._bounds[0]),)
+        usual = output_field if output_field in self._bounds else None
+        names = asked or (usual or next(iter(bounds), self._bounds[0]),)
         values = {name: asked.get(name) for name in names}
         return {
             name: encoded(output_tokens_max)
@@ -219,6 +226,7 @@ class ChatCompletions(Completions):
             stream=bool(request.stream) or stream,
             output_tokens_max=max(bounds, default=None),
             choices=request.n or 1,
+            thinks=request.reasoning_effort not in (None, "none") or given(request.reasoning),
             include_usage=bool(request.stream_options and request.stream_options.include_usage),
             tools=len(named),
             tool_names=names(named),

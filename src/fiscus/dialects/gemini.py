@@ -22,6 +22,7 @@ from fiscus.dialects.wire import (
     bounded,
     decoder,
     encoded,
+    given,
     names,
     once,
     own,
@@ -52,6 +53,8 @@ REASON_MAX = 999
 class _ThinkingConfig(msgspec.Struct):
     thinkingBudget: int | None = None
     thinking_budget: int | None = None
+    thinkingLevel: msgspec.Raw = NULL
+    thinking_level: msgspec.Raw = NULL
 
 
 class _Config(msgspec.Struct):
@@ -119,6 +122,7 @@ class Gemini(Dialect):
             stream=stream,
             output_tokens_max=bound,
             thinking_tokens_max=thinking,
+            thinks=bool(thinking) or given(thinking_config.thinkingLevel) or given(thinking_config.thinking_level),
             choices=count or 1,
             include_usage=True,
             tools=len(named),

@@ -49,6 +49,7 @@ class _Responses(msgspec.Struct):
     store: Any = None
     user: Any = None
     metadata: msgspec.Raw = NULL
+    reasoning: msgspec.Raw = NULL
 
 
 _REQUEST = decoder(_Responses)
@@ -72,6 +73,7 @@ class Responses(OpenAIDialect):
             stream=bool(request.stream) or stream,
             output_tokens_max=request.max_output_tokens,
             output_tokens_least=OUTPUT_TOKENS_LEAST,
+            thinks=given(request.reasoning) and b'"none"' not in bytes(request.reasoning),
             include_usage=True,
             tools=len(named),
             tool_names=names(named),

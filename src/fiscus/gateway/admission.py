@@ -107,10 +107,11 @@ class Asking:
             assert isinstance(outcome, Refused), outcome
             if outcome.binding is not None:
                 self.least = {outcome.binding.unit: outcome.binding}
-            is_other = outcome.code in ("unknown_account", "also_not_shared") and outcome.field != "account"
-            if not self._also or not is_other:
+            is_other = outcome.code in ("unknown_account", "also_not_shared")
+            rest = _without(self._also, outcome) if is_other else None
+            if rest is None:
                 return outcome
-            self._also = _without(self._also, outcome)
+            self._also = rest
 
     def amounts(self, output_tokens: int) -> Amounts:
         """See ``Bound.amounts``; those of the last time are kept."""
@@ -326,12 +327,12 @@ def _is_room(refused: Refused) -> bool:
     return refused.code in ROOM and (refused.binding is None or refused.binding.unit in OUTPUT_UNITS)
 
 
-def _without(also: Sequence[str], refused: Refused) -> tuple[str, ...]:
-    """Those that are left of the others, without the one that cannot be charged."""
-    for index, name in enumerate(also):
-        if refused.field == f"also[{index}]" or repr(name) in refused.detail:
+def _without(also: Sequence[str], refused: Refused) -> tuple[str, ...] | None:
+    """Those that are left of the others, without the one that cannot be charged; None: it is none of them."""
+    for index in range(len(also)):
+        if refused.field == f"also[{index}]":
             return (*also[:index], *also[index + 1 :])
-    return ()
+    return None
 
 
 def _fitting(bound: Bound, refused: Refused, held: int, leave: Amounts) -> int:

@@ -17,6 +17,7 @@ from fiscus.core.outcomes import Refused
 from fiscus.core.records import TEXT_LENGTH_MAX
 from fiscus.core.units import Amounts
 from fiscus.dialects import DIALECTS, Change, Code, Dialect, Malformed, Problem, RequestFacts
+from fiscus.dialects.completions import OUTPUT_TOKENS_DEFAULT
 from fiscus.gateway.admission import LEASE_S, Admitted, Asking, admit, release, wish
 from fiscus.gateway.apart import ApartFailed
 from fiscus.gateway.asgi import Headers, Message, Receive, Send, send_refusal
@@ -29,7 +30,7 @@ from fiscus.gateway.metrics import GatewayCollector, GatewayMetrics
 from fiscus.gateway.notes import Note, Notes
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.order import Incoming, Order, Tools
-from fiscus.gateway.payers import Caller, Payer, Payers, Unnamed, secret_of, without_key, wraps_up
+from fiscus.gateway.payers import Caller, Payer, Payers, Unnamed, secret_of, unknown_parameter, without_key, wraps_up
 from fiscus.gateway.produced import Expected, Lengths, Shares
 from fiscus.gateway.reading import Reader
 from fiscus.gateway.remaining import Remaining, within
@@ -150,6 +151,9 @@ class Gateway:
             return _unavailable(error)
         if isinstance(caller, Problem):
             return caller
+        refused = unknown_parameter(query) if route.family == "gemini" and query else None
+        if refused is not None:
+            return Problem(code="invalid", message=f"{refused}: is not passed on", field=refused)
         if not route.is_known:
             return Problem(code="unknown_route", message="the gateway meters no such call, so it does not pass it on")
         incoming = Incoming(
@@ -265,7 +269,7 @@ class Gateway:
         if facts.background:
             return Problem(code="invalid", message="a call in the background cannot be metered", field="background")
         try:
-            counted = await tools.reader.count(body, route.dialect, model, targets[0].upstream.priced_as)
+            counted = await self._count(body, route, model, targets)
         except Invalid as error:
             return Problem(code="invalid", message=str(error))
         if is_unseen(facts, counted) and options.unseen_input_tokens_max is None:
@@ -286,12 +290,12 @@ class Gateway:
             counted,
             prices,
             options,
-            output_tokens_default=lambda: min(target.upstream.output_tokens_of(model) for target in targets),
+            output_tokens_default=lambda: _output_tokens_default(route, model, targets),
             is_embedding=route.dialect == "openai.embeddings",
             leave=options.wrap_up if options.wrap_up and not wraps_up(incoming.headers) else {},
         )
         attributes = _attributes(payer, model, targets)
-        grows = facts.stream and facts.choices == 1 and tools.shares.shows_all(model)
+        grows = facts.stream and facts.choices == 1 and not facts.thinks and tools.shares.shows_all(model)
         expected = tools.lengths.expected(payer.account, model) if facts.choices == 1 else None
         if expected is None and grows:
             start = options.output_tokens_start
@@ -344,6 +348,12 @@ class Gateway:
         )
         await Call(tools, order).run()
         return None
+
+    async def _count(self, body: Body, route: Route, model: str, targets: Sequence[Target]) -> Count:
+        """Count the input as those who may be asked name the model; the most that it may be."""
+        kinds = {(target.model_for(model), target.upstream.priced_as) for target in targets}
+        counts = [await self._tools.reader.count(body, route.dialect, name, provider) for name, provider in kinds]
+        return counts[0] if len(counts) == 1 else max(counts, key=lambda one: one.upper_bound)
 
     def _prices(self, targets: Sequence[Target], model: str, facts: RequestFacts) -> list[Price] | Problem:
         """The prices of all that may be asked; empty: the cost is not bounded, by the policy."""
@@ -403,6 +413,13 @@ def problem_of(refused: Refused, leave: Amounts) -> Problem:
         field=refused.field,
         detail=detail,
     )
+
+
+def _output_tokens_default(route: Route, model: str, targets: Sequence[Target]) -> int:
+    """What a choice has at most where the request does not say."""
+    if route.dialect == "openai.completions":
+        return OUTPUT_TOKENS_DEFAULT
+    return min(target.upstream.output_tokens_of(model) for target in targets)
 
 
 def _attributes(payer: Payer, model: str, targets: Sequence[Target]) -> dict[str, str]:

@@ -83,7 +83,8 @@ class Attempts:
             self._is_asking = False
             if failed and self.status is not None and self.status not in BROKEN:
                 self._tools.metrics.failed(self.target.upstream.name, was_sent=True, is_timeout=False)
-            self._tools.upstreams.ended(self.target, failed=failed)
+            is_known = failed or self.status is not None
+            self._tools.upstreams.ended(self.target, failed=failed if is_known else None)
 
     def _begin(self, target: Target) -> None:
         self.target = target

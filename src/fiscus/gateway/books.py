@@ -136,6 +136,10 @@ class Books:
                 continue
             if isinstance(outcome, Refused):
                 log.error("settlement_refused", hold=self._command.id, code=outcome.code, detail=outcome.detail)
+                if _is_for_record(outcome) and isinstance(self._command, Settle) and self._command.record is not None:
+                    self._command = msgspec.structs.replace(self._command, record=None)  # the amounts are booked
+                    request = msgspec.structs.replace(request, command=self._command)
+                    continue
             break
         self._is_finished = True
         self.answer.ended(None)  # unless its length was said
@@ -153,7 +157,8 @@ class Books:
         """What this call teaches of counts, of texts and of lengths."""
         order = self._order
         facts = order.facts
-        if not (order.counted.unseen or facts.input_unknown or facts.server_tools):
+        is_one_model = len({target.model_for(order.model) for target in order.targets}) == 1
+        if is_one_model and not (order.counted.unseen or facts.input_unknown or facts.server_tools):
             self._tools.reader.learn(order.counted, provider, usage.tokens.input)
             self._tools.metrics.counted(provider, order.counted, usage.tokens.input)
         if ended.was_cut or ended.outcome != "success":
@@ -165,3 +170,8 @@ class Books:
         told, asked = order.admitted.output_tokens, order.admitted.bound.output_tokens_max
         if facts.choices == 1 and (output < told or told == asked):  # what was clamped would have been longer
             self.answer.ended(output)
+
+
+def _is_for_record(refused: Refused) -> bool:
+    """Whether it is what is said of a call that cannot be booked."""
+    return refused.code == "invalid" and (refused.field or "").startswith("record")

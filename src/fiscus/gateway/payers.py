@@ -104,6 +104,25 @@ def without_key(query: bytes) -> str:
     return urlencode([(name, value) for name, value in pairs if name != "key"])
 
 
+GEMINI_PARAMETERS = frozenset(
+    ("alt", "key", "prettyPrint", "$prettyPrint", "quotaUser", "pageSize", "pageToken", "$.xgafv")
+)
+"""What may stand in the query of an address. Others choose the fields of an answer, and with them whether it tells its
+usage, or stand for headers."""
+
+
+def unknown_parameter(query: bytes) -> str | None:
+    """The first parameter of Gemini's that is not passed on.
+
+    >>> unknown_parameter(b"key=fk_1&alt=sse"), unknown_parameter(b"fields=candidates"), unknown_parameter(b"alt=proto")
+    (None, 'fields', 'alt')
+    """
+    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        if name not in GEMINI_PARAMETERS or (name == "alt" and value not in ("sse", "json", "")):
+            return name
+    return None
+
+
 def payer_of(headers: Mapping[bytes, bytes], caller: Caller, account: str | None) -> Payer | Unnamed:
     """Who pays: the account that the headers narrow the key to, else the key's own, else ``account``.
 
@@ -214,7 +233,7 @@ def _metadata(headers: Mapping[bytes, bytes]) -> dict[str, str] | Unnamed:
         return {}
     pairs = dict(parse_qsl(raw.decode("latin-1")))
     is_readable = all(text.isprintable() for pair in pairs.items() for text in pair)
-    is_short = all(len(name) <= VALUE_LENGTH_MAX and len(value) <= TEXT_LENGTH_MAX for name, value in pairs.items())
+    is_short = all(0 < len(name) <= VALUE_LENGTH_MAX and len(value) <= TEXT_LENGTH_MAX for name, value in pairs.items())
     if pairs and len(pairs) <= METADATA_MAX and is_readable and is_short:
         return pairs
     return Unnamed(

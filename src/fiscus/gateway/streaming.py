@@ -123,6 +123,8 @@ class Streaming:
     async def _send(self, events: Sequence[Event], send: Send) -> None:
         passed = map(self._dialect.strip_usage, events) if self._strips else (event.raw for event in events)
         body = b"".join(filter(None, passed))
+        if b'"error"' in body and self._attempts.target is not None:
+            body = self._attempts.target.without_key(body)
         if body and not self._presence.is_gone:
             await send({"type": "http.response.body", "body": body, "more_body": True})
 

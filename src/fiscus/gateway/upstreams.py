@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
+from email.utils import parsedate_to_datetime
 from urllib.parse import quote, urlsplit
 
 from fiscus.contract.logs import get_logger
@@ -50,11 +51,16 @@ KEPT_BACK = frozenset(
         b"x-forwarded-proto",
         b"x-forwarded-host",
         b"forwarded",
+        b"x-goog-fieldmask",
+        b"x-http-method-override",
     )
 )
 """Headers of a caller that are its own affair, or the connection's."""
 
 OWN_PREFIX = b"x-fiscus-"
+
+SECRET_LENGTH_LEAST = 16
+"""What is configured to be sent in a header and is shorter is no secret: a version, a region."""
 
 
 class Rate:
@@ -114,6 +120,11 @@ class Target:
         own = dict(upstream.headers) | ({key_header: value} if upstream.api_key else {})
         self._own = b"".join(b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in own.items())
         self._own += b"accept-encoding: identity\r\n"
+        secrets = [
+            self.upstream.api_key,
+            *(value for value in upstream.headers.values() if len(value) >= SECRET_LENGTH_LEAST),
+        ]
+        self._secrets = [secret.encode() for secret in secrets if secret]
         self._own_lines = self._own.count(b"\n")
         self._kept_back = KEPT_BACK | {name.lower().encode() for name in own}
         self._path = urlsplit(upstream.base_url).path.rstrip("/")
@@ -124,8 +135,11 @@ class Target:
         return self.in_flight >= self.upstream.in_flight_max or (self.rate is not None and self.rate.is_used_up)
 
     def without_key(self, body: bytes) -> bytes:
-        """What it says of an error; some repeat the key that they were sent."""
-        return body.replace(self.upstream.api_key.encode(), b"[key]") if self.upstream.api_key else body
+        """What it says of an error; some repeat the key, or another secret, that they were sent."""
+        for secret in self._secrets:
+            if secret in body:
+                body = body.replace(secret, b"[key]")
+        return body
 
     def model_for(self, asked: str) -> str:
         """What the model is called there."""
@@ -232,9 +246,16 @@ class Upstreams:
         target.used = self._turn
         target.in_flight += 1
 
-    def ended(self, target: Target, *, failed: bool) -> None:
-        """The call is over; after so many failures in a row it is left alone for a while."""
+    def ended(self, target: Target, *, failed: bool | None) -> None:
+        """The call is over; after so many failures in a row it is left alone for a while.
+
+        Args:
+            target: was asked.
+            failed: whether it failed; None: nobody waited for that.
+        """
         target.in_flight -= 1
+        if failed is None:
+            return
         if not failed:
             target.failures = 0
             target.broken_until_s = 0.0
@@ -254,12 +275,16 @@ def next_target(targets: Sequence[Target], tried: Sequence[Target]) -> Target:
 
 
 def retry_after_s(answer: Answer) -> float | None:
-    """How long a provider asks to wait, in seconds; None: it does not say, or not in seconds."""
+    """How long a provider asks to wait, in seconds; None: it does not say."""
     for name, scale in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
         value = answer.header(name)
-        if value.replace(".", "", 1).isdigit():
+        if value.isascii() and value.replace(".", "", 1).isdigit():
             return min(float(value) * scale, RETRY_AFTER_S_MAX)
-    return None
+    try:
+        left_s = parsedate_to_datetime(answer.header(b"retry-after")).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return None
+    return min(max(0.0, left_s), RETRY_AFTER_S_MAX)
 
 
 def backoff_s(options: GatewayOptions, attempt: int) -> float:
