@@ -317,3 +317,19 @@ async def test_confirming_the_clock_answers_whether_calls_are_admitted_now(api: 
     await api.treasury.execute(Request(command=PutAccount(account="a")))
     confirmed = await api.post("/v1/clock/confirm")
     assert (confirmed.status, confirmed.json["ready"]) == (200, True)
+
+
+async def test_a_conditional_write_that_is_repeated_has_the_same_answer(api: Api):
+    await api.put("/v1/accounts/a", {})
+    budget, body = "/v1/accounts/a/budgets/b", {"unit": "tokens", "limit": 10}
+    for limit, conditions in ((10, {"If-None-Match": "*"}), (20, {"If-Match": '"1"'})):
+        headers = {**conditions, "Idempotency-Key": f"k{limit}"}
+        first = await api.put(budget, body | {"limit": limit}, headers=headers)
+        assert first.status == 200, first
+        again = await api.put(budget, body | {"limit": limit}, headers=headers)
+        assert (again.status, again.body) == (200, first.body)
+    stale = await api.put(budget, body | {"limit": 30}, headers={"If-Match": '"1"', "Idempotency-Key": "k30"})
+    assert (stale.status, stale.code) == (412, "precondition_failed")
+    headers = {"If-Match": '"2"', "Idempotency-Key": "gone"}
+    statuses = [(await api.delete(budget, headers=headers)).status for _ in range(2)]
+    assert statuses == [200, 200]

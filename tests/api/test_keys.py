@@ -416,3 +416,88 @@ async def test_an_idempotency_key_does_not_reveal_another_keys_answer(teams: Api
         answer = await teams.put("/v1/accounts/agent:z", attempt, key=key, headers=idempotency)
         assert answer.status in (403, 409)
         assert b"secret of team:b" not in answer.body
+
+
+async def test_a_first_key_that_was_rotated_or_revoked_does_not_come_back_with_the_settings(keyed: Api):
+    rotated = (await keyed.post("/v1/keys/first/rotate", key=FIRST_SECRET)).json["secret"]
+    await store_first_key(keyed.treasury, FIRST_SECRET, PEPPER)
+    assert (await keyed.get("/v1/accounts", key=FIRST_SECRET)).status == 401
+    assert (await keyed.get("/v1/accounts", key=rotated)).status == 200
+    other = (await keyed.post("/v1/keys", {"role": "admin"}, key=rotated)).json["secret"]
+    assert (await keyed.delete("/v1/keys/first", key=other)).status == 200
+    before = await keyed.head()
+    await store_first_key(keyed.treasury, FIRST_SECRET, PEPPER)
+    assert await keyed.head() == before
+    assert (await keyed.get("/v1/accounts", key=FIRST_SECRET)).status == 401
+
+
+@pytest.fixture
+async def red(keyed: Api) -> tuple[Api, str]:
+    """A key of an account below a team that lends, warns and stands beside another one."""
+
+    async def put(target: str, body: dict[str, Any]) -> None:
+        assert (await keyed.put(target, body, key=FIRST_SECRET)).status == 200
+
+    for account, parent in (
+        ("project:top", None),
+        ("team:red", "project:top"),
+        ("agent:r", "team:red"),
+        ("team:blue", "project:top"),
+    ):
+        await put(f"/v1/accounts/{account}", {"parent": parent} if parent else {})
+    await put("/v1/accounts/project:top/budgets/soft", {"unit": "tokens", "limit": 5, "mode": "warn"})
+    await put("/v1/templates/thread:*", {"max_children": 100})
+    bound = await issued(keyed, role="account", account="team:red", may_open=True)
+    return keyed, bound["secret"]
+
+
+async def test_a_bound_key_is_not_told_which_other_accounts_there_are(red):
+    api, key = red
+    answers = []
+    for parent in ("team:blue", "project:top", "team:nobody"):
+        body = {"account": "thread:9", "parent": parent, "amounts": {"tokens": 1}}
+        answers.append((await api.post("/v1/checks", body, key=key)).json)
+    assert [{**one, "as_of_seq": 0} for one in answers[1:]] == [{**answers[0], "as_of_seq": 0}] * 2
+
+
+async def test_a_bound_key_is_told_of_no_budget_and_no_status_above_it(red):
+    api, key = red
+    body = {"id": "h1", "account": "agent:r", "amounts": {"tokens": 9}}
+    assert "warnings" not in (await api.post("/v1/holds", body, key=key)).json
+    assert "warnings" not in (await api.post("/v1/holds", body, key=key)).json
+    told = (await api.post("/v1/holds", {**body, "id": "h2"}, key=FIRST_SECRET)).json
+    assert told["warnings"] == ["project:top/soft"]
+    assert (await api.post("/v1/accounts/project:top/suspend", {}, key=FIRST_SECRET)).status == 200
+    refused = await api.post("/v1/holds", {**body, "id": "h3"}, key=key)
+    assert (refused.status, refused.code) == (403, "account_suspended")
+    checked = await api.post("/v1/checks", {"account": "agent:r", "amounts": {"tokens": 1}}, key=key)
+    assert "project:top" not in f"{refused.body} {checked.body}"
+
+
+async def test_a_bound_key_is_told_of_no_lender_and_no_other_payer(red):
+    api, key = red
+
+    async def put(target: str, body: dict[str, Any]) -> None:
+        assert (await api.put(target, body, key=FIRST_SECRET)).status == 200
+
+    await put("/v1/accounts/team:red/allocations/cost", {"to": 0})
+    await put("/v1/accounts/team:blue/allocations/cost", {"to": 100})
+    loan = {"id": "l1", "account": "team:red", "unit": "cost", "parts": [{"source": "team:blue", "amount": 30}]}
+    assert (await api.post("/v1/loans", loan, key=FIRST_SECRET)).status == 201
+    used = {"id": "u1", "account": "agent:r", "also": ["team:blue"], "total": {"tokens": 5}}
+    assert (await api.post("/v1/usage", used, key=FIRST_SECRET)).status == 201
+    for target in (
+        "/v1/loans/l1",
+        "/v1/accounts/team:red",
+        "/v1/accounts?limit=10",
+        "/v1/usage?limit=10",
+        "/v1/usage/sums?by=team_id,project_id",
+        "/v1/journal?limit=1000",
+    ):
+        beside = "&" if "?" in target else "?"
+        answer = await api.get(f"{target}{beside}min_seq={await api.head()}", key=key)
+        assert answer.status == 200, answer
+        assert b"blue" not in answer.body, answer
+        assert b'"top"' not in answer.body, answer
+    assert (await api.get("/v1/loans/l1", key=key)).json["loan"]["amount"] == 30
+    assert b"blue" in (await api.get("/v1/loans/l1", key=FIRST_SECRET)).body

@@ -36,15 +36,15 @@ def bounds(period: Period, now: datetime) -> tuple[datetime, datetime]:
             return (month - timedelta(days=1)).replace(day=1), month
 
 
-def starts(since: datetime, until: datetime, length_ms: int) -> list[int]:
+def starts(since: datetime, until: datetime, length_ms: int) -> range:
     """The numbers of all days (or hours) that a time touches, in order.
 
-    >>> starts(datetime(1970, 1, 2, tzinfo=UTC), datetime(1970, 1, 3, 1, tzinfo=UTC), DAY_MS)
+    >>> list(starts(datetime(1970, 1, 2, tzinfo=UTC), datetime(1970, 1, 3, 1, tzinfo=UTC), DAY_MS))
     [1, 2]
     """
     first = int(since.timestamp() * 1_000) // length_ms
     last = -(-int(until.timestamp() * 1_000) // length_ms)
-    return list(range(first, last))
+    return range(first, last)
 
 
 def at(number: int, length_ms: int) -> datetime:

@@ -24,7 +24,7 @@ from fiscus.api.answers import (
 from fiscus.api.authority import denied
 from fiscus.api.calls import Call, Handler, Reply, Stream
 from fiscus.api.cursors import after_of, cursor_of
-from fiscus.api.etags import etag, matching_version
+from fiscus.api.etags import etag, matching_version, said_version
 from fiscus.api.keys import digest_of, make_key_id, make_secret
 from fiscus.api.problems import STATUSES, Problem, problem, refusal_problem
 from fiscus.contract.errors import StoreUnavailable, TreasuryError
@@ -322,6 +322,8 @@ async def _if_version(call: Call) -> int | Problem | None:
     given = call.headers.get(b"if-match"), call.headers.get(b"if-none-match")
     if given == (None, None):
         return None
+    if b"idempotency-key" in call.headers and (version := said_version(*given)) is not None:
+        return version  # the ledger looks at it, after it has looked whether this is a repeat
     found = check_name("budget", call.path[1]) or await ask(call, ReadAccount(account=call.path[0]))
     if isinstance(found, Refused):
         return refusal_problem(found)

@@ -15,6 +15,7 @@ import msgspec
 from fiscus.api.limits import Buckets
 from fiscus.api.problems import Problem, problem
 from fiscus.contract.errors import BudgetUnavailable, refusal
+from fiscus.contract.logs import get_logger
 from fiscus.contract.queries import FindKey, KeysView, ListKeys
 from fiscus.contract.treasury import Treasury
 from fiscus.core.commands import PutKey, Request, Role
@@ -32,6 +33,7 @@ UNKNOWN_KEYS_PER_MINUTE = 120
 """Secrets that do not exist, which one address may try in a minute."""
 
 FIRST_KEY = "first"
+log = get_logger(__name__)
 """Public id of the key that the settings bring along."""
 
 Access = Literal["open", "read", "read_all", "write", "operate", "administer"]
@@ -87,19 +89,25 @@ def digest_of(secret: str, pepper: bytes) -> str:
 
 
 async def store_first_key(treasury: Treasury, secret: str, pepper: bytes, tenant: str = "default") -> None:
-    """Store the secret from the settings as an administrator's key, if it is not there yet.
+    """Store the secret from the settings as an administrator's key, if there never was a first one.
+
+    One that was rotated or revoked stays so, whatever the settings still say.
 
     Raises:
         Refusal: the ledger does not take it.
     """
     digest = digest_of(secret, pepper)
-    found = await treasury.read(FindKey(digest=digest, tenant=tenant))
+    asked = FindKey(digest=digest, tenant=tenant)
+    found = await treasury.read(asked)
     if isinstance(found, KeysView) and found.keys:
         return
-    command = PutKey(key=FIRST_KEY, digest=digest, role="admin", may_open=True, label="from the settings")
+    command = PutKey(key=FIRST_KEY, digest=digest, role="admin", may_open=True, label="from the settings", if_new=True)
     outcome = await treasury.execute(Request(command=command, tenant=tenant, actor=FIRST_KEY))
     if isinstance(outcome, Refused):
         raise refusal(outcome)
+    found = await treasury.read(asked)
+    if isinstance(found, KeysView) and not found.keys:
+        log.warning("first_key_not_used", reason="it was rotated, revoked or set before")
 
 
 class Keys:

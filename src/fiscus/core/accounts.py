@@ -270,6 +270,9 @@ def put_key(draft: Draft, request: Request, command: PutKey, now: int) -> KeyAns
         return wrong
     if request.scope is not None:
         return forbidden(command.key)
+    known = draft.keys.find(command.key) if command.if_new else None
+    if known is not None:
+        return key_answer(draft, known)
     account: int | None = None
     if command.account is not None:
         account = draft.names.find(command.account)

@@ -199,6 +199,19 @@ def check_instant(field: str, at: datetime | None) -> Refused | None:
     return None
 
 
+def check_time(field: str, at: datetime | None) -> Refused | None:
+    """None, or an aware datetime that the calendar has in UTC, too."""
+    if at is None:
+        return None
+    if at.tzinfo is None:
+        return invalid(field, "must have a time zone")
+    try:
+        at.astimezone(UTC)
+    except OverflowError:
+        return invalid(field, "must lie between the years 1 and 9999 in UTC")
+    return None
+
+
 def check_lease(seconds: int) -> Refused | None:
     """1 … 86,400 seconds."""
     if type(seconds) is not int or not 1 <= seconds <= LEASE_S_MAX:

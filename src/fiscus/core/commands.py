@@ -490,6 +490,7 @@ class PutKey(Command, tag="put_key"):
         role: ``account`` binds it to ``account`` and all below.
         may_open: whether it may open accounts from templates.
         requests_per_minute: None: the service's default.
+        if_new: one of this id that is there, or was, is left as it is.
     """
 
     key: str
@@ -500,6 +501,7 @@ class PutKey(Command, tag="put_key"):
     expires_at: datetime | None = None
     requests_per_minute: int | None = None
     label: str = ""
+    if_new: bool = False
 
 
 class RevokeKey(Command, tag="revoke_key"):

@@ -81,7 +81,7 @@ from fiscus.core.outcomes import AnyOutcome, CompoundAnswer, Refused
 from fiscus.core.overrides import approve_override, deny_override, request_override, revoke_override
 from fiscus.core.prices import put_price, remove_price
 from fiscus.core.routes import close_ended_windows, has_lapsed, running_cell
-from fiscus.core.scopes import in_scope
+from fiscus.core.sight import within_sight
 from fiscus.core.state import ENDED, Budget, Deadline, Draft, Hold, Rules
 from fiscus.core.waiting import admit_waiting, attend, end_or_move, give_up
 
@@ -129,13 +129,11 @@ def decide(draft: Draft, request: Request, now: int) -> AnyOutcome:
     if type(outcome) is Refused:
         if outcome.code == "budget_exceeded" or len(draft.events) > mark[1]:
             _after_refusal(draft, request, outcome, mark, now)
-        if request.scope is not None and outcome.binding is not None:
-            outcome = _within_sight(draft, outcome, outcome.binding.account, request.scope)
     elif draft.alerts:
         _raise_alerts(draft, now)
     if draft.waiting and len(draft.events) > mark[1]:
         admit_waiting(draft, mark, now)
-    return outcome
+    return outcome if request.scope is None else within_sight(draft, outcome, request.scope)
 
 
 def _after_refusal(draft: Draft, request: Request, refused: Refused, mark: Any, now: int) -> None:
@@ -176,14 +174,6 @@ def _is_exhausted(draft: Draft, budget: Budget, now: int) -> bool:
         return True
     draft.rollback(mark)
     return False
-
-
-def _within_sight(draft: Draft, refused: Refused, account: str, scope: str) -> Refused:
-    """A key that is bound to an account is not told the figures of accounts above it."""
-    number = draft.names.find(account)
-    if number is not None and in_scope(draft, draft.accounts[number], scope):
-        return refused
-    return msgspec.structs.replace(refused, detail=f"a budget above {scope} lacks room", binding=None)
 
 
 def _raise_alerts(draft: Draft, now: int) -> None:

@@ -88,6 +88,8 @@ def open_by_template(
         else:
             above = template_for(draft, parent_name)
             if above is None or depth_left <= 1 or parent_name == name:
+                if request.scope is not None:
+                    return forbidden(name)
                 return Refused(code="unknown_account", detail=f"there is no account {parent_name!r}", field="parent")
             opened = open_by_template(
                 draft, parent_name, None, above, request, depth_left - 1, after_the_fact=after_the_fact

@@ -50,7 +50,7 @@ from fiscus.contract.analysis import (
     WorkflowView,
 )
 from fiscus.contract.query import PAGE_LENGTH_MAX
-from fiscus.core.checks import invalid, to_datetime, to_ms
+from fiscus.core.checks import check_time, invalid, to_datetime, to_ms
 from fiscus.core.outcomes import Refused
 from fiscus.core.records import CallRecord, Provenance
 from fiscus.core.units import Amounts
@@ -165,9 +165,9 @@ def _check_usage(query: UsageQuery) -> Refused | None:
         if query.since is not None or query.until is not None:
             return invalid("period", "give a period, or since and until")
     for field in ("since", "until"):
-        time = getattr(query, field)
-        if time is not None and time.tzinfo is None:
-            return invalid(field, "must have a time zone")
+        wrong = check_time(field, getattr(query, field))
+        if wrong is not None:
+            return wrong
     if query.since is not None and query.until is not None and query.until <= query.since:
         return invalid("until", "must be after since")
     texts = ("provider", "model", *NAMED, "task_type", "workflow_id")
@@ -259,7 +259,7 @@ class _Asked:
         if len(found) > GROUPS_MAX:
             raise _TooWide
         place |= {key: len(keys) + index for index, key in enumerate(extra)}
-        attribution = self.names.attribution(_charged(found, place)) if named else None
+        attribution = self.names.attribution(_charged(found, place), query.scope) if named else None
         sums: Sums = {}
         for one in found:
             if all(_named(one, name, place, attribution) == wanted for name, wanted in filters.items()):

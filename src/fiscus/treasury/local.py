@@ -266,8 +266,10 @@ class LocalTreasury(LoopBound):
                 scoped = await asyncio.to_thread(names.number, scope) if scope is not None else None
                 for entry in entries:
                     after = entry.seq
-                    if scope is None or (scoped is not None and names.concerns(entry, scoped)):
+                    if scope is None:
                         yield entry
+                    elif scoped is not None and names.concerns(entry, scoped):
+                        yield names.seen(entry, scoped)
                 if len(stored) < FOLLOW_PAGE:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(FOLLOW_WAIT_S):  # wait_for may lose a cancellation

@@ -29,6 +29,7 @@ from fiscus.contract.queries import (
     ListQuery,
     ListTemplates,
     ListUsage,
+    LoanView,
     OverridesPage,
     OverrideView,
     PricesView,
@@ -53,7 +54,8 @@ from fiscus.core.outcomes import AccountAnswer, OverrideAnswer, Refused
 from fiscus.core.overrides import find_override
 from fiscus.core.records import CallRecord
 from fiscus.core.routes import allocation_cell, running_cell
-from fiscus.core.scopes import find_account
+from fiscus.core.scopes import find_account, in_scope
+from fiscus.core.sight import within_sight
 from fiscus.core.state import ENDED, ENTITY_TYPES, PARKED, Account, Draft, Hold, Kind, Override
 from fiscus.core.units import Amounts
 from fiscus.treasury.analysis import analysis_view, check_analysis
@@ -100,6 +102,21 @@ _record = msgspec.json.Decoder(CallRecord)
 
 def read_view(draft: Draft, as_of_seq: int, query: AnyQuery, now: int) -> View | Refused:
     """Answer an exact query between two batches; windows that have ended are shown as they would open now."""
+    view, scope = _view(draft, as_of_seq, query, now), query.scope
+    if scope is None:
+        return view
+    if isinstance(view, HoldView):
+        return msgspec.structs.replace(view, hold=within_sight(draft, view.hold, scope))
+    if isinstance(view, AccountView):
+        return msgspec.structs.replace(view, account=within_sight(draft, view.account, scope))
+    if isinstance(view, LoanView):
+        return msgspec.structs.replace(view, loan=within_sight(draft, view.loan, scope))
+    if isinstance(view, CheckView):
+        return msgspec.structs.replace(view, refused=within_sight(draft, view.refused, scope))
+    return within_sight(draft, view, scope)
+
+
+def _view(draft: Draft, as_of_seq: int, query: AnyQuery, now: int) -> View | Refused:
     if isinstance(query, ReadAccount):
         wrong = check_name("account", query.account)
         account = wrong or find_account(draft, query.account, query.scope)
@@ -312,7 +329,7 @@ def _accounts_page(store: Store, tenant: int, query: ListAccounts, as_of_seq: in
             account: Account = _decoders["account"].decode(body)
             after = account.number
             if query.status is None or account.status == query.status:
-                answers.append(account_answer(draft, account))
+                answers.append(within_sight(draft, account_answer(draft, account), query.scope))
                 if len(answers) == query.limit:
                     more = True
                     break
@@ -363,18 +380,19 @@ def _usage_page(store: Store, tenant: int, query: ListUsage, as_of_seq: int) -> 
     )
     return UsagePage(
         as_of_seq=as_of_seq,
-        usage=tuple(_usage(draft, row) for row in rows),
+        usage=tuple(_usage(draft, row, query.scope) for row in rows),
         next=rows[-1].seq if len(rows) == query.limit else None,
     )
 
 
-def _usage(draft: Draft, row: UsageRow) -> Usage:
+def _usage(draft: Draft, row: UsageRow, scope: str | None) -> Usage:
+    also = (draft.accounts[number] for number in _numbers.decode(row.also))
     return Usage(
         seq=row.seq,
         at=to_datetime(row.at),
         hold=row.hold,
         account=draft.accounts[row.account].display_name,
-        also=tuple(draft.accounts[number].display_name for number in _numbers.decode(row.also)),
+        also=tuple(account.display_name for account in also if in_scope(draft, account, scope)),
         amounts=_amounts.decode(row.amounts),
         uncovered=_amounts.decode(row.uncovered),
         estimated=row.estimated,
@@ -395,7 +413,7 @@ def _entries_page(store: Store, tenant: int, query: ListEntries) -> EntriesPage 
     entries = [entry for one in stored if (entry := wanted.entry(one, names)) is not None]
     scope = names.number(query.scope) if query.scope is not None else None
     if query.scope is not None:
-        entries = [entry for entry in entries if scope is not None and names.concerns(entry, scope)]
+        entries = [names.seen(entry, scope) for entry in entries if scope is not None and names.concerns(entry, scope)]
     return EntriesPage(
         as_of_seq=as_of_seq,
         entries=tuple(entries),
@@ -570,7 +588,14 @@ class AccountNames:
             "transferred",
         ):
             return False
-        number = entry.data.get("account")
+        return self._is_within(entry.data.get("account"), scope)
+
+    def seen(self, entry: Entry, scope: int) -> Entry:
+        """An entry without the names of accounts outside the scope."""
+        names = {number: name for number, name in entry.names.items() if self._is_within(int(number), scope)}
+        return entry if len(names) == len(entry.names) else msgspec.structs.replace(entry, names=names)
+
+    def _is_within(self, number: object, scope: int) -> bool:
         while isinstance(number, int):
             if number == scope:
                 return True

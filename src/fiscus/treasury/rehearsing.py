@@ -10,7 +10,7 @@ from fiscus.contract.errors import BudgetUnavailable, ConfigurationInvalid
 from fiscus.contract.queries import TemplatesView
 from fiscus.contract.rehearsal import REFUSALS_SHOWN_MAX, REHEARSED_CALLS_MAX, RehearsalView, Rehearse
 from fiscus.core.answers import account_answer
-from fiscus.core.checks import invalid, to_ms
+from fiscus.core.checks import check_time, invalid, to_ms
 from fiscus.core.outcomes import Refused
 from fiscus.core.state import NEVER, Account, Draft, Rules
 from fiscus.treasury.codec import decode_event, kind_of
@@ -87,8 +87,11 @@ def _check(query: Rehearse) -> Refused | None:
         return invalid("refusals", f"must be an integer in 0 … {REFUSALS_SHOWN_MAX}")
     for field in ("since", "until"):
         time = getattr(query, field)
-        if time is not None and (not isinstance(time, datetime) or time.tzinfo is None):
+        if time is not None and not isinstance(time, datetime):
             return invalid(field, "must be a time with its zone")
+        wrong = check_time(field, time)
+        if wrong is not None:
+            return wrong
     if query.since is not None and query.until is not None and query.until <= query.since:
         return invalid("until", "must be after since")
     return None

@@ -45,8 +45,13 @@ class Names:
             names.append(name or "")
         return names
 
-    def attribution(self, charged: Iterable[tuple[str, str]]) -> Attribution:
-        """For calls with these payers and these other accounts, as they stand in the keys of sums."""
+    def attribution(self, charged: Iterable[tuple[str, str]], scope: str | None = None) -> Attribution:
+        """For calls with these payers and these other accounts, as they stand in the keys of sums.
+
+        Args:
+            charged: them.
+            scope: nothing is told of accounts that are not within it.
+        """
         pairs = list(charged)
         level = {int(account) for account, _ in pairs if account}
         level.update(number for _, also in pairs for number in _numbers.decode(also))
@@ -55,7 +60,7 @@ class Names:
             self._load(level)
             level = {parent for number in level if (parent := self._known[number][1]) is not None} - self._known.keys()
             depth += 1
-        return Attribution(self)
+        return Attribution(self, scope)
 
     def _load(self, numbers: Iterable[int]) -> None:
         wanted = [number for number in numbers if number not in self._known]
@@ -71,8 +76,9 @@ class Names:
 class Attribution:
     """What follows from accounts for each dimension; worked out once for each payer with its other accounts."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: Names, scope: str | None) -> None:
         self._names = names
+        self._scope = scope
         self._found: dict[tuple[str, str, str], str | None] = {}
 
     def of(self, dimension: str, account: str, also: str) -> str | None:
@@ -85,7 +91,10 @@ class Attribution:
     def _find(self, prefix: str, account: str, also: str) -> str | None:
         numbers = ([int(account)] if account else []) + list(_numbers.decode(also))
         for number in numbers:
-            for name in self._names.chain(number):
+            chain = self._names.chain(number)
+            if self._scope is not None:
+                chain = chain[: chain.index(self._scope) + 1] if self._scope in chain else []
+            for name in chain:
                 if name.startswith(prefix):
                     return name.removeprefix(prefix)
         return None
