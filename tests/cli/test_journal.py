@@ -11,6 +11,8 @@ from itertools import count
 import aiohttp
 import pytest
 
+from fiscus import open_sync
+from fiscus.core.commands import PutAccount
 from tests.cli.processes import LEDGER, answer, answers, fiscus, service
 
 pytestmark = pytest.mark.slow
@@ -111,6 +113,41 @@ def test_views_that_say_otherwise_than_the_journal_are_found(folder):
         assert changed
     broken = fiscus(folder, "verify", code=1)
     assert "E12: the views say otherwise of account 2" in broken.stdout
+
+
+# covers E12
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE usage SET amounts = cast('{\"tokens\":1,\"calls\":1}' AS blob) WHERE hold = 'h1'",
+        "DELETE FROM usage WHERE hold = 'h2'",
+    ],
+)
+def test_usage_that_is_not_what_was_booked_is_found(folder, statement):
+    with sqlite3.connect(folder / f"{LEDGER}-views") as views:
+        assert views.execute(statement).rowcount == 1
+    assert "E12: the views say otherwise of usage" in fiscus(folder, "verify", code=1).stdout
+
+
+def test_a_private_part_that_was_erased_is_not_missed(folder):
+    fiscus(folder, "accounts", "put", "agent:gone", "--parent", "team:a", "--label", "owner=eve")
+    fiscus(folder, "accounts", "terminate", "agent:gone", "--reason", "over")
+    fiscus(folder, "accounts", "erase", "agent:gone", "--yes")
+    assert answer(folder, "verify", "--from-start")["faults"] == []
+    fiscus(folder, "checkpoint")
+    assert answer(folder, "verify")["faults"] == []
+
+
+def test_what_is_exported_is_imported_however_long_an_answer_is(folder):
+    """An answer to a thousand commands about an account with many budgets has some twenty megabytes."""
+    with open_sync(f"sqlite:///{folder / LEDGER}") as treasury:
+        for number in range(40):
+            treasury.put_budget("team:a", "tokens", 1_000, budget=f"budget-{number}")
+        treasury.compound([PutAccount(account="team:a")] * 1_000, idempotency_key="k")
+    fiscus(folder, "export", "long.jsonl")
+    assert max(map(len, (folder / "long.jsonl").read_bytes().splitlines())) > 16_777_216
+    fiscus(folder, "--store", "sqlite:///copy.db", "import", "long.jsonl")
+    assert answer(folder, "--store", "sqlite:///copy.db", "verify")["faults"] == []
 
 
 def test_what_stands_before_a_checkpoint_is_checked_from_the_start_only(folder):

@@ -823,3 +823,12 @@ def test_a_repeated_reserve_has_no_place_for_the_body_it_is_compared_with(pool):
     assert "secret-plan" not in str(rows(pool.draft)["holds"])
     public = msgspec.structs.replace(pool.last[-1], private=None)
     assert "secret-plan" not in str(public)
+
+
+def test_usage_of_another_account_under_a_known_id_is_a_conflict_and_lost_nowhere(pool):
+    pool.do(Settle(id="u", account="a", total={"tokens": 10}))
+    refused = pool.do(Settle(id="u", account="b", total={"tokens": 50}), "conflict")
+    assert refused.field == "account"
+    pool.do(Settle(id="u", account="a", total={"tokens": 10}))
+    pool.do(Settle(id="u", total={"tokens": 12}))
+    assert pool.cell("root")[4] == 12

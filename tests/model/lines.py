@@ -215,19 +215,20 @@ class Lines:
         return min(due)
 
     def pass_to(self, now: int) -> None:
-        """An instant at which something is due: holds first, then doubts, then those who wait."""
+        """An instant at which something is due: holds, then doubts, then those who wait; each in the order of ids."""
         self.now = now
-        for call in [call for call in self.calls if call.state == "held" and call.expires <= now]:
+        calls = sorted(self.calls, key=lambda call: call.id)
+        for call in [call for call in calls if call.state == "held" and call.expires <= now]:
             if call.claimed or call.booked:
                 call.state, call.closes = "expired", now + self.quarantine_ms
             else:
                 self.end(call, "gone")
             self.look()
-        for call in [call for call in self.calls if call.state == "expired" and call.closes <= now]:
+        for call in [call for call in calls if call.state == "expired" and call.closes <= now]:
             call.state = "closed"
             self.look()
         self.look()
-        for call in [call for call in self.calls if call.state == "waiting" and call.expires <= now]:
+        for call in [call for call in calls if call.state == "waiting" and call.expires <= now]:
             if call.state == "waiting":
                 code = "budget_exceeded" if self.too_much(call.line, call.needed) else "budget_busy"
                 self.end(call, code if now >= call.until else "gone")

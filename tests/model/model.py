@@ -948,6 +948,8 @@ class Model:
             self._note_confidence(hold, command, task_of(command))
             return self._hold_answer(hold)
         hold = self._find_hold(command.id, scope)
+        if hold.body is None and hold.state == "settled" and command.account not in (None, hold.account):
+            raise Refuse("conflict")
         tells = command.record is not None and not hold.recorded  # the first record is news by itself
         is_news = tells or self._is_read(hold, command) or self._is_higher(hold, total)
         if hold.state in ("settled", "released"):

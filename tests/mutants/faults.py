@@ -1302,4 +1302,18 @@ FAULTS: tuple[Fault, ...] = (
         new="    if False and",
         first="tests/api/test_handlers.py",
     ),
+    Fault(
+        name="usage of another account under a known id is lost",
+        file="core/holds.py",
+        old="        if payer_name is not None and payer_name != command.account:",
+        new="        if False:",
+        first="tests/core/test_holds.py",
+    ),
+    Fault(
+        name="verify does not look at usage",
+        file="treasury/verify.py",
+        old="        if found.hexdigest() != self._usage.hexdigest():",
+        new="        if False:",
+        first="tests/cli/test_journal.py",
+    ),
 )

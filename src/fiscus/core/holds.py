@@ -412,6 +412,10 @@ def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAns
         return _book(draft, request, command, now)
     if request.scope is not None and not in_scope(draft, draft.accounts[hold.account], request.scope):
         return Refused(code="unknown_hold", detail=f"there is no hold {command.id!r}", field="id")
+    if hold.tombstone and hold.state == "settled" and command.account is not None:
+        payer_name = draft.accounts[hold.account].name
+        if payer_name is not None and payer_name != command.account:  # else it would be booked nowhere, or there
+            return Refused(code="conflict", detail="account: the id is in use for usage of another", field="account")
     if hold.state in ("waiting", "refused") and not hold.cells:
         payer = draft.accounts[hold.account].name or command.account
         return _book(draft, request, msgspec.structs.replace(command, account=payer), now, hold)

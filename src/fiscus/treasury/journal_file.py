@@ -33,7 +33,7 @@ from fiscus.treasury.store import AnswerRow, Row, SealRow
 
 L = TypeVar("L", bound=msgspec.Struct)
 
-LINE_BYTES_MAX = 16_777_216
+HEADER_BYTES_MAX = 16_777_216
 TELL_EVERY = 1_000
 COMPRESSION = 6
 
@@ -287,7 +287,7 @@ def read_journal(
     reader.name = name
     total = done = tenant = 0
     number = 0
-    for number, raw in enumerate(iter(lambda: source.readline(LINE_BYTES_MAX), b""), start=1):
+    for number, raw in enumerate(source, start=1):
         reader.line = number
         if not raw.endswith(b"\n"):
             raise ConfigurationInvalid(f"{reader.place}: the file ends in the middle of a line")
@@ -487,7 +487,7 @@ def check_file(path: Path, progress: Tell) -> tuple[Header, bytes]:
     check = JournalCheck()
     with opened(path, "rb") as source:
         check.name = str(path)
-        header = check.header(source.readline(LINE_BYTES_MAX))
+        header = check.header(source.readline(HEADER_BYTES_MAX))
         check.continues(header)
         source.seek(0)
         for _ in read_journal(source, str(path), lambda _: 0, progress, check):

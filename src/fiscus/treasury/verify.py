@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,8 +24,9 @@ from fiscus.core.invariants import broken, broken_admission, broken_cell, broken
 from fiscus.core.outcomes import HoldState
 from fiscus.core.state import ENTITY_TYPES, KINDS, Account, Cell, Draft, Hold
 from fiscus.treasury.codec import commitment_holds, decode_event, genesis, link
+from fiscus.treasury.ledger import usage_row
 from fiscus.treasury.sealing import PRIVATE_FIELDS, Seal, base_seal, joined, last_seal, sealed_rows, table_of
-from fiscus.treasury.store import Store, StoredEntry, Watermark
+from fiscus.treasury.store import Store, StoredEntry, UsageRow, Watermark
 
 PAGE = 5_000
 FAULTS_MAX = 20
@@ -100,6 +102,7 @@ class _Verification:
         self.watermark: Watermark | None = store.views.watermark(number)
         self._states: dict[str, HoldState] = {}
         self._ids: set[str] = set()
+        self._usage = _UsageDigest()
 
     def found(self, invariant: str, detail: str) -> None:
         """Note a fault at the present entry."""
@@ -178,6 +181,8 @@ class _Verification:
             self.found("E3", f"entry {entry.seq} cannot be applied: {error}")
             return False
         draft.alerts.clear()
+        for booking in draft.bookings:
+            self._usage.add(usage_row(entry.seq, entry.at, event, booking))
         if isinstance(event, Held):
             if event.id in self._ids:
                 self.found("E7", f"hold {event.id} was held twice")
@@ -239,6 +244,41 @@ class _Verification:
             if KINDS[number] == "loan" and not self.draft.loans[str(missing)].active:
                 continue  # and so are loans
             self.found("E12", f"the views lack {KINDS[number]} {missing}")
+        self._check_usage(watermark)
+
+    def _check_usage(self, watermark: Watermark) -> None:
+        """E12: what the views sum up is what the journal has booked; of a record what was erased may be gone."""
+        found, after = _UsageDigest(), self.from_seq
+        while after < watermark.seq:
+            rows = self.store.views.usage(self.number, after, PAGE, None, None, None)
+            for row in rows:
+                if row.seq <= watermark.seq:
+                    found.add(row)
+            if len(rows) < PAGE:
+                break
+            after = rows[-1].seq
+        if found.hexdigest() != self._usage.hexdigest():
+            self.found(
+                "E12", f"the views say otherwise of usage: {found.count} rows, {self._usage.count} in the journal"
+            )
+
+
+class _UsageDigest:
+    """What was booked, in order."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._hash = hashlib.sha256()
+
+    def add(self, row: UsageRow) -> None:
+        """The next row."""
+        self.count += 1
+        fields = (row.seq, row.hold, row.account, row.also, row.amounts, row.uncovered, bool(row.estimated))
+        self._hash.update(repr(fields).encode())
+
+    def hexdigest(self) -> str:
+        """Hex of the digest."""
+        return self._hash.hexdigest()
 
 
 def _says_the_same(viewed: Any, entity: Any) -> bool:
