@@ -1232,4 +1232,25 @@ FAULTS: tuple[Fault, ...] = (
         new="        if False:",
         first="tests/core/test_decide.py",
     ),
+    Fault(
+        name="a call of a tool that is none stops the meter",
+        file="dialects/completions_meter.py",
+        old=" if isinstance(calls, list) else []\n    functions",
+        new=" if calls else []\n    functions",
+        first="tests/dialects/test_wrong_types.py",
+    ),
+    Fault(
+        name="bytes that are no text stop the meter",
+        file="dialects/wire.py",
+        old="    except (msgspec.DecodeError, UnicodeDecodeError, ArithmeticError):\n",
+        new="    except msgspec.DecodeError:\n",
+        first="tests/dialects/test_wrong_types.py",
+    ),
+    Fault(
+        name="what is known at a mistake of the gateway is forgotten",
+        file="gateway/call.py",
+        old="        self._books.settle(ended, self._meter, self._meter.usage())\n",
+        new="        self._books.settle(ended, self._order.incoming.dialect.meter(), None)\n",
+        first="tests/gateway/test_mistakes.py",
+    ),
 )

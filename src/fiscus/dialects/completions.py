@@ -154,7 +154,7 @@ class Completions(OpenAIDialect):
     def strip_usage(self, event: Event) -> bytes | None:
         """Without the chunk that only tells usage, and without the ``"usage":null`` of the others."""
         data = event.data
-        if data is None or b'"usage"' not in data:
+        if data is None or b'"usage"' not in data or not data.lstrip().startswith(b"{"):
             return event.raw
         chunk = anything(data)
         if not isinstance(chunk, dict) or "usage" not in chunk:

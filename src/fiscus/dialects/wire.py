@@ -44,12 +44,27 @@ def anything(raw: bytes | msgspec.Raw | None) -> Any:
         return _ANY.decode(raw)
     except RecursionError:
         return None
-    except msgspec.DecodeError:
-        # Half of a pair of surrogates, where a provider cut a character in two.
+    except (msgspec.DecodeError, UnicodeDecodeError, ArithmeticError):
+        # Half of a pair of surrogates, where a provider cut a character in two; bytes that are no text; a number that
+        # no decimal can be.
         try:
-            return json.loads(bytes(raw), parse_float=Decimal)
+            return json.loads(bytes(raw).decode("utf-8-sig", "replace"), parse_int=_integer, parse_float=_number)
         except (ValueError, RecursionError):
             return None
+
+
+def _integer(written: str) -> int | float:
+    try:
+        return int(written)
+    except ValueError:  # more digits than are read
+        return float(written)
+
+
+def _number(written: str) -> Decimal | float:
+    try:
+        return Decimal(written)
+    except ArithmeticError:
+        return float(written)
 
 
 def read(
@@ -71,6 +86,8 @@ def read(
         return Malformed(detail=detail, field=found.group(1) or None if found is not None else None)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Malformed(detail=f"the body is not JSON: {error!s:.200}")
+    except ArithmeticError:
+        return Malformed(detail="the body has a number that is larger than can be read")
     twice = repeated(body, keys, inside)
     if twice is not None:
         return Malformed(detail=f"{twice} stands twice: which of the two counts, readers do not agree on", field=twice)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from fiscus.contract.errors import TreasuryError
-from fiscus.dialects import Event
+from fiscus.dialects import Event, Meter
 from fiscus.gateway.admission import grow
 from fiscus.gateway.asgi import Presence, Send, passed_on
 from fiscus.gateway.attempts import Attempts
@@ -39,7 +39,15 @@ class Streaming:
     """See the module. One stream."""
 
     def __init__(
-        self, tools: Tools, order: Order, *, attempts: Attempts, books: Books, presence: Presence, answer: Answer
+        self,
+        tools: Tools,
+        order: Order,
+        *,
+        attempts: Attempts,
+        books: Books,
+        presence: Presence,
+        answer: Answer,
+        meter: Meter,
     ) -> None:
         self._tools = tools
         self._order = order
@@ -47,10 +55,9 @@ class Streaming:
         self._books = books
         self._presence = presence
         self._answer = answer
-        content_type = answer.header(b"content-type")
         self._dialect = order.incoming.dialect
-        self._events = order.incoming.dialect.events(content_type)
-        self._meter = order.incoming.dialect.meter(content_type)
+        self._events = order.incoming.dialect.events(answer.header(b"content-type"))
+        self._meter = meter
         self._share_permille = tools.shares.permille(order.model)
         self._again_s = 0.0
         self._renewed_s = time.monotonic()
