@@ -130,6 +130,8 @@ class Streaming:
     async def _send(self, events: Sequence[Event], send: Send) -> None:
         passed = map(self._dialect.strip_usage, events) if self._strips else (event.raw for event in events)
         body = b"".join(filter(None, passed))
+        if (target := self._attempts.target) is not None and any(map(may_be_error, events)):
+            body = target.without_key(body)
         if body and not self._presence.is_gone:
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
@@ -190,3 +192,9 @@ class Streaming:
         if self._has_failed and not self._meter.ended:
             return self._dialect.error_event(BROKE_OFF, self._meter)
         return b""
+
+
+def may_be_error(event: Event) -> bool:
+    """Whether an event may say what went wrong: it names an error, or is no object at all."""
+    data = event.data
+    return b"error" in event.raw or (data is not None and not data.startswith(b"{") and data != b"[DONE]")
