@@ -70,6 +70,7 @@ class _Completion(msgspec.Struct):
     max_tokens: int | None = None
     n: int | None = None
     best_of: int | None = None
+    echo: Any = None
     service_tier: Any = None
     user: Any = None
     prompt: msgspec.Raw = NULL
@@ -95,7 +96,7 @@ class Completions(OpenAIDialect):
         if isinstance(request, Malformed):
             return request
         wrong = (
-            bounded("max_tokens", request.max_tokens)
+            bounded("max_tokens", request.max_tokens, 0 if request.echo is True else 1)
             or bounded("n", request.n, 1, CHOICES_MAX)
             or bounded("best_of", request.best_of, 1, CHOICES_MAX)
         )
@@ -203,8 +204,8 @@ class ChatCompletions(Completions):
         if isinstance(request, Malformed):
             return request
         wrong = (
-            bounded("max_tokens", request.max_tokens)
-            or bounded("max_completion_tokens", request.max_completion_tokens)
+            bounded("max_tokens", request.max_tokens, 1)
+            or bounded("max_completion_tokens", request.max_completion_tokens, 1)
             or bounded("n", request.n, 1, CHOICES_MAX)
         )
         if wrong is not None:

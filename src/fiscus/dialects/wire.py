@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -24,6 +25,9 @@ CHOICES_MAX = 128
 BOUND_MAX: Final = 2**31 - 1
 """A bound of the output that is larger is no request that any provider takes."""
 
+_ELSEWHERE = frozenset(("n_predict",))
+"""Fields that bound the output at some servers (llama.cpp) in whatever dialect they are asked, before the dialect's."""
+
 T = TypeVar("T")
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 
@@ -33,7 +37,11 @@ def decoder(type: type[T]) -> msgspec.json.Decoder[T]:
     return msgspec.json.Decoder(type, float_hook=Decimal)
 
 
-_ANY, _ENCODER = decoder(object), msgspec.json.Encoder(decimal_format="number")
+_ANY, _MEMBERS, _ENCODER = (
+    decoder(object),
+    decoder(dict[str, msgspec.Raw]),
+    msgspec.json.Encoder(decimal_format="number"),
+)
 
 
 def anything(raw: bytes | msgspec.Raw | None) -> Any:
@@ -91,7 +99,32 @@ def read(
     twice = repeated(body, keys, inside)
     if twice is not None:
         return Malformed(detail=f"{twice} stands twice: which of the two counts, readers do not agree on", field=twice)
-    return request
+    names = _spellings(tuple(keys), tuple(inside))
+    fields = _MEMBERS.decode(body)
+    wrong = _respelt(fields, names)
+    for name in inside:
+        if wrong is None and name in fields and memoryview(fields[name])[0] == 0x7B:
+            wrong = _respelt(_MEMBERS.decode(fields[name]), names)
+    return wrong or request
+
+
+def _respelt(found: Collection[str], names: Mapping[str, str]) -> Malformed | None:
+    """Why a field cannot stay that the dialect does not have, and that servers take for one that decides the cost.
+
+    Those that are written in Go read names without regard to case, also of letters beyond ASCII.
+    """
+    for key in found:
+        if key not in names and (name := names.get(key.casefold())) is not None:
+            return Malformed(detail=f"{key} is {name} to some servers, and not to others: spell it {name}", field=key)
+        if key in _ELSEWHERE:
+            return Malformed(detail=f"{key} bounds the output at some servers: say it as this API does", field=key)
+    return None
+
+
+@lru_cache(maxsize=64)
+def _spellings(keys: tuple[str, ...], inside: tuple[str, ...]) -> dict[str, str]:
+    """Each name by itself, and by what it comes to where case is not regarded."""
+    return {spelt: name for name in (*inside, *keys) for spelt in (name.casefold(), name)}
 
 
 def given(raw: msgspec.Raw) -> bool:

@@ -16,7 +16,7 @@ from fiscus.gateway.books import Books
 from fiscus.gateway.connection import Answer, UpstreamFailed
 from fiscus.gateway.live import Running
 from fiscus.gateway.order import Order, Tools
-from fiscus.gateway.produced import tokens_produced
+from fiscus.gateway.produced import tokens_at_least, tokens_produced
 from fiscus.gateway.settling import Ended
 from fiscus.gateway.whole import BROKE_OFF, BROKE_OFF_CODE
 
@@ -125,7 +125,7 @@ class Streaming:
         finally:
             for event in events:
                 self._meter.feed(event)
-        await self._goes_on()
+        self._was_cut = not await self._goes_on()
 
     async def _send(self, events: Sequence[Event], send: Send) -> None:
         passed = map(self._dialect.strip_usage, events) if self._strips else (event.raw for event in events)
@@ -140,7 +140,23 @@ class Streaming:
         self._running.output_tokens = produced = tokens_produced(self._meter.produced, self._share_permille)
         if self._is_one:
             self._books.answer.come = produced
-        return await self._keep_ahead(produced)
+        return await self._keep_ahead(produced) and await self._is_held()
+
+    async def _is_held(self) -> bool:
+        """Whether what has come is held, also of a provider that goes on beyond its bound; False: the stream must end.
+
+        What may be too much by an estimate only is no reason: the bound is for the provider to keep.
+        """
+        admitted, meter = self._order.admitted, self._meter
+        choices, come = admitted.bound.choices, tokens_at_least(meter.produced)
+        if come <= admitted.output_tokens * choices or meter.ended or len(meter.finish_reasons) >= choices:
+            return True  # what comes after an end is its usage
+        needed = -(-(come + self._on_its_way(come, time.monotonic())) // choices)
+        if needed > admitted.held_output_tokens:
+            more = max(needed + 2 * self._tools.options.margin_tokens, int(needed * GROWTH))
+            with contextlib.suppress(TreasuryError):
+                await grow(self._tools.settlements, admitted, more)
+        return needed <= admitted.held_output_tokens
 
     async def _keep_ahead(self, produced: int) -> bool:
         """Let the hold grow ahead of the stream, and last as long; False: the stream must end now."""
