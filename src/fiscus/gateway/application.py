@@ -29,8 +29,9 @@ from fiscus.gateway.metrics import GatewayCollector, GatewayMetrics
 from fiscus.gateway.notes import Note, Notes
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.order import Incoming, Order, Tools
-from fiscus.gateway.payers import Caller, Payer, Payers, Unnamed, secret_of, without_key, wraps_up
+from fiscus.gateway.payers import Caller, Payer, Payers, Unnamed, secret_of, wraps_up
 from fiscus.gateway.produced import Expected, Lengths, Shares
+from fiscus.gateway.query import passed_query
 from fiscus.gateway.reading import Reader
 from fiscus.gateway.remaining import Remaining, within
 from fiscus.gateway.routes import Route, family_at, route_at
@@ -152,11 +153,14 @@ class Gateway:
             return caller
         if not route.is_known:
             return Problem(code="unknown_route", message="the gateway meters no such call, so it does not pass it on")
+        passed = passed_query(query, route.family)
+        if isinstance(passed, Problem):
+            return passed
         incoming = Incoming(
             route=route,
             dialect=dialect,
             headers=headers,
-            query=without_key(query),
+            query=passed,
             receive=receive,
             send=send,
             caller=caller,

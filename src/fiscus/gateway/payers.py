@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Protocol
-from urllib.parse import parse_qsl, unquote, urlencode
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
@@ -94,14 +94,6 @@ def secret_of(headers: Mapping[bytes, bytes], query: bytes) -> bytes | None:
         if name_ == "key":
             return value_.encode()
     return None
-
-
-def without_key(query: bytes) -> str:
-    """The query of an address without the caller's secret."""
-    if not query:
-        return ""
-    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    return urlencode([(name, value) for name, value in pairs if name != "key"])
 
 
 def payer_of(headers: Mapping[bytes, bytes], caller: Caller, account: str | None) -> Payer | Unnamed:

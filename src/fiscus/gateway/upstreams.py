@@ -53,9 +53,14 @@ KEPT_BACK = frozenset(
         b"x-forwarded-proto",
         b"x-forwarded-host",
         b"forwarded",
+        b"x-goog-fieldmask",
+        b"x-goog-field-mask",
+        b"x-http-method-override",
+        b"x-http-method",
+        b"x-method-override",
     )
 )
-"""Headers of a caller that are its own affair, or the connection's."""
+"""Headers of a caller that are its own affair, or the connection's, or that leave the usage out of an answer."""
 
 OWN_PREFIX = b"x-fiscus-"
 
