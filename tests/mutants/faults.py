@@ -1323,4 +1323,18 @@ FAULTS: tuple[Fault, ...] = (
         new="",
         first="tests/gateway/test_query.py",
     ),
+    Fault(
+        name="a search is billed as an item and as a request",
+        file="dialects/responses_meter.py",
+        old="server_tools={**self._ran, **self._told, **usage.server_tools},",
+        new="server_tools={name: self._ran.get(name, 0) + self._told.get(name, 0) for name in self._ran | self._told},",
+        first="tests/dialects/test_responses.py",
+    ),
+    Fault(
+        name="opening a page is billed as a search",
+        file="dialects/responses_meter.py",
+        old='action.get("type") in _LOOKS_ON',
+        new="False",
+        first="tests/dialects/test_responses.py",
+    ),
 )
