@@ -271,6 +271,43 @@ def test_a_whole_answer_is_read():
     assert meter.ended
 
 
+def search(action=None, **more):
+    return {"type": "web_search_call", "id": "w", "status": "completed", "action": action, **more}
+
+
+SEARCHES = {
+    "an item, told as one": ([search({"type": "search", "query": "q"})], 1, 1),
+    "an item, told as two": ([search({"type": "search", "queries": ["q", "r"]})], 2, 2),
+    "three items, told as one": ([search({"type": "search"})] * 3, 1, 1),
+    "two items, not told": ([search({"type": "search"}), search()], None, 2),
+    "an item, told as none": ([search({"type": "search"})], 0, 1),
+    "looking on": (
+        [search({"type": "search"}), *(search({"type": one}) for one in ("open_page", "find", "find_in_page"))],
+        None,
+        1,
+    ),
+    "only looking on": ([search({"type": "open_page"})], None, 0),
+    "actions of wrong types": ([search(5), search({"type": 5}), search([])], None, 3),
+}
+
+
+@pytest.mark.parametrize(("items", "told", "searches"), SEARCHES.values(), ids=SEARCHES)
+def test_searches_are_counted_once_streamed_or_not(items, told, searches):
+    answer = {"id": "r", "status": "completed", "output": items, "usage": {"input_tokens": 1, "output_tokens": 2}}
+    if told is not None:
+        answer["tool_usage"] = {"web_search": {"num_requests": told}}
+    whole = RESPONSES.meter()
+    whole.read(json.dumps(answer).encode())
+    done = [{"type": "response.output_item.done", "output_index": at, "item": item} for at, item in enumerate(items)]
+    begun = {
+        "type": "response.created",
+        "response": {"id": "r", "status": "in_progress", "tool_usage": {"web_search": {"num_requests": 0}}},
+    }
+    streamed = fed(begun, *done, {"type": "response.completed", "response": answer})
+    for meter in (whole, streamed):
+        assert meter.usage().server_tools == ({"web_search": searches} if searches else {})
+
+
 def test_an_error_event_is_told():
     assert fed({"type": "error", "code": "rate_limit_exceeded", "message": "slow"}).error.code == "rate_limit_exceeded"
 

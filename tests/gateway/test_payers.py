@@ -3,7 +3,7 @@
 import pytest
 
 from fiscus.core.commands import Allocate, Deallocate, PutAccount, SetStatus
-from fiscus.gateway.payers import KEPT_BYTES_MAX, KEPT_MAX, Payers, Unnamed, payer_of, secret_of, without_key
+from fiscus.gateway.payers import KEPT_BYTES_MAX, KEPT_MAX, Payers, Unnamed, payer_of, secret_of
 from tests.api.service import FIRST_SECRET
 from tests.gateway import wire
 from tests.gateway.gate import PAYER, PLENTY, PROVIDER_KEY, providers, standing
@@ -321,11 +321,10 @@ async def test_what_is_left_above_a_keys_account_is_not_told(keyed, upstream):
     assert "x-fiscus-remaining-cost" in above.headers
 
 
-def test_secrets_are_found_and_taken_out_without_a_server():
+def test_secrets_are_found_without_a_server():
     assert secret_of({b"authorization": b"Bearer abc"}, b"") == b"abc"
     assert secret_of({}, b"a=1&key=abc") == b"abc"
     assert secret_of({b"cookie": b"key=abc"}, b"keys=abc") is None
-    assert without_key(b"alt=sse&key=abc&empty=") == "alt=sse&empty="
 
 
 @pytest.mark.parametrize("metadata", ["=1", "=1&b=2", "a=1&=2"])

@@ -72,6 +72,7 @@ class _Completion(msgspec.Struct):
     max_tokens: int | None = None
     n: int | None = None
     best_of: int | None = None
+    echo: Any = None
     service_tier: Any = None
     user: Any = None
     prompt: msgspec.Raw = NULL
@@ -101,7 +102,7 @@ class Completions(OpenAIDialect):
         if isinstance(request, Malformed):
             return request
         wrong = (
-            bounded("max_tokens", request.max_tokens)
+            bounded("max_tokens", request.max_tokens, 0 if request.echo is True else 1)
             or bounded("n", request.n, 1, CHOICES_MAX)
             or bounded("best_of", request.best_of, 1, CHOICES_MAX)
         )
@@ -161,7 +162,7 @@ class Completions(OpenAIDialect):
     def strip_usage(self, event: Event) -> bytes | None:
         """Without the chunk that only tells usage, and without the ``"usage":null`` of the others."""
         data = event.data
-        if data is None or b'"usage"' not in data:
+        if data is None or b'"usage"' not in data or not data.lstrip().startswith(b"{"):
             return event.raw
         chunk = anything(data)
         if not isinstance(chunk, dict) or "usage" not in chunk:
@@ -210,8 +211,8 @@ class ChatCompletions(Completions):
         if isinstance(request, Malformed):
             return request
         wrong = (
-            bounded("max_tokens", request.max_tokens)
-            or bounded("max_completion_tokens", request.max_completion_tokens)
+            bounded("max_tokens", request.max_tokens, 1)
+            or bounded("max_completion_tokens", request.max_completion_tokens, 1)
             or bounded("n", request.n, 1, CHOICES_MAX)
         )
         if wrong is not None:

@@ -124,8 +124,8 @@ def _pieces_of(message: dict[str, Any]) -> Iterator[tuple[Kind, str]]:
     if isinstance(thought, str):
         yield "reasoning", thought
     calls = message.get("tool_calls")
-    calls = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    functions = [call.get("function") or call.get("custom") for call in calls]
+    called = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    functions = [call.get("function") or call.get("custom") for call in called]
     for function in [*functions, message.get("function_call")]:
         if isinstance(function, dict):
             for name in ("name", "arguments", "input"):

@@ -71,9 +71,8 @@ class EmbeddingsMeter(CompletionsMeter):
         """Read a whole answer."""
         try:
             answer = _ANSWER.decode(body)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, ArithmeticError, RecursionError):
             return []
-        for _ in self._take({name: getattr(answer, name) for name in answer.__struct_fields__}):
-            pass
+        self._take({name: getattr(answer, name) for name in answer.__struct_fields__})
         self.ended = self.error is None
         return []

@@ -109,7 +109,7 @@ class Gemini(Dialect):
         thinking = thinking_config.thinkingBudget
         thinking = thinking_config.thinking_budget if thinking is None else thinking
         wrong = (
-            bounded("generationConfig.maxOutputTokens", bound)
+            bounded("generationConfig.maxOutputTokens", bound, 1)
             or bounded("generationConfig.candidateCount", count, 1, CHOICES_MAX)
             or bounded("generationConfig.thinkingConfig.thinkingBudget", thinking, -1)
         )

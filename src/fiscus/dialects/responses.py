@@ -68,7 +68,7 @@ class Responses(OpenAIDialect):
         if isinstance(request, Malformed):
             return request
         named, server, builtin = tool_facts(request.tools or [])
-        return bounded("max_output_tokens", request.max_output_tokens) or RequestFacts(
+        return bounded("max_output_tokens", request.max_output_tokens, 1) or RequestFacts(
             model=request.model or path_model,
             stream=bool(request.stream) or stream,
             output_tokens_max=request.max_output_tokens,

@@ -39,6 +39,9 @@ _CALLER_ITEMS = frozenset(
     {"message", "reasoning", "function_call", "custom_tool_call", "computer_call", "local_shell_call", "compaction"}
 )
 
+_LOOKS_ON = ("open_page", "find", "find_in_page")
+"""Actions of a search that look into what was found: they are items of their own, and no searches."""
+
 
 class _Part:
     """A part of a message or of reasoning."""
@@ -74,6 +77,7 @@ class ResponsesMeter(Meter):
         self._items: dict[int, _Item] = {}
         self._usage: Any = None
         self._ran: dict[str, int] = {}
+        self._told: dict[str, int] = {}
 
     def feed(self, event: Event) -> list[Delta]:
         """Read one event."""
@@ -120,7 +124,7 @@ class ResponsesMeter(Meter):
         return msgspec.structs.replace(
             usage,
             service_tier=usage.service_tier or self.service_tier,
-            server_tools={**self._ran, **usage.server_tools},
+            server_tools={**self._ran, **self._told, **usage.server_tools},
         )
 
     def endings(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -170,7 +174,7 @@ class ResponsesMeter(Meter):
         for name, used in searched.items() if isinstance(searched, dict) else ():
             number = used.get("num_requests") if isinstance(used, dict) else None
             if isinstance(number, int) and number > 0:
-                self._ran[name] = max(number, self._ran.get(name, 0))
+                self._told[name] = number
         status = text(response.get("status"))
         if status in {"completed", "incomplete", "failed", "cancelled"}:
             details = response.get("incomplete_details")
@@ -221,7 +225,10 @@ class ResponsesMeter(Meter):
         return part
 
     def _ran_tool(self, item: dict[str, Any]) -> None:
-        kind = item.get("type")
+        """Count a call of a tool of the provider's: until it says itself how many it bills."""
+        kind, action = item.get("type"), item.get("action")
+        if isinstance(action, dict) and action.get("type") in _LOOKS_ON:
+            return
         if isinstance(kind, str) and kind not in _CALLER_ITEMS and kind.endswith("_call") and len(kind) <= 64:
             tool = kind.removesuffix("_call")
             self._ran[tool] = self._ran.get(tool, 0) + 1

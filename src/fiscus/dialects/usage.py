@@ -19,6 +19,7 @@ from fiscus.dialects.wire import text
 _USAGE_FIELDS = ("usage", "usage_metadata", "usageMetadata")
 _TICKS_PER_NANOUSD = 10
 """xAI counts cost in 1e-10 USD."""
+_TICKS_MAX = AMOUNT_MAX * _TICKS_PER_NANOUSD
 
 
 def tokens_of(usage: object) -> Tokens:
@@ -379,7 +380,7 @@ def _decimal(value: object) -> Decimal | None:
         exact = value if isinstance(value, Decimal) else Decimal(repr(value))
     except InvalidOperation:
         return None
-    return exact if exact.is_finite() and exact >= 0 else None
+    return exact if exact.is_finite() and 0 <= exact <= _TICKS_MAX else None
 
 
 def _rounded_up(nanousd: Decimal) -> int | None:

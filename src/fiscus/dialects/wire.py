@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -24,6 +25,9 @@ CHOICES_MAX = 128
 BOUND_MAX: Final = 2**31 - 1
 """A bound of the output that is larger is no request that any provider takes."""
 
+_ELSEWHERE = frozenset(("n_predict",))
+"""Fields that bound the output at some servers (llama.cpp) in whatever dialect they are asked, before the dialect's."""
+
 T = TypeVar("T")
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 
@@ -33,7 +37,11 @@ def decoder(type: type[T]) -> msgspec.json.Decoder[T]:
     return msgspec.json.Decoder(type, float_hook=Decimal)
 
 
-_ANY, _ENCODER = decoder(object), msgspec.json.Encoder(decimal_format="number")
+_ANY, _MEMBERS, _ENCODER = (
+    decoder(object),
+    decoder(dict[str, msgspec.Raw]),
+    msgspec.json.Encoder(decimal_format="number"),
+)
 
 
 def anything(raw: bytes | msgspec.Raw | None) -> Any:
@@ -44,12 +52,27 @@ def anything(raw: bytes | msgspec.Raw | None) -> Any:
         return _ANY.decode(raw)
     except RecursionError:
         return None
-    except msgspec.DecodeError:
-        # Half of a pair of surrogates, where a provider cut a character in two.
+    except (msgspec.DecodeError, UnicodeDecodeError, ArithmeticError):
+        # Half of a pair of surrogates, where a provider cut a character in two; bytes that are no text; a number that
+        # no decimal can be.
         try:
-            return json.loads(bytes(raw), parse_float=Decimal)
+            return json.loads(bytes(raw).decode("utf-8-sig", "replace"), parse_int=_integer, parse_float=_number)
         except (ValueError, RecursionError):
             return None
+
+
+def _integer(written: str) -> int | float:
+    try:
+        return int(written)
+    except ValueError:  # more digits than are read
+        return float(written)
+
+
+def _number(written: str) -> Decimal | float:
+    try:
+        return Decimal(written)
+    except ArithmeticError:
+        return float(written)
 
 
 def read(
@@ -71,10 +94,37 @@ def read(
         return Malformed(detail=detail, field=found.group(1) or None if found is not None else None)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Malformed(detail=f"the body is not JSON: {error!s:.200}")
+    except ArithmeticError:
+        return Malformed(detail="the body has a number that is larger than can be read")
     twice = repeated(body, keys, inside)
     if twice is not None:
         return Malformed(detail=f"{twice} stands twice: which of the two counts, readers do not agree on", field=twice)
-    return request
+    names = _spellings(tuple(keys), tuple(inside))
+    fields = _MEMBERS.decode(body)
+    wrong = _respelt(fields, names)
+    for name in inside:
+        if wrong is None and name in fields and memoryview(fields[name])[0] == 0x7B:
+            wrong = _respelt(_MEMBERS.decode(fields[name]), names)
+    return wrong or request
+
+
+def _respelt(found: Collection[str], names: Mapping[str, str]) -> Malformed | None:
+    """Why a field cannot stay that the dialect does not have, and that servers take for one that decides the cost.
+
+    Those that are written in Go read names without regard to case, also of letters beyond ASCII.
+    """
+    for key in found:
+        if key not in names and (name := names.get(key.casefold())) is not None:
+            return Malformed(detail=f"{key} is {name} to some servers, and not to others: spell it {name}", field=key)
+        if key in _ELSEWHERE:
+            return Malformed(detail=f"{key} bounds the output at some servers: say it as this API does", field=key)
+    return None
+
+
+@lru_cache(maxsize=64)
+def _spellings(keys: tuple[str, ...], inside: tuple[str, ...]) -> dict[str, str]:
+    """Each name by itself, and by what it comes to where case is not regarded."""
+    return {spelt: name for name in (*inside, *keys) for spelt in (name.casefold(), name)}
 
 
 def given(raw: msgspec.Raw) -> bool:

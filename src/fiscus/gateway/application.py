@@ -30,8 +30,9 @@ from fiscus.gateway.metrics import GatewayCollector, GatewayMetrics
 from fiscus.gateway.notes import Note, Notes
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.order import Incoming, Order, Tools
-from fiscus.gateway.payers import Caller, Payer, Payers, Unnamed, secret_of, unknown_parameter, without_key, wraps_up
+from fiscus.gateway.payers import Caller, Payer, Payers, Unnamed, secret_of, wraps_up
 from fiscus.gateway.produced import Expected, Lengths, Shares
+from fiscus.gateway.query import passed_query
 from fiscus.gateway.reading import Reader
 from fiscus.gateway.remaining import Remaining, within
 from fiscus.gateway.routes import Route, family_at, route_at
@@ -151,16 +152,16 @@ class Gateway:
             return _unavailable(error)
         if isinstance(caller, Problem):
             return caller
-        refused = unknown_parameter(query) if route.family == "gemini" and query else None
-        if refused is not None:
-            return Problem(code="invalid", message=f"{refused}: is not passed on", field=refused)
         if not route.is_known:
             return Problem(code="unknown_route", message="the gateway meters no such call, so it does not pass it on")
+        passed = passed_query(query, route.family)
+        if isinstance(passed, Problem):
+            return passed
         incoming = Incoming(
             route=route,
             dialect=dialect,
             headers=headers,
-            query=without_key(query),
+            query=passed,
             receive=receive,
             send=send,
             caller=caller,

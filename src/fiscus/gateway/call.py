@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from fiscus.dialects import Problem
-from fiscus.gateway.asgi import Presence, Send, send_refusal
+from fiscus.contract.logs import get_logger
+from fiscus.dialects import Meter, Problem
+from fiscus.gateway.asgi import Message, Presence, Send, send_refusal
 from fiscus.gateway.attempts import Attempts
 from fiscus.gateway.books import Books
 from fiscus.gateway.connection import Answer, UpstreamFailed
@@ -13,6 +14,27 @@ from fiscus.gateway.order import Order, Tools
 from fiscus.gateway.settling import Ended
 from fiscus.gateway.streaming import Streaming
 from fiscus.gateway.whole import Whole
+
+log = get_logger(__name__)
+
+UNREAD = Problem(
+    code="upstream_error", message="the gateway made a mistake with the provider's answer; its log says which"
+)
+
+
+class Sending:
+    """Sends, and knows how far an answer has come."""
+
+    def __init__(self, send: Send) -> None:
+        self.has_begun = False
+        self.has_ended = False
+        self._send = send
+
+    async def __call__(self, message: Message) -> None:
+        """See ``Send``."""
+        self.has_begun = True
+        self.has_ended = message["type"] == "http.response.body" and not message.get("more_body", False)
+        await self._send(message)
 
 
 class Call:
@@ -23,15 +45,22 @@ class Call:
         self._order = order
         self._attempts = Attempts(tools, order)
         self._books = Books(tools, order, self._attempts)
+        self._meter: Meter = order.incoming.dialect.meter()
+        self._is_streamed = False
 
     async def run(self) -> None:
         """Do it. Nothing is held afterwards, and what was billed is on the books; the caller has its answer before."""
         incoming = self._order.incoming
         presence = Presence(incoming.receive)
+        send = Sending(incoming.send)
         try:
-            await self._ask(presence, incoming.send)
+            await self._ask(presence, send)
             presence.stop()
             await self._books.finish()
+        except Exception:
+            log.exception("call_failed", hold=self._order.admitted.id)
+            self._book(self._books.ended("error", "gateway_failed"))
+            await self._say_failed(send)
         finally:
             presence.stop()
             self._attempts.let_go(failed=False)
@@ -53,14 +82,17 @@ class Call:
             return
         presence.when_gone(lambda: self._leave(answer))
         order, books = self._order, self._books
+        self._meter = meter = order.incoming.dialect.meter(answer.header(b"content-type"))
+        self._is_streamed = answer.status == 200 and self._is_stream(answer)
         try:
-            if answer.status == 200 and self._is_stream(answer):
+            if self._is_streamed:
                 streaming = Streaming(
-                    self._tools, order, attempts=attempts, books=books, presence=presence, answer=answer
+                    self._tools, order, attempts=attempts, books=books, presence=presence, answer=answer, meter=meter
                 )
                 await streaming.run(send)
             else:
-                await Whole(order, attempts=attempts, books=books, presence=presence, answer=answer).run(send)
+                whole = Whole(order, attempts=attempts, books=books, presence=presence, answer=answer, meter=meter)
+                await whole.run(send)
         finally:
             answer.close()
 
@@ -92,6 +124,15 @@ class Call:
         )
         await send_refusal(send, self._order.incoming.dialect.refusal(problem))
 
+    async def _say_failed(self, send: Sending) -> None:
+        """The caller is told, as far as its answer has not ended."""
+        dialect = self._order.incoming.dialect
+        if not send.has_begun:
+            await send_refusal(send, dialect.refusal(UNREAD))
+        elif not send.has_ended:
+            last = dialect.error_event(UNREAD, self._meter) if self._is_streamed else b""
+            await send({"type": "http.response.body", "body": last})
+
     def _book(self, ended: Ended) -> None:
-        """Nothing has come of it; what was sent may have been billed all the same."""
-        self._books.settle(ended, self._order.incoming.dialect.meter(), None)
+        """What is known of it, perhaps nothing; what was sent may have been billed all the same."""
+        self._books.settle(ended, self._meter, self._meter.usage())

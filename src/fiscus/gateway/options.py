@@ -35,7 +35,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         query: added to every address, such as ``api-version=2024-10-21``.
         api_key: sent instead of the caller's; ``api_key_variable``: the variable of the environment that has it.
         api_key_header: where it is sent; as the family does unless said.
-        headers: added to every request.
+        headers: added to every request; values of those whose name says that they are secrets are kept from callers.
         provider: whose prices hold; the family's maker unless said.
         models: patterns (``gpt-*``) of the models that it serves; ``*`` serves those that no other upstream names.
         renames: model asked for → model that is asked of it.

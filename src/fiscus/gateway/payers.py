@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Protocol
-from urllib.parse import parse_qsl, unquote, urlencode
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
@@ -93,33 +93,6 @@ def secret_of(headers: Mapping[bytes, bytes], query: bytes) -> bytes | None:
     for name_, value_ in parse_qsl(query.decode("latin-1")) if query else ():
         if name_ == "key":
             return value_.encode()
-    return None
-
-
-def without_key(query: bytes) -> str:
-    """The query of an address without the caller's secret."""
-    if not query:
-        return ""
-    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    return urlencode([(name, value) for name, value in pairs if name != "key"])
-
-
-GEMINI_PARAMETERS = frozenset(
-    ("alt", "key", "prettyPrint", "$prettyPrint", "quotaUser", "pageSize", "pageToken", "$.xgafv")
-)
-"""What may stand in the query of an address. Others choose the fields of an answer, and with them whether it tells its
-usage, or stand for headers."""
-
-
-def unknown_parameter(query: bytes) -> str | None:
-    """The first parameter of Gemini's that is not passed on.
-
-    >>> unknown_parameter(b"key=fk_1&alt=sse"), unknown_parameter(b"fields=candidates"), unknown_parameter(b"alt=proto")
-    (None, 'fields', 'alt')
-    """
-    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
-        if name not in GEMINI_PARAMETERS or (name == "alt" and value not in ("sse", "json", "")):
-            return name
     return None
 
 

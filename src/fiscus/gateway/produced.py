@@ -27,6 +27,9 @@ SPREADS = 4
 BYTES_PER_TOKEN = 3
 """A token has at least so many bytes of UTF-8, on the average of what has come; a bound until more is known."""
 
+BYTES_PER_TOKEN_MAX = 12
+"""No text has so many bytes to a token, on the average of what has come: most have three to five."""
+
 IMAGE_TOKENS = 2_000
 """An image in a stream comes to so many at most (Gemini's largest)."""
 
@@ -64,6 +67,21 @@ def tokens_produced(produced: Mapping[tuple[int, Kind], Produced], share_permill
             other = min(one.utf8_bytes, 2 * (one.utf8_bytes - one.characters))  # bytes that are not ASCII
             thousandths = (one.utf8_bytes - other) * share_permille + other * WHOLE_PERMILLE
             total += max(one.deltas, -(-thousandths // (BYTES_PER_TOKEN * WHOLE_PERMILLE)))
+    return total
+
+
+def tokens_at_least(produced: Mapping[tuple[int, Kind], Produced]) -> int:
+    """No more tokens than have come, all choices and kinds together: a piece has at least one, and so have many bytes.
+
+    >>> tokens_at_least({(0, "text"): Produced(characters=300, utf8_bytes=300, deltas=50)})
+    50
+    >>> tokens_at_least({(0, "text"): Produced(characters=3_000, utf8_bytes=3_000, deltas=2)})
+    250
+    """
+    total = 0
+    for (_, kind), one in produced.items():
+        if kind != "opaque":
+            total += one.deltas if kind == "image" else max(one.deltas, one.utf8_bytes // BYTES_PER_TOKEN_MAX)
     return total
 
 

@@ -14,7 +14,6 @@ from fiscus.pricing import NO_EXTRAS, Count, Extras, Price, PriceBook
 
 SERVER_TOOLS = {
     "web_search": "web_searches",
-    "web_fetch": "web_searches",
     "google_search": "web_searches",
     "file_search": "file_searches",
     "code_interpreter": "code_executions",

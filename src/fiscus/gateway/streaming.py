@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from fiscus.contract.errors import TreasuryError
-from fiscus.dialects import Event
+from fiscus.dialects import Event, Meter
 from fiscus.gateway.admission import grow
 from fiscus.gateway.asgi import Presence, Send, passed_on
 from fiscus.gateway.attempts import Attempts
@@ -16,7 +16,7 @@ from fiscus.gateway.books import Books
 from fiscus.gateway.connection import Answer, UpstreamFailed
 from fiscus.gateway.live import Running
 from fiscus.gateway.order import Order, Tools
-from fiscus.gateway.produced import tokens_produced
+from fiscus.gateway.produced import tokens_at_least, tokens_produced
 from fiscus.gateway.settling import Ended
 from fiscus.gateway.whole import BROKE_OFF, BROKE_OFF_CODE
 
@@ -39,7 +39,15 @@ class Streaming:
     """See the module. One stream."""
 
     def __init__(
-        self, tools: Tools, order: Order, *, attempts: Attempts, books: Books, presence: Presence, answer: Answer
+        self,
+        tools: Tools,
+        order: Order,
+        *,
+        attempts: Attempts,
+        books: Books,
+        presence: Presence,
+        answer: Answer,
+        meter: Meter,
     ) -> None:
         self._tools = tools
         self._order = order
@@ -47,10 +55,9 @@ class Streaming:
         self._books = books
         self._presence = presence
         self._answer = answer
-        content_type = answer.header(b"content-type")
         self._dialect = order.incoming.dialect
-        self._events = order.incoming.dialect.events(content_type)
-        self._meter = order.incoming.dialect.meter(content_type)
+        self._events = order.incoming.dialect.events(answer.header(b"content-type"))
+        self._meter = meter
         self._share_permille = tools.shares.permille(order.model)
         self._again_s = 0.0
         self._renewed_s = time.monotonic()
@@ -118,13 +125,13 @@ class Streaming:
         finally:
             for event in events:
                 self._meter.feed(event)
-        await self._goes_on()
+        self._was_cut = not await self._goes_on()
 
     async def _send(self, events: Sequence[Event], send: Send) -> None:
         passed = map(self._dialect.strip_usage, events) if self._strips else (event.raw for event in events)
         body = b"".join(filter(None, passed))
-        if b'"error"' in body and self._attempts.target is not None:
-            body = self._attempts.target.without_key(body)
+        if (target := self._attempts.target) is not None and any(map(may_be_error, events)):
+            body = target.without_key(body)
         if body and not self._presence.is_gone:
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
@@ -133,7 +140,23 @@ class Streaming:
         self._running.output_tokens = produced = tokens_produced(self._meter.produced, self._share_permille)
         if self._is_one:
             self._books.answer.come = produced
-        return await self._keep_ahead(produced)
+        return await self._keep_ahead(produced) and await self._is_held()
+
+    async def _is_held(self) -> bool:
+        """Whether what has come is held, also of a provider that goes on beyond its bound; False: the stream must end.
+
+        What may be too much by an estimate only is no reason: the bound is for the provider to keep.
+        """
+        admitted, meter = self._order.admitted, self._meter
+        choices, come = admitted.bound.choices, tokens_at_least(meter.produced)
+        if come <= admitted.output_tokens * choices or meter.ended or len(meter.finish_reasons) >= choices:
+            return True  # what comes after an end is its usage
+        needed = -(-(come + self._on_its_way(come, time.monotonic())) // choices)
+        if needed > admitted.held_output_tokens:
+            more = max(needed + 2 * self._tools.options.margin_tokens, int(needed * GROWTH))
+            with contextlib.suppress(TreasuryError):
+                await grow(self._tools.settlements, admitted, more)
+        return needed <= admitted.held_output_tokens
 
     async def _keep_ahead(self, produced: int) -> bool:
         """Let the hold grow ahead of the stream, and last as long; False: the stream must end now."""
@@ -185,3 +208,9 @@ class Streaming:
         if self._has_failed and not self._meter.ended:
             return self._dialect.error_event(BROKE_OFF, self._meter)
         return b""
+
+
+def may_be_error(event: Event) -> bool:
+    """Whether an event may say what went wrong: it names an error, or is no object at all."""
+    data = event.data
+    return b"error" in event.raw or (data is not None and not data.startswith(b"{") and data != b"[DONE]")

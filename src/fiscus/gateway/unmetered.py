@@ -46,7 +46,7 @@ async def _pass(
         return Problem(code="upstream_error", message=f"the provider gave no answer: {error}", retry_after_s=1)
     finally:
         tools.upstreams.ended(target, failed=failed)
-    if answer.status >= 400:
+    if not 200 <= answer.status < 300 or b'"error"' in content:
         content = target.without_key(content)
     content_type = answer.header(b"content-type") or "application/json"
     await send_whole(incoming.send, answer.status, [(b"content-type", content_type.encode("latin-1"))], content)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
+
+import msgspec
 
 from fiscus.contract.logs import get_logger
 from fiscus.gateway.asgi import Headers
@@ -52,15 +55,21 @@ KEPT_BACK = frozenset(
         b"x-forwarded-host",
         b"forwarded",
         b"x-goog-fieldmask",
+        b"x-goog-field-mask",
         b"x-http-method-override",
+        b"x-http-method",
+        b"x-method-override",
     )
 )
-"""Headers of a caller that are its own affair, or the connection's."""
+"""Headers of a caller that are its own affair, or the connection's, or that leave the usage out of an answer."""
 
 OWN_PREFIX = b"x-fiscus-"
 
-SECRET_LENGTH_LEAST = 16
-"""What is configured to be sent in a header and is shorter is no secret: a version, a region."""
+SECRET = re.compile("auth|key|token|secret|cookie|passw|credential|signature", re.IGNORECASE)
+"""What the name of a header or of a parameter has in it whose value is a secret."""
+
+SECRET_LENGTH_LEAST = 8
+"""A shorter value of a header is no secret, and stands in many texts."""
 
 
 class Rate:
@@ -120,14 +129,10 @@ class Target:
         own = dict(upstream.headers) | ({key_header: value} if upstream.api_key else {})
         self._own = b"".join(b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in own.items())
         self._own += b"accept-encoding: identity\r\n"
-        secrets = [
-            self.upstream.api_key,
-            *(value for value in upstream.headers.values() if len(value) >= SECRET_LENGTH_LEAST),
-        ]
-        self._secrets = [secret.encode() for secret in secrets if secret]
         self._own_lines = self._own.count(b"\n")
         self._kept_back = KEPT_BACK | {name.lower().encode() for name in own}
         self._path = urlsplit(upstream.base_url).path.rstrip("/")
+        self._secrets = secrets_of(upstream)
 
     @property
     def is_full(self) -> bool:
@@ -135,10 +140,9 @@ class Target:
         return self.in_flight >= self.upstream.in_flight_max or (self.rate is not None and self.rate.is_used_up)
 
     def without_key(self, body: bytes) -> bytes:
-        """What it says of an error; some repeat the key, or another secret, that they were sent."""
+        """What it says of an error; some repeat the key that they were sent, or another secret."""
         for secret in self._secrets:
-            if secret in body:
-                body = body.replace(secret, b"[key]")
+            body = body.replace(secret, b"[key]")
         return body
 
     def model_for(self, asked: str) -> str:
@@ -183,6 +187,20 @@ class Target:
         if head.count(b"\n") != len(lines) + self._own_lines + (4 if body is not None else 3):
             raise UpstreamFailed(f"{self.upstream.name} cannot be sent such headers", was_sent=False)
         return head
+
+
+def secrets_of(upstream: Upstream) -> list[bytes]:
+    """What it is sent in confidence, as it may stand in a text or in JSON; what contains another one comes first.
+
+    >>> one = Upstream(name="a", family="openai", base_url="http://a", headers={"x-token": "Bearer 0123456789"})
+    >>> secrets_of(one)
+    [b'Bearer 0123456789', b'0123456789']
+    """
+    named = [*upstream.headers.items(), *parse_qsl(upstream.query)]
+    values = [part for name, value in named if SECRET.search(name) for part in (value, value.partition(" ")[2])]
+    secrets = {upstream.api_key, *(value for value in values if len(value) >= SECRET_LENGTH_LEAST)} - {""}
+    written = {form for secret in secrets for form in (secret.encode(), msgspec.json.encode(secret)[1:-1])}
+    return sorted(written, key=lambda secret: (-len(secret), secret))
 
 
 class Upstreams:

@@ -25,13 +25,15 @@ BROKE_OFF = Problem(code="upstream_error", message="the provider broke off befor
 class Whole:
     """See the module. One answer."""
 
-    def __init__(self, order: Order, *, attempts: Attempts, books: Books, presence: Presence, answer: Answer) -> None:
+    def __init__(
+        self, order: Order, *, attempts: Attempts, books: Books, presence: Presence, answer: Answer, meter: Meter
+    ) -> None:
         self._order = order
         self._attempts = attempts
         self._books = books
         self._presence = presence
         self._answer = answer
-        self._meter: Meter = order.incoming.dialect.meter(answer.header(b"content-type"))
+        self._meter = meter
 
     async def run(self, send: Send) -> None:
         """Read it, pass it on, say what is to be booked."""

@@ -1,0 +1,50 @@
+"""What tools of a provider cost beside their tokens: what it bills, and nothing else."""
+
+import json
+
+import pytest
+
+from fiscus.pricing import PriceOverride
+from tests.gateway import wire
+from tests.gateway.gate import IN, OUT, providers, standing
+from tests.gateway.upstream import Reply
+
+FEE = 10_000_000
+"""Nano-USD that a search costs here."""
+
+PRICES = (PriceOverride(provider="*", model="test-*", input="1", output="2", web_searches="10"),)
+
+
+async def booked_for(upstream, path, body, reply):
+    """What is booked when tools may run."""
+    upstream.answers(reply)
+    async with standing(providers(upstream), unseen_input_tokens_max=50_000, prices=PRICES) as gate:
+        answer = await gate.post(path, body)
+        assert answer.status == 200, answer
+        return await gate.last()
+
+
+def fees_of(booked):
+    """Nano-USD beside the tokens."""
+    tokens = booked.record.tokens
+    return booked.amounts["cost"] - tokens.input * IN - tokens.output * OUT
+
+
+@pytest.mark.parametrize(
+    ("used", "searches"),
+    [({"web_search_requests": 2, "web_fetch_requests": 0}, 2), ({"web_fetch_requests": 3}, 0), ({}, 0)],
+)
+async def test_anthropic_bills_searches_and_no_fetches(upstream, used, searches):
+    usage = {"input_tokens": 400, "output_tokens": 9, "server_tool_use": used}
+    body = wire.messages(tools=[{"type": "web_fetch_20250910", "name": "web_fetch"}])
+    booked = await booked_for(upstream, "/anthropic/v1/messages", body, wire.anthropic_answer(usage=usage))
+    assert fees_of(booked) == searches * FEE
+
+
+async def test_a_search_of_responses_is_billed_once(upstream):
+    call = {"type": "web_search_call", "id": "w", "status": "completed", "action": {"type": "search", "query": "q"}}
+    looked = {**call, "action": {"type": "open_page", "url": "u"}}
+    answer = wire.response_object(output=[call, looked], tool_usage={"web_search": {"num_requests": 1}})
+    body = {"model": wire.MODEL, "input": "Hi.", "tools": [{"type": "web_search"}]}
+    booked = await booked_for(upstream, "/openai/v1/responses", body, Reply(body=json.dumps(answer).encode()))
+    assert fees_of(booked) == FEE
