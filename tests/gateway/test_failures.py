@@ -1,9 +1,11 @@
 """What goes wrong: callers that leave, providers that break, refuse or say nonsense. Nothing is held afterwards."""
 
 import asyncio
+import contextlib
 import gzip
 import json
 import logging
+from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
@@ -87,8 +89,42 @@ async def test_who_leaves_before_the_first_byte_stops_the_provider_and_pays_for_
         await asked.ended.wait()
     booked = await settled(gate)
     assert (booked.record.outcome, booked.record.error_code) == ("cancelled", "client_left")
-    assert booked.amounts["output_tokens"] == 0
+    assert booked.amounts["output_tokens"] == (0 if stream else 100)
     assert booked.amounts["input_tokens"] > 0
+    assert booked.record.tokens_estimated
+
+
+@asynccontextmanager
+async def thinking(seconds, reply):
+    """A provider that says nothing of an answer before it has all of it, as most do of one that is not streamed."""
+
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(seconds)
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(reply.body)}\r\n\r\n"
+        writer.write(head.encode() + reply.body)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize(("drain_s_max", "tokens", "is_estimated"), [(5.0, 18, False), (0.2, None, True)])
+async def test_a_whole_answer_that_nobody_waits_for_is_read_before_it_has_begun(drain_s_max, tokens, is_estimated):
+    async with thinking(0.5, wire.chat_answer()) as port:
+        provider = Provider(
+            name="openai", family="openai", base_url=f"http://127.0.0.1:{port}/v1", api_key=PROVIDER_KEY
+        )
+        async with standing((provider,), on_disconnect="drain", drain_s_max=drain_s_max) as gate:
+            call = asyncio.create_task(gate.chat(wire.chat()))
+            await asyncio.sleep(0.2)
+            call.cancel()
+            booked = await settled(gate)
+            assert booked.record.tokens_estimated == is_estimated
+            assert booked.amounts["tokens"] == (tokens or booked.amounts["input_tokens"] + 100)
 
 
 async def test_who_leaves_while_a_whole_answer_comes_stops_the_provider(gate, upstream):

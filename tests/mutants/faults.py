@@ -1414,4 +1414,18 @@ FAULTS: tuple[Fault, ...] = (
         new="False",
         first="tests/dialects/test_responses.py",
     ),
+    Fault(
+        name="an answer that nobody read has cost no output",
+        file="gateway/books.py",
+        old="all_held=ended.was_cut or ended.is_unread)",
+        new="all_held=ended.was_cut)",
+        first="tests/gateway/test_failures.py",
+    ),
+    Fault(
+        name="an answer that has not begun is not drained",
+        file="gateway/asgi.py",
+        old="timers.append(self._loop.call_later(linger_s, task.cancel))) if linger_s else task.cancel",
+        new="timers.append(self._loop.call_later(linger_s, task.cancel))) if False else task.cancel",
+        first="tests/gateway/test_failures.py",
+    ),
 )

@@ -48,15 +48,16 @@ class Presence:
         if self.is_gone:
             then()
 
-    async def unless_gone(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """Do something; it is cancelled when the caller leaves, and None then."""
+    async def unless_gone(self, work: Coroutine[Any, Any, T], linger_s: float = 0) -> T | None:
+        """Do something; it is cancelled when the caller leaves, or so much later, and None then."""
         task = asyncio.current_task()
         assert task is not None
         if self.is_gone:
             work.close()
             return None
         before = task.cancelling()
-        self._then = task.cancel
+        timers: list[asyncio.TimerHandle] = []
+        self._then = (lambda: timers.append(self._loop.call_later(linger_s, task.cancel))) if linger_s else task.cancel
         try:
             return await work
         except asyncio.CancelledError:
@@ -65,6 +66,8 @@ class Presence:
             return None
         finally:
             self._then = None
+            for timer in timers:
+                timer.cancel()
 
     def stop(self) -> None:
         """Look no more."""

@@ -57,7 +57,13 @@ class Books:
             self.first_ms = self._elapsed_ms()
 
     def ended(
-        self, outcome: Outcome, code: str | None = None, *, was_cut: bool = False, is_whole: bool = False
+        self,
+        outcome: Outcome,
+        code: str | None = None,
+        *,
+        was_cut: bool = False,
+        is_whole: bool = False,
+        is_unread: bool = False,
     ) -> Ended:
         """How the call has ended, now."""
         return Ended(
@@ -65,6 +71,7 @@ class Books:
             error_code=code,
             was_cut=was_cut,
             is_whole=is_whole,
+            is_unread=is_unread,
             duration_ms=self._elapsed_ms(),
             first_ms=self.first_ms,
         )
@@ -95,7 +102,7 @@ class Books:
             counted=order.counted,
             meter=meter,
             usage=usage,
-            produced=self._produced(meter, was_cut=ended.was_cut),
+            produced=self._produced(meter, all_held=ended.was_cut or ended.is_unread),
             ended=ended,
             payer=order.payer,
             prices=self._tools.prices,
@@ -147,11 +154,11 @@ class Books:
     def _elapsed_ms(self) -> int:
         return int((time.monotonic() - self.started_s) * 1_000)
 
-    def _produced(self, meter: Meter, *, was_cut: bool) -> int:
-        """Tokens of output that have come; with those that are on their way when the provider is left."""
+    def _produced(self, meter: Meter, *, all_held: bool) -> int:
+        """Tokens of output that have come; or as many as are held, where more may be on its way, or was not read."""
         order = self._order
         come = tokens_produced(meter.produced, self._tools.shares.permille(order.model))
-        return max(come, order.admitted.held_output_tokens * order.admitted.bound.choices) if was_cut else come
+        return max(come, order.admitted.held_output_tokens * order.admitted.bound.choices) if all_held else come
 
     def _learn(self, usage: Usage, meter: Meter, provider: str, ended: Ended) -> None:
         """What this call teaches of counts, of texts and of lengths."""

@@ -71,14 +71,17 @@ class Call:
     async def _ask(self, presence: Presence, send: Send) -> None:
         """Ask, pass on what comes, and say what is to be booked."""
         attempts = self._attempts
+        options = self._tools.options
+        is_whole = not self._order.facts.stream
+        linger_s = options.drain_s_max if is_whole and options.on_disconnect == "drain" else 0
         try:
-            answer = await presence.unless_gone(attempts.ask())
+            answer = await presence.unless_gone(attempts.ask(), linger_s)
         except UpstreamFailed as failure:
             await self._give_up(failure, send)
             return
         if answer is None:
             attempts.let_go(failed=False)
-            self._book(self._books.ended("cancelled", "client_left"))
+            self._book(self._books.ended("cancelled", "client_left", is_unread=is_whole))
             return
         presence.when_gone(lambda: self._leave(answer))
         order, books = self._order, self._books
@@ -116,7 +119,8 @@ class Call:
     async def _give_up(self, failure: UpstreamFailed, send: Send) -> None:
         """No upstream has answered. One that was sent the call and went silent may have billed it."""
         code = "upstream_timeout" if failure.is_timeout else "upstream_error"
-        self._book(self._books.ended("timeout" if failure.is_timeout else "error", code))
+        is_unread = not self._order.facts.stream
+        self._book(self._books.ended("timeout" if failure.is_timeout else "error", code, is_unread=is_unread))
         problem = Problem(
             code="upstream_timeout" if failure.is_timeout else "upstream_error",
             message=f"the provider gave no answer: {failure}",

@@ -32,6 +32,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
         outcome, error_code: for the record.
         was_cut: whether the gateway ended it for want of budget.
         is_whole: whether the answer came in one piece, so that a usage in it is the last word.
+        is_unread: whether an answer that is not streamed may have been produced, and billed, and was not read.
         duration_ms, first_ms: milliseconds, to the end and to the first piece.
     """
 
@@ -39,6 +40,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     error_code: str | None = None
     was_cut: bool = False
     is_whole: bool = False
+    is_unread: bool = False
     duration_ms: int = 0
     first_ms: int | None = None
 

@@ -7,6 +7,7 @@ import math
 
 import msgspec
 
+from fiscus.core.records import Outcome
 from fiscus.dialects import Meter, Problem, Usage
 from fiscus.gateway.asgi import Presence, Send, passed_on, send_refusal, send_whole
 from fiscus.gateway.attempts import Attempts
@@ -67,7 +68,9 @@ class Whole:
         """Not all of it has come: it, or the caller, has gone away."""
         is_gone = self._presence.is_gone
         self._attempts.let_go(failed=not is_gone)
-        ended = self._books.ended("cancelled", "client_left") if is_gone else self._books.ended("error", BROKE_OFF_CODE)
+        is_unread = self._answer.status == 200
+        outcome: Outcome = "cancelled" if is_gone else "error"
+        ended = self._books.ended(outcome, "client_left" if is_gone else BROKE_OFF_CODE, is_unread=is_unread)
         self._books.settle(ended, self._meter, None)
         if not is_gone:
             await send_refusal(send, self._order.incoming.dialect.refusal(BROKE_OFF))
