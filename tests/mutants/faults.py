@@ -1428,4 +1428,25 @@ FAULTS: tuple[Fault, ...] = (
         new="timers.append(self._loop.call_later(linger_s, task.cancel))) if False else task.cancel",
         first="tests/gateway/test_failures.py",
     ),
+    Fault(
+        name="a cheaper model is asked for longer answers than it gives",
+        file="gateway/downgrade.py",
+        old="output_tokens_max=longest if is_too_long else None)",
+        new="output_tokens_max=None)",
+        first="tests/gateway/test_downgrade.py",
+    ),
+    Fault(
+        name="an error of a cheaper model ends the search for one",
+        file="gateway/whole.py",
+        old="        return is_refused and not self._presence.is_gone\n",
+        new="        return False\n",
+        first="tests/gateway/test_downgrade.py",
+    ),
+    Fault(
+        name="an error that was billed is passed over",
+        file="gateway/whole.py",
+        old="self._order.passed_over and self._meter.usage() is None\n",
+        new="self._order.passed_over\n",
+        first="tests/gateway/test_downgrade.py",
+    ),
 )

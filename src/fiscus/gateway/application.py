@@ -24,7 +24,7 @@ from fiscus.gateway.asgi import Headers, Message, Receive, Send, send_refusal
 from fiscus.gateway.bodies import Body, read_body
 from fiscus.gateway.bounds import bound_of, is_unseen
 from fiscus.gateway.call import Call
-from fiscus.gateway.downgrade import first_affordable
+from fiscus.gateway.downgrade import REFUSED, first_affordable
 from fiscus.gateway.live import Live
 from fiscus.gateway.metrics import GatewayCollector, GatewayMetrics
 from fiscus.gateway.notes import Note, Notes
@@ -346,9 +346,13 @@ class Gateway:
             more_headers=lambda: self._headers_for(
                 payer.account, caller.scope, admitted.id, None if model == facts.model else model
             ),
+            passed_over=REFUSED if facts.model is not None and model != facts.model else frozenset(),
         )
-        await Call(tools, order).run()
-        return None
+        if await Call(tools, order).run():
+            return None
+        return Problem(
+            code="invalid", message=f"the provider of {model!r:.100} refuses what was asked of another model"
+        )
 
     async def _count(self, body: Body, route: Route, model: str, targets: Sequence[Target]) -> Count:
         """Count the input as those who may be asked name the model; the most that it may be."""

@@ -48,8 +48,12 @@ class Call:
         self._meter: Meter = order.incoming.dialect.meter()
         self._is_streamed = False
 
-    async def run(self) -> None:
-        """Do it. Nothing is held afterwards, and what was billed is on the books; the caller has its answer before."""
+    async def run(self) -> bool:
+        """Do it. Nothing is held afterwards, and what was billed is on the books; the caller has its answer before.
+
+        Returns:
+            False: the caller has no answer yet, and waits for that of another model.
+        """
         incoming = self._order.incoming
         presence = Presence(incoming.receive)
         send = Sending(incoming.send)
@@ -67,6 +71,7 @@ class Call:
             if self._books.is_open:
                 self._book(Ended(outcome="cancelled", error_code="interrupted"))
                 await asyncio.shield(self._books.finish())
+        return send.has_begun or presence.is_gone
 
     async def _ask(self, presence: Presence, send: Send) -> None:
         """Ask, pass on what comes, and say what is to be booked."""

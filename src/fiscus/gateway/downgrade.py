@@ -18,11 +18,18 @@ from fiscus.gateway.bodies import Body
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.reading import Reader
 from fiscus.gateway.routes import Route
+from fiscus.pricing import output_tokens_known
 
 SHORT = frozenset(("budget_exceeded", "budget_busy"))
 
+REFUSED = frozenset((400, 404, 422))
+"""Answers of a provider that say that a cheaper model cannot do what was asked of another: the next one is asked."""
+
 Attempt = Callable[[Body, RequestFacts, str, int], Awaitable[Problem | None]]
-"""Make a call of (body, facts, model), whose output is not clamped below so many tokens; None: it was made."""
+"""Make a call of (body, facts, model), whose output is not clamped below so many tokens; None: it was made.
+
+Of a model that was not asked for it was not made, if its provider answers it as ``REFUSED``.
+"""
 
 
 async def first_affordable(
@@ -49,7 +56,8 @@ async def first_affordable(
         return problem
     if may_help(problem):
         for model in cheaper:
-            other_body, other_facts = await asking_for(model, reader, route, dialect, facts, body)
+            longest = longest_of(model, options, route)
+            other_body, other_facts = await asking_for(model, reader, route, dialect, facts, body, longest)
             is_last = model == cheaper[-1]
             if await attempt(other_body, other_facts, model, least if is_last else useful) is None:
                 return None
@@ -75,11 +83,35 @@ def may_help(problem: Problem) -> bool:
     return problem.detail.get("unit") in (None, "cost") or "model" in str(problem.detail.get("match") or "")
 
 
+def longest_of(model: str, options: GatewayOptions, route: Route) -> int | None:
+    """The longest answer of a model as all who serve it call it; None: it is not known.
+
+    A bound that is larger is an error at its provider, and no longer answer.
+    """
+    serving = [one for one in options.upstreams if one.family == route.family and one.serves(model)]
+    known = [output_tokens_known(one.renames.get(model, model)) for one in serving]
+    return min((limit for limit in known if limit is not None), default=None)
+
+
 async def asking_for(
-    model: str, reader: Reader, route: Route, dialect: Dialect, facts: RequestFacts, body: Body
+    model: str,
+    reader: Reader,
+    route: Route,
+    dialect: Dialect,
+    facts: RequestFacts,
+    body: Body,
+    longest: int | None = None,
 ) -> tuple[Body, RequestFacts]:
-    """The same request for another model; its facts still name the one that was asked for, for the record."""
-    changed = await reader.changed(body, dialect, facts, Change(model=model))
+    """The same request for another model; its facts still name the one that was asked for, for the record.
+
+    Args:
+        longest: answer of that model; a larger bound is lowered to it. None: that is not known.
+    """
+    asked = facts.output_tokens_max
+    is_too_long = asked is not None and longest is not None and asked > longest
+    changed = await reader.changed(
+        body, dialect, facts, Change(model=model, output_tokens_max=longest if is_too_long else None)
+    )
     if changed is body:  # the path names it
         return body, facts
     read = await reader.facts(changed, dialect, route)

@@ -64,6 +64,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         targets: who may be asked, the best one first.
         price: that was held for; None: the cost was not bounded.
         more_headers: what an answer says of the payer's budgets.
+        passed_over: statuses of an answer that is not the caller's, as long as it was not billed: another model is
+            asked.
     """
 
     incoming: Incoming
@@ -76,3 +78,4 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     targets: Sequence[Target]
     price: Price | None
     more_headers: Callable[[], Awaitable[Headers]]
+    passed_over: frozenset[int] = frozenset()

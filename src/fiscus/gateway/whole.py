@@ -57,12 +57,19 @@ class Whole:
 
     async def _pass_on(self, body: bytes, wrong: Problem | None, send: Send) -> None:
         answer, target = self._answer, self._attempts.target
+        if self._is_passed_over():
+            return
         if wrong is not None:
             await send_refusal(send, self._order.incoming.dialect.refusal(wrong))
             return
         if target is not None and (answer.status >= 400 or self._meter.error is not None):
             body = target.without_key(body)
         await send_whole(send, answer.status, [*passed_on(answer.headers), *await self._order.more_headers()], body)
+
+    def _is_passed_over(self) -> bool:
+        """Whether another model is asked in place of this answer."""
+        is_refused = self._answer.status in self._order.passed_over and self._meter.usage() is None
+        return is_refused and not self._presence.is_gone
 
     async def _broke_off(self, send: Send) -> None:
         """Not all of it has come: it, or the caller, has gone away."""

@@ -2,7 +2,7 @@
 
 from fiscus.pricing.book import Comparison, PriceBook
 from fiscus.pricing.counting import Count, count, count_body, count_tokens_with_tools, estimate_tokens, total_tokens
-from fiscus.pricing.limits import output_tokens_max
+from fiscus.pricing.limits import output_tokens_known, output_tokens_max
 from fiscus.pricing.margins import Margin, Margins
 from fiscus.pricing.overrides import OverrideTier, PriceOverride
 from fiscus.pricing.price import NO_EXTRAS, Extras, Price, UnknownPolicy, UnknownPrice, WorstCase
@@ -30,6 +30,7 @@ __all__ = [
     "count_body",
     "count_tokens_with_tools",
     "estimate_tokens",
+    "output_tokens_known",
     "output_tokens_max",
     "total_tokens",
 ]

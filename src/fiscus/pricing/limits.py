@@ -53,7 +53,16 @@ def output_tokens_max(model: str) -> int:
     >>> output_tokens_max("gpt-5.5")
     32768
     """
+    known = output_tokens_known(model)
+    return OUTPUT_TOKENS_MAX_UNLESS_KNOWN if known is None else min(known, OUTPUT_TOKENS_MAX_UNLESS_KNOWN)
+
+
+def output_tokens_known(model: str) -> int | None:
+    """The longest answer of a model, where it is known; see ``output_tokens_max``.
+
+    >>> output_tokens_known("claude-3-7-sonnet-latest"), output_tokens_known("gpt-5.5")
+    (64000, None)
+    """
     bare = model.lower().rpartition("/")[2].removeprefix("us.").removeprefix("eu.")
     bare = bare.removeprefix("anthropic.").removeprefix("cohere.").removeprefix("ft:")
-    known = next((limit for pattern, limit in _LIMITS if fnmatchcase(bare, pattern)), OUTPUT_TOKENS_MAX_UNLESS_KNOWN)
-    return min(known, OUTPUT_TOKENS_MAX_UNLESS_KNOWN)
+    return next((limit for pattern, limit in _LIMITS if fnmatchcase(bare, pattern)), None)
