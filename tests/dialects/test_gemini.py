@@ -212,3 +212,42 @@ def test_an_array_that_has_not_begun_is_begun_and_ended(content_type):
     for event in GEMINI.events(content_type).feed(whole):
         meter.feed(event)
     assert (meter.closed, GEMINI.ending(meter)) == (True, b"")
+
+
+QUERIES = {"webSearchQueries": ["who won", "when"]}
+FOUND = {"groundingChunks": [{"web": {"uri": "https://a"}}, {"web": {"uri": "https://b"}}]}
+GROUNDED = {
+    "of an older model, once": ("gemini-2.5-flash", [QUERIES], 1),
+    "of an older model, by its path": ("models/gemini-2.0-flash-001", [QUERIES, FOUND], 1),
+    "of a newer model, each": ("gemini-3-pro-preview", [QUERIES], 2),
+    "told in two chunks": ("gemini-3-pro-preview", [QUERIES, {**QUERIES, **FOUND}], 2),
+    "told in parts": (
+        "gemini-3.5-flash",
+        [QUERIES, {"webSearchQueries": ["where"]}, {"imageSearchQueries": ["cat"]}],
+        4,
+    ),
+    "of nobody knows which model": ("", [QUERIES], 2),
+    "of another family": ("gemini-20-pro", [QUERIES], 2),
+    "by what was found": ("gemini-3-pro-preview", [FOUND], 1),
+    "on a map": ("gemini-2.5-flash", [{"groundingChunks": [{"maps": {"placeId": "p"}}]}], 1),
+    "by documents of the caller": ("gemini-2.5-flash", [{"groundingChunks": [{"retrievedContext": {}}]}], 0),
+    "by nothing": ("gemini-2.5-flash", [{}, {"webSearchQueries": []}, {"webSearchQueries": [""]}], 0),
+    "of wrong types": ("gemini-2.5-flash", [5, {"webSearchQueries": 5, "groundingChunks": [5, "web"]}], 0),
+}
+
+
+@pytest.mark.parametrize(("model", "told", "searches"), GROUNDED.values(), ids=GROUNDED)
+def test_searches_are_counted_as_they_are_billed(model, told, searches):
+    usage = {"promptTokenCount": 3, "candidatesTokenCount": 2}
+    chunks = [
+        {"candidates": [{"index": 0, "groundingMetadata": one}], "modelVersion": model, "usageMetadata": usage}
+        for one in told
+    ]
+    streamed, whole = GEMINI.meter("text/event-stream"), GEMINI.meter("application/json")
+    for chunk in chunks:
+        data = json.dumps(chunk).encode()
+        streamed.feed(Event(raw=data, data=data))
+    whole.read(json.dumps(chunks).encode())
+    for meter in (streamed, whole):
+        assert meter.usage().server_tools == ({"google_search": searches} if searches else {})
+        assert meter.usage().tokens == Tokens(input=3, output=2)

@@ -7,7 +7,7 @@ import pytest
 from fiscus.pricing import PriceOverride
 from tests.gateway import wire
 from tests.gateway.gate import IN, OUT, providers, standing
-from tests.gateway.upstream import Reply
+from tests.gateway.upstream import Reply, sse
 
 FEE = 10_000_000
 """Nano-USD that a search costs here."""
@@ -15,10 +15,10 @@ FEE = 10_000_000
 PRICES = (PriceOverride(provider="*", model="test-*", input="1", output="2", web_searches="10"),)
 
 
-async def booked_for(upstream, path, body, reply):
+async def booked_for(upstream, path, body, reply, prices=PRICES):
     """What is booked when tools may run."""
     upstream.answers(reply)
-    async with standing(providers(upstream), unseen_input_tokens_max=50_000, prices=PRICES) as gate:
+    async with standing(providers(upstream), unseen_input_tokens_max=50_000, prices=prices) as gate:
         answer = await gate.post(path, body)
         assert answer.status == 200, answer
         return await gate.last()
@@ -48,3 +48,17 @@ async def test_a_search_of_responses_is_billed_once(upstream):
     body = {"model": wire.MODEL, "input": "Hi.", "tools": [{"type": "web_search"}]}
     booked = await booked_for(upstream, "/openai/v1/responses", body, Reply(body=json.dumps(answer).encode()))
     assert fees_of(booked) == FEE
+
+
+@pytest.mark.parametrize(("model", "searches"), [("gemini-2.5-flash", 1), ("gemini-3-pro-preview", 2)])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_gemini_bills_answers_or_searches_by_the_model(upstream, model, searches, stream):
+    chunk = wire.gemini_chunk("Hello!", finishReason="STOP", groundingMetadata={"webSearchQueries": ["a", "b"]})
+    chunk["modelVersion"] = model
+    body = sse(chunk, done=False) if stream else json.dumps(chunk).encode()
+    method = "streamGenerateContent?alt=sse" if stream else "generateContent"
+    path = f"/gemini/v1beta/models/{model}:{method}"
+    prices = (PriceOverride(provider="*", model="*", input="1", output="2", web_searches="10"),)
+    reply = wire.streamed(body) if stream else Reply(body=body)
+    booked = await booked_for(upstream, path, wire.contents(tools=[{"googleSearch": {}}]), reply, prices)
+    assert fees_of(booked) == searches * FEE

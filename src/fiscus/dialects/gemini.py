@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -46,6 +47,11 @@ _SPELLINGS = (
 _ONCE = ("contents", "candidateCount", "candidate_count", *_BOUNDS)
 _FUNCTIONS = ("functionDeclarations", "function_declarations")
 _BUILTIN_TOOLS = ("computerUse", "computer_use")
+_BY_PROMPT = re.compile(r"(?:^|/)gemini-[12]\b")
+"""Models whose grounded answers are billed once, however many searches they took."""
+
+_QUERIES = ("webSearchQueries", "imageSearchQueries")
+_FOUND = ("web", "maps", "image")
 REASON_MAX = 999
 """Largest number that is read as a reason of an end."""
 
@@ -188,6 +194,8 @@ class GeminiMeter(Meter):
         self._seen: set[int] = set()
         self._usage: dict[str, Any] | None = None
         self._total = -1
+        self._queries: set[str] = set()
+        self._is_grounded = False
 
     def feed(self, event: Event) -> list[Delta]:
         """Read one chunk."""
@@ -208,9 +216,11 @@ class GeminiMeter(Meter):
         if self._usage is None:
             return None
         try:
-            return usage_of(self._usage, final=self.ended)
+            usage = usage_of(self._usage, final=self.ended)
         except Invalid:
             return None
+        searches = self._searches()
+        return msgspec.structs.replace(usage, server_tools={"google_search": searches}) if searches else usage
 
     def last(self, tokens: Tokens | None) -> dict[str, Any]:
         """The chunk that ends what is open."""
@@ -264,6 +274,26 @@ class GeminiMeter(Meter):
         if tokens.input + tokens.output >= self._total:
             self._usage, self._total = usage, tokens.input + tokens.output
 
+    def _searches(self) -> int:
+        """How many searches are billed: each one of newer models, of older ones one for all of an answer."""
+        if self._is_grounded and _BY_PROMPT.search(self.model or ""):
+            return 1
+        return max(len(self._queries), self._is_grounded)
+
+    def _grounded(self, metadata: object) -> None:
+        """What an answer is based on; a stream says it in one of its chunks, or in several."""
+        if not isinstance(metadata, dict):
+            return
+        for name in _QUERIES:
+            queries = metadata.get(name)
+            for query in queries if isinstance(queries, list) else ():
+                if isinstance(query, str) and query:
+                    self._queries.add(query)
+        chunks = metadata.get("groundingChunks")
+        found = [chunk for chunk in chunks if isinstance(chunk, dict)] if isinstance(chunks, list) else []
+        has_found = any(name in chunk for chunk in found for name in _FOUND)
+        self._is_grounded = self._is_grounded or bool(self._queries) or has_found
+
     def _candidate(self, candidate: dict[str, Any]) -> Iterator[Delta]:
         index = candidate.get("index")
         index = index if isinstance(index, int) else 0
@@ -273,6 +303,7 @@ class GeminiMeter(Meter):
         reason = str(told) if isinstance(told, int) and 0 < told <= REASON_MAX else text(told)
         if reason:
             self.finish_reasons[index] = reason
+        self._grounded(candidate.get("groundingMetadata"))
         content = candidate.get("content")
         parts = content.get("parts") if isinstance(content, dict) else None
         for part in parts if isinstance(parts, list) else ():
