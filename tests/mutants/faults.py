@@ -1109,7 +1109,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="what is on its way when a stream is cut is free",
         file="gateway/books.py",
-        old="        return max(come, order.admitted.held_output_tokens * order.admitted.bound.choices) if was_cut else come\n",
+        old="        return max(come, order.admitted.held_output_tokens * order.admitted.bound.choices) if all_held else come\n",
         new="        return come\n",
         first="tests/gateway/test_streams.py",
     ),
