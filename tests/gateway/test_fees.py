@@ -1,5 +1,6 @@
 """What tools of a provider cost beside their tokens: what it bills, and nothing else."""
 
+import asyncio
 import json
 
 import pytest
@@ -62,3 +63,43 @@ async def test_gemini_bills_answers_or_searches_by_the_model(upstream, model, se
     reply = wire.streamed(body) if stream else Reply(body=body)
     booked = await booked_for(upstream, path, wire.contents(tools=[{"googleSearch": {}}]), reply, prices)
     assert fees_of(booked) == searches * FEE
+
+
+CLAUDE = "claude-opus-4-6"
+
+
+@pytest.mark.parametrize(
+    ("asked", "told", "permille"),
+    [("us", "us", 1_100), (None, "us", 1_100), ("us", "global", 1_000), ("us", None, 1_100), (None, None, 1_000)],
+)
+async def test_anthropic_bills_inference_that_is_kept_to_the_us_higher(upstream, asked, told, permille):
+    """All tokens, and not the searches."""
+    usage = {"input_tokens": 4_000, "output_tokens": 900, "server_tool_use": {"web_search_requests": 1}}
+    usage |= {} if told is None else {"inference_geo": told}
+    upstream.answers(wire.anthropic_answer(usage=usage, model=CLAUDE))
+    body = wire.messages(model=CLAUDE, **({} if asked is None else {"inference_geo": asked}))
+    async with standing(providers(upstream), prices=()) as gate:
+        assert (await gate.messages(body)).status == 200
+        booked = await gate.last()
+    tokens = (4_000 * 5_000 + 900 * 25_000) * permille // 1_000
+    assert booked.amounts["cost"] == tokens + 10_000_000
+    assert ("+us@" in booked.record.price_id) == (permille > 1_000)
+
+
+async def test_what_it_costs_more_is_held(upstream):
+    upstream.answers(Reply(never=True))
+    held = []
+    for more in ({}, {"inference_geo": "us"}, {"inference_geo": "global"}):
+        async with standing(providers(upstream, answer_s_max=0.3), prices=()) as gate:
+            call = asyncio.create_task(gate.messages(wire.messages(model=CLAUDE, **more)))
+            await upstream.request(len(held) + 1)
+            held.append((await gate.balance(unit="cost")).held)
+            await call
+    assert held[1] == -(-held[0] * 11 // 10)
+    assert held[2] == held[0]
+
+
+async def test_an_own_price_holds_wherever_it_is_inferred(upstream):
+    usage = {"input_tokens": 400, "output_tokens": 9, "inference_geo": "us"}
+    booked = await booked_for(upstream, "/anthropic/v1/messages", wire.messages(), wire.anthropic_answer(usage=usage))
+    assert fees_of(booked) == 0

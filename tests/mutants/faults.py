@@ -1463,4 +1463,18 @@ FAULTS: tuple[Fault, ...] = (
         new="        if False:\n",
         first="tests/gateway/test_fees.py",
     ),
+    Fault(
+        name="inference that is kept to the US is booked as anywhere",
+        file="gateway/settling.py",
+        old="at, tier, inference_geo=geo)\n",
+        new="at, tier)\n",
+        first="tests/gateway/test_fees.py",
+    ),
+    Fault(
+        name="inference that is kept to the US is held as anywhere",
+        file="gateway/application.py",
+        old="                inference_geo=facts.inference_geo,\n",
+        new="",
+        first="tests/gateway/test_fees.py",
+    ),
 )

@@ -68,6 +68,7 @@ class _Messages(msgspec.Struct):
     container: Any = None
     service_tier: Any = None
     speed: Any = None
+    inference_geo: Any = None
     metadata: _User | None = None
 
 
@@ -105,6 +106,7 @@ class AnthropicDialect(Dialect):
             server_tools=once(server),
             builtin_tools=once(builtin),
             service_tier="fast" if request.speed == "fast" else text(request.service_tier),
+            inference_geo=text(request.inference_geo),
             input_unknown=("container",) if request.container is not None else (),
             user=text(request.metadata.user_id) if request.metadata is not None else None,
         )

@@ -45,7 +45,7 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
         server_tools: tools that the provider runs itself, by type, each once: their results are input nobody can count.
         builtin_tools: tools that the caller runs and the provider defines (computer use, shells): their definitions
             are input that is not in the body.
-        service_tier: as asked.
+        service_tier: as asked. ``inference_geo``: region that inference is to be kept to (Anthropic), as asked.
         input_unknown: fields that add input which is not in the body, such as ``previous_response_id``.
         background, store: of Responses.
         user, metadata: as the caller names them; texts only.
@@ -65,6 +65,7 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
     server_tools: tuple[str, ...] = ()
     builtin_tools: tuple[str, ...] = ()
     service_tier: str | None = None
+    inference_geo: str | None = None
     input_unknown: tuple[str, ...] = ()
     background: bool = False
     store: bool | None = None
@@ -144,7 +145,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
         final: whether the provider has said its last word; while a stream runs, figures can still grow.
         image_output, video_output, video_input: tokens of these kinds, parts of output and input that have rates of
             their own.
-        service_tier: which one the call was really served with.
+        service_tier: which one the call was really served with. ``inference_geo``: where (Anthropic).
         server_tools: how often the provider ran each of its own tools.
         cost_nanousd: what the provider says that it cost, rounded up; None when it says nothing.
         beside: what other models used within the call, by model; in none of the sums of ``tokens``.
@@ -158,6 +159,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     video_output: int = 0
     video_input: int = 0
     service_tier: str | None = None
+    inference_geo: str | None = None
     server_tools: Mapping[str, int] = {}
     cost_nanousd: int | None = None
     beside: Mapping[str, Tokens] = {}

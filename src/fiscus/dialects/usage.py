@@ -66,6 +66,7 @@ def usage_of(usage: object, *, final: bool = True) -> Usage:
         final=final,
         **_media(usage),
         service_tier=_text(_first(usage, "service_tier", "serviceTier", "trafficType")),
+        inference_geo=_text(_field(usage, "inference_geo")),
         server_tools=_server_tools(usage),
         cost_nanousd=_cost_nanousd(usage),
         beside=_beside(usage),

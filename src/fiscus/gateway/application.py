@@ -366,7 +366,11 @@ class Gateway:
         prices: list[Price] = []
         for target in targets:
             price = self._tools.prices.price_of(
-                target.upstream.priced_as, target.model_for(model), at, facts.service_tier
+                target.upstream.priced_as,
+                target.model_for(model),
+                at,
+                facts.service_tier,
+                inference_geo=facts.inference_geo,
             )
             if isinstance(price, UnknownPrice):
                 if price.policy == "refuse":

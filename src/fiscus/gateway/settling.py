@@ -83,9 +83,10 @@ def booked(
     tokens, is_known = _tokens(usage, counted, produced, is_last_word=is_last_word)
     model = meter.model or asked_model
     tier = (usage.service_tier if usage is not None else None) or meter.service_tier
-    found = prices.price_of(provider, model, at, tier)
+    geo = (usage.inference_geo if usage is not None else None) or facts.inference_geo
+    found = prices.price_of(provider, model, at, tier, inference_geo=geo)
     price = found if isinstance(found, Price) else otherwise
-    cost, source, price_id = _cost(usage if is_known else None, tokens, price, prices, provider, at)
+    cost, source, price_id = _cost(usage if is_known else None, tokens, price, prices, provider, at, geo)
     used = [tokens, *_used(usage)[1:]]
     into, out = sum(one.input for one in used), sum(one.output for one in used)
     total: Amounts = {"input_tokens": into, "output_tokens": out, "tokens": into + out, "calls": 1}
@@ -147,7 +148,13 @@ def _tokens(usage: Usage | None, counted: Count, produced: int, *, is_last_word:
 
 
 def _cost(
-    usage: Usage | None, tokens: Tokens, price: Price | None, prices: PriceBook, provider: str, at: datetime
+    usage: Usage | None,
+    tokens: Tokens,
+    price: Price | None,
+    prices: PriceBook,
+    provider: str,
+    at: datetime,
+    geo: str | None,
 ) -> tuple[int | None, CostSource | None, str | None]:
     """Nano-USD, no more than an amount can be, who says so, by which price; None, when nobody knows."""
     if usage is not None and usage.cost_nanousd is not None:
@@ -156,7 +163,7 @@ def _cost(
         return None, "unpriced", None
     cost = price.cost(tokens, extras_of(usage))
     for model, used in (usage.beside if usage is not None else {}).items():
-        other = prices.price_of(provider, model, at)
+        other = prices.price_of(provider, model, at, inference_geo=geo)
         cost += (other if isinstance(other, Price) else price).cost(used)
     return min(cost, AMOUNT_MAX), price.source, price.price_id
 

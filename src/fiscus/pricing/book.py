@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
+from fractions import Fraction
 
 import msgspec
 
@@ -12,14 +13,20 @@ from fiscus.contract.errors import Invalid
 from fiscus.core.records import TEXT_LENGTH_MAX
 from fiscus.pricing.catalogue import Catalogue, GenaiPrices, Segment, dearest_of
 from fiscus.pricing.overrides import OVERRIDES_MAX, PriceOverride, StatedPrice, stated_prices
-from fiscus.pricing.price import NO_EXTRAS, UNKNOWN_POLICIES, Extras, Price, UnknownPolicy, UnknownPrice
+from fiscus.pricing.price import NO_EXTRAS, UNKNOWN_POLICIES, Extras, Price, UnknownPolicy, UnknownPrice, surcharged
 
 RESOLVED_MAX = 4_096
 """So many (provider, model, tier, day) are kept resolved; then all are forgotten."""
 
 DAY_LENGTH = 24 * 3_600
 
-_Key = tuple[str | None, str, str | None, int]
+GEO_SURCHARGES = {("anthropic", "us"): Fraction(11, 10)}
+"""What tokens cost more where inference is kept to a region, by seller and region. Anthropic's own API takes
+``inference_geo`` for Claude Opus 4.6 and all models after it; to others such a request is an error."""
+
+_REGIONS = frozenset(geo for _, geo in GEO_SURCHARGES)
+
+_Key = tuple[str | None, str, str | None, str | None, int]
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +82,13 @@ class PriceBook:
         self._resolved.clear()
 
     def price_of(
-        self, provider: str | None, model: str, at: datetime, service_tier: str | None = None
+        self,
+        provider: str | None,
+        model: str,
+        at: datetime,
+        service_tier: str | None = None,
+        *,
+        inference_geo: str | None = None,
     ) -> Price | UnknownPrice:
         """The price of a model at a time.
 
@@ -84,6 +97,7 @@ class PriceBook:
             model: as the request or the answer names it; prefer the answer's.
             at: when the request was made, with a zone.
             service_tier: as billed: ``flex``, ``priority``, ``batch``, ``fast`` …; None and the standard ones: none.
+            inference_geo: region that inference was kept to, as billed; own prices hold for all of them.
 
         Raises:
             Invalid: ``at`` has no zone.
@@ -91,10 +105,11 @@ class PriceBook:
         if at.tzinfo is None:
             raise _invalid("at", "at needs a zone")
         second = at.timestamp()
-        key = (provider, model, service_tier, int(second // DAY_LENGTH))
+        inference_geo = inference_geo if inference_geo in _REGIONS else None
+        key = (provider, model, service_tier, inference_geo, int(second // DAY_LENGTH))
         segments = self._resolved.get(key)
         if segments is None:
-            segments = self._resolve(provider, model, at.astimezone(UTC).date(), service_tier)
+            segments = self._resolve(provider, model, at.astimezone(UTC).date(), service_tier, inference_geo)
             if len(self._resolved) >= RESOLVED_MAX:
                 self._resolved.clear()
             self._resolved[key] = segments
@@ -120,13 +135,13 @@ class PriceBook:
         return sorted(compared, key=lambda one: (one.cost_nanousd is None, one.cost_nanousd or 0))
 
     def _resolve(
-        self, provider: str | None, model: str, day: date, tier: str | None
+        self, provider: str | None, model: str, day: date, tier: str | None, geo: str | None
     ) -> tuple[tuple[float, Price | UnknownPrice], ...]:
         """The prices of a day, each from its second on."""
         begin = datetime(day.year, day.month, day.day, tzinfo=UTC)
         listed: tuple[Segment, ...] = ()
         if len(model) <= TEXT_LENGTH_MAX:
-            listed = self._catalogue.segments(provider, model, day, tier)
+            listed = tuple(_in_region(one, geo) for one in self._catalogue.segments(provider, model, day, tier))
         own = [stated for stated in self._stated if stated.fits(provider, model, tier)]
         starts = {begin, *(segment.start for segment in listed)}
         starts |= {edge for stated in own for edge in (stated.start, stated.end) if edge.date() == day}
@@ -165,6 +180,14 @@ class PriceBook:
             known = (day, price)
             self._dearest[provider] = known
         return known[1]
+
+
+def _in_region(segment: Segment, geo: str | None) -> Segment:
+    price = segment.price
+    factor = GEO_SURCHARGES.get((price.provider, geo)) if price is not None and geo is not None else None
+    if price is None or geo is None or factor is None:
+        return segment
+    return msgspec.structs.replace(segment, price=surcharged(price, factor, geo))
 
 
 def _invalid(field: str, detail: str) -> Invalid:

@@ -276,6 +276,33 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
         return total
 
 
+def surcharged(price: Price, factor: Fraction, context: str) -> Price:
+    """A price whose tokens cost so much more, in a context; its fees are as they were.
+
+    >>> from decimal import Decimal
+    >>> usual = price_from({"input": Decimal(3), "output": Decimal(15)}, provider="p", model="m", source_name="x")
+    >>> more = surcharged(usual, Fraction(11, 10), "us")
+    >>> more.cost(Tokens(input=1_000, output=10)), more.price_id.split("#")[0]
+    (3465000, 'x:p/m+us@always')
+    """
+    rows = tuple((start, Row(*(rate * factor.numerator for rate in row))) for start, row in price.rows)
+    fees = {name: fee * factor.denominator for name, fee in price.fees.items()}
+    denominator = price.denominator * factor.denominator
+    where, _, valid = price.price_id.partition("@")
+    return msgspec.structs.replace(
+        price,
+        price_id=f"{where}+{context}@{valid.rpartition('#')[0]}#{_digest(rows, fees, denominator)}",
+        rows=rows,
+        fees=fees,
+        denominator=denominator,
+    )
+
+
+def _digest(rows: tuple[tuple[int, Row], ...], fees: Mapping[str, int], denominator: int) -> str:
+    content = repr((rows, sorted(fees.items()), denominator)).encode()
+    return hashlib.blake2b(content, digest_size=4).hexdigest()
+
+
 def price_from(
     usd_per_million: Mapping[str, Rate],
     *,
@@ -316,8 +343,7 @@ def price_from(
         (start, Row(**{name: int(rate * denominator) for name, rate in row.items()})) for start, row in rows
     )
     whole_fees = {name: int(fee * denominator) for name, fee in every_fee.items()}
-    content = repr((whole_rows, sorted(whole_fees.items()), denominator)).encode()
-    digest = hashlib.blake2b(content, digest_size=4).hexdigest()
+    digest = _digest(whole_rows, whole_fees, denominator)
     where = f"{provider}/{model}" + (f"+{context}" if context else "")
     return Price(
         price_id=f"{source_name}:{where}@{valid_from or 'always'}#{digest}",
