@@ -410,6 +410,42 @@ def test_a_refused_compound_exhausts_nothing_by_what_it_would_have_done(ledger):
     assert ledger.draft.accounts[2].status == "active"
 
 
+def test_a_refused_compound_makes_no_policy_act_of_a_budget_that_does_not_enforce(ledger):
+    ledger.account("root")
+    ledger.budget("root", 100, mode="warn", on_exhaustion="terminate")
+    ledger.spend("root", 100)
+    ledger.compound(
+        PutBudget(account="root", unit="tokens", limit=100, on_exhaustion="terminate"),
+        Reserve(id="h", account="root", amounts={"tokens": 1}),
+        refused="budget_exceeded",
+    )
+    assert ledger.find("root", "tokens-lifetime").mode == "warn"
+    assert ledger.draft.accounts[1].status == "active"
+
+
+def test_the_reason_of_a_policy_after_a_refused_compound_says_what_is_used(ledger):
+    ledger.account("root")
+    ledger.budget("root", 100, on_exhaustion="suspend")
+    ledger.spend("root", 100)
+    ledger.compound(
+        Adjust(id="j", account="root", budget="tokens-lifetime", amount=-50, reason="less", force=True),
+        Reserve(id="h", account="root", amounts={"tokens": 1}),
+        refused="budget_exceeded",
+    )
+    assert ledger.kinds() == ["StatusChanged"]
+    assert ledger.last[-1].private.reason == "Budget tokens-lifetime exhausted: 100 of 100 tokens"
+
+
+def test_a_refused_compound_opens_no_window_of_another_budget(ledger):
+    ledger.account("root")
+    ledger.budget("root", 0, "calls", period="hour", budget="calls", mode="observe")
+    ledger.budget("root", 100, on_exhaustion="suspend")
+    ledger.spend("root", 100)
+    ledger.wait(2 * HOUR)
+    ledger.compound(Reserve(id="h", account="root", amounts={"tokens": 1}), refused="budget_exceeded")
+    assert ledger.kinds() == ["StatusChanged"]
+
+
 @pytest.mark.parametrize("count", [0, COMPOUND_LENGTH_MAX + 1])
 def test_a_compound_has_one_to_a_thousand_commands(pool, count):
     commands = [SetStatus(account="a", status="active") for _ in range(count)]

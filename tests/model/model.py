@@ -354,7 +354,8 @@ class Model:
 
     def _is_exhausted(self, key: Any) -> bool:
         """Whether nothing is left in a cell, also without what a refused compound would have done."""
-        if key not in self.cells:
+        cell = self.cells.get(key)
+        if cell is None or (isinstance(cell, Window) and not cell.enforce):
             return False
         figures = self.figures(key)
         return figures.covered + figures.quarantined + figures.uncovered >= figures.limit

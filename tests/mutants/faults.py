@@ -1228,8 +1228,22 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="a refused compound exhausts a budget by what it would have done",
         file="core/decide.py",
-        old="        if isinstance(request.command, Compound) and not _is_exhausted(draft, budget, now):",
-        new="        if False:",
+        old="            if cell is None:\n                continue  # it was, but",
+        new="            if cell is None:\n                cell = draft.cells[budget.cell]  # it was, but",
+        first="tests/core/test_decide.py",
+    ),
+    Fault(
+        name="a refused compound exhausts a budget that does not enforce",
+        file="core/decide.py",
+        old="    if cell.enforce and cell.counted >= cell.granted:",
+        new="    if cell.counted >= cell.granted:",
+        first="tests/core/test_decide.py",
+    ),
+    Fault(
+        name="a policy says figures from within a refused compound",
+        file="core/decide.py",
+        old="            seen = balance(draft, cell)\n",
+        new="",
         first="tests/core/test_decide.py",
     ),
     Fault(

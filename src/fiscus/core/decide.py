@@ -20,6 +20,7 @@ from fiscus.core.accounts import (
     set_status,
 )
 from fiscus.core.allocations import allocate, deallocate, transfer
+from fiscus.core.answers import balance
 from fiscus.core.budgets import adjust, end_adjustment, put_budget, remove_budget
 from fiscus.core.checks import check_compound
 from fiscus.core.commands import (
@@ -82,7 +83,7 @@ from fiscus.core.overrides import approve_override, deny_override, request_overr
 from fiscus.core.prices import put_price, remove_price
 from fiscus.core.routes import close_ended_windows, has_lapsed, running_cell
 from fiscus.core.sight import within_sight
-from fiscus.core.state import ENDED, Budget, Deadline, Draft, Hold, Rules
+from fiscus.core.state import ENDED, Budget, Cell, Deadline, Draft, Hold, Rules
 from fiscus.core.waiting import admit_waiting, attend, end_or_move, give_up
 
 LEDGER_ACTOR = "fiscus"
@@ -150,30 +151,35 @@ def _after_refusal(draft: Draft, request: Request, refused: Refused, mark: Any, 
         return
     account = draft.accounts[number]
     for budget in (draft.budgets[found] for found in account.budgets):
+        if budget.name != binding.budget or budget.on_exhaustion == "deny" or account.status != "active":
+            continue
         if budget.allocated and has_lapsed(budget, now):
             continue  # what is over is not exhausted
-        if isinstance(request.command, Compound) and not _is_exhausted(draft, budget, now):
-            continue  # it was, but for what the compound would have done before
-        if budget.name == binding.budget and budget.on_exhaustion != "deny" and account.status == "active":
-            status = "suspended" if budget.on_exhaustion == "suspend" else "terminated"
-            reason = f"Budget {binding.budget} exhausted: {binding.spent} of {binding.limit} {binding.unit}"
-            command = SetStatus(account=binding.account, status=status, reason=reason)  # type: ignore[arg-type]
-            set_status(draft, Request(tenant=request.tenant, command=command, actor=LEDGER_ACTOR), command, now)
-            return
+        seen = binding
+        if isinstance(request.command, Compound):
+            cell = _exhausted(draft, budget, now)
+            if cell is None:
+                continue  # it was, but for what the compound would have done before
+            seen = balance(draft, cell)
+        status = "suspended" if budget.on_exhaustion == "suspend" else "terminated"
+        reason = f"Budget {seen.budget} exhausted: {seen.spent} of {seen.limit} {seen.unit}"
+        command = SetStatus(account=binding.account, status=status, reason=reason)  # type: ignore[arg-type]
+        set_status(draft, Request(tenant=request.tenant, command=command, actor=LEDGER_ACTOR), command, now)
+        return
 
 
-def _is_exhausted(draft: Draft, budget: Budget, now: int) -> bool:
-    """Whether nothing is left in the running window, holds aside."""
+def _exhausted(draft: Draft, budget: Budget, now: int) -> Cell | None:
+    """The running window of a budget that enforces and has nothing left, holds aside; None: it has, or does not."""
     if budget.allocated:
         cell = draft.cells[budget.cell]
-        return cell.phase != ENDED and cell.counted >= cell.granted
+        return cell if cell.phase != ENDED and cell.counted >= cell.granted else None
     mark = draft.mark()
     draft.isolate()
     cell = running_cell(draft, budget, now)
-    if cell.counted >= cell.granted:
-        return True
+    if cell.enforce and cell.counted >= cell.granted:
+        return cell
     draft.rollback(mark)
-    return False
+    return None
 
 
 def _raise_alerts(draft: Draft, now: int) -> None:
