@@ -1491,4 +1491,11 @@ FAULTS: tuple[Fault, ...] = (
         new="",
         first="tests/gateway/test_fees.py",
     ),
+    Fault(
+        name="an allocation that is carved again as it was has another version",
+        file="core/routes.py",
+        old="version=version or (budget.version if budget is not None else 1),",
+        new="version=version or (budget.version + 1 if budget is not None else 1),",
+        first="tests/policy/test_plan.py",
+    ),
 )

@@ -124,6 +124,7 @@ def allocate(draft: Draft, request: Request, command: Allocate, now: int) -> All
         actor=request.actor,
         on_exhaustion=command.on_exhaustion,
         reason=command.reason,
+        version=version + 1,
     )
     if isinstance(cell, Refused):
         return cell

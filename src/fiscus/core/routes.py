@@ -252,8 +252,12 @@ def carve(
     actor: str = "",
     on_exhaustion: ExhaustionPolicy | None = None,
     reason: str = "",
+    version: int | None = None,
 ) -> Cell | Refused:
-    """Hold ``size`` on the chain above ``account`` and open its cell; refused if a cell above lacks room."""
+    """Hold ``size`` on the chain above ``account`` and open its cell; refused if a cell above lacks room.
+
+    ``version``: None when it is carved again as it is, which is no change of what was set.
+    """
     above = pins_above(draft, account, unit, now)
     if isinstance(above, Refused):
         return above
@@ -272,6 +276,7 @@ def carve(
         actor=actor,
         on_exhaustion=on_exhaustion,
         reason=reason,
+        version=version,
     )
 
 
@@ -289,6 +294,7 @@ def _put(
     actor: str = "",
     on_exhaustion: ExhaustionPolicy | None = None,
     reason: str = "",
+    version: int | None = None,
 ) -> Cell:
     pins, end = above
     number = draft.cells_opened + 1
@@ -304,7 +310,7 @@ def _put(
             pins=pins,
             valid_until=valid_until,
             on_exhaustion=on_exhaustion or (budget.on_exhaustion if budget is not None else "deny"),
-            version=budget.version + 1 if budget is not None else 1,
+            version=version or (budget.version if budget is not None else 1),
             parked=parked,
             actor=actor,
             private=Private(reason=reason) if reason else None,
