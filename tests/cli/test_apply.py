@@ -221,6 +221,19 @@ def test_what_a_list_leaves_out_is_removed_and_what_is_not_declared_is_left_alon
     assert fiscus(tmp_path, "plan", "less.toml").returncode == 0
 
 
+def test_the_end_of_an_allocation_that_is_declared_is_shown_as_what_goes(tmp_path):
+    fiscus(tmp_path, "apply", written(tmp_path, TOML))
+    fiscus(tmp_path, "budgets", "allocate", "team:search", "tokens", "400000", "--until", "2099-01-01T00:00:00Z")
+    shown = fiscus(tmp_path, "plan", "org.toml", code=2).stdout
+    assert shown == (
+        "~ allocation team:search / tokens: valid_until 2099-01-01T00:00:00+00:00 → none\n"
+        "0 to add, 1 to change, 0 to remove\n"
+    )
+    fiscus(tmp_path, "apply", "org.toml")
+    assert answer(tmp_path, "accounts", "show", "team:search")["budgets"][0]["valid_until"] is None
+    assert fiscus(tmp_path, "plan", "org.toml").returncode == 0
+
+
 @pytest.mark.slow
 def test_a_limit_below_what_is_in_use_needs_force(tmp_path):
     fiscus(tmp_path, "apply", written(tmp_path, TOML))

@@ -1498,4 +1498,11 @@ FAULTS: tuple[Fault, ...] = (
         new="version=version or (budget.version + 1 if budget is not None else 1),",
         first="tests/policy/test_plan.py",
     ),
+    Fault(
+        name="a budget is not shown to be over",
+        file="core/answers.py",
+        old="        lapsed=budget.for_good,\n",
+        new="",
+        first="tests/policy/test_plan.py",
+    ),
 )

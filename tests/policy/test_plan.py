@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from fiscus.contract.declaration import Declaration, DeclaredAccount, DeclaredAllocation, Origin
@@ -14,12 +15,13 @@ from fiscus.core.commands import (
     PutAccount,
     PutBudget,
     Reserve,
+    SetStatus,
 )
 from fiscus.core.outcomes import CompoundAnswer, HoldAnswer, Refused
 from fiscus.core.units import Amounts
 from fiscus.policy.plan import Known, Step, make_plan
 from fiscus.stores import open_store
-from tests.treasury.clock import ManualClock
+from tests.treasury.clock import START_MS, ManualClock
 from tests.treasury.desk import Desk
 
 DAY_MS = 86_400_000
@@ -101,3 +103,55 @@ def test_allocations_of_one_chain_are_applied_together_after_a_window_in_which_n
     clock.advance(DAY_MS)
     apply(desk, declare(team=team, agent=agent))
     assert isinstance(reserve(desk, {"tokens": agent}), HoldAnswer)
+
+
+@pytest.mark.parametrize("to", [500, 1_000, 2_000])
+@pytest.mark.parametrize("is_over", [False, True])
+def test_what_is_declared_has_no_end_so_one_that_was_ordered_until_a_time_is_a_difference(desk, clock, to, is_over):
+    until = START_MS + 60_000
+    allocate(desk, "agent:a", 1_000, until_ms=until)
+    if is_over:
+        clock.advance(60_000)
+        assert isinstance(reserve(desk, {"tokens": 1}), Refused)
+    (step,) = plan(desk, declare(agent=to))
+    changes = {change.field: (change.before, change.after) for change in step.changes}
+    assert changes.pop("valid_until") == (to_datetime(until), None)
+    assert changes.pop("lapsed", None) == ((True, False) if is_over else None)
+    assert changes == ({} if to == 1_000 else {"size": (1_000, to)})
+    apply(desk, declare(agent=to))
+    clock.advance(DAY_MS)
+    assert plan(desk, declare(agent=to)) == []
+    assert isinstance(reserve(desk, {"tokens": to}), HoldAnswer)
+
+
+@pytest.mark.parametrize(("team", "agent"), [(4_000, 500), (6_000, 2_000), (4_000, 2_000), (6_000, 500)])
+def test_allocations_of_one_chain_that_are_over_are_carved_from_the_root(desk, clock, team, agent):
+    allocate(desk, "team:a", 5_000, until_ms=START_MS + 60_000)
+    allocate(desk, "agent:a", 1_000, until_ms=START_MS + 60_000)
+    clock.advance(60_000)
+    apply(desk, declare(team=team, agent=agent))
+    assert isinstance(reserve(desk, {"tokens": agent}), HoldAnswer)
+
+
+@pytest.mark.parametrize("account", ["team:a", "agent:a"])
+def test_what_cannot_be_carved_for_an_account_that_is_suspended_waits_until_it_is_resumed(desk, clock, account):
+    allocate(desk, "agent:a", 1_000, until_ms=START_MS + 60_000)
+    desk.do(SetStatus(account=account, status="suspended"))
+    clock.advance(60_000)
+    declared = declare(agent=1_000)
+    assert plan(desk, declared) == []
+    resumed = DeclaredAccount(account=account, status="active")
+    if account == "agent:a":
+        resumed = msgspec.structs.replace(declared.accounts[0], status="active")
+    others = tuple(one for one in declared.accounts if one.account != account)
+    declared = msgspec.structs.replace(declared, accounts=(resumed, *others))
+    assert [step.subject for step in plan(desk, declared)] == ["status", "allocation"]
+    apply(desk, declared)
+    assert isinstance(reserve(desk, {"tokens": 1_000}), HoldAnswer)
+
+
+def test_what_is_below_an_account_that_has_ended_is_let_be(desk):
+    allocate(desk, "agent:a", 1_000)
+    desk.do(SetStatus(account="team:a", status="terminated"))
+    agent = DeclaredAccount(account="agent:a", allocations={"tokens": 1_000})
+    assert plan(desk, Declaration(accounts=(agent,), templates=(), origin=Origin("org.toml", {}))) == []

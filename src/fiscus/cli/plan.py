@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ SIGNS: dict[Action, str] = {"add": "+", "change": "~", "remove": "-"}
 
 def step_text(step: Step) -> str:
     """One line: ``~ budget global / tokens-month: limit 1,000 → 2,000``."""
-    said = ", ".join(filter(None, (_change_text(change, step.command) for change in step.changes)))
+    said = ", ".join(filter(None, (_change_text(change, step) for change in step.changes)))
     return f"{SIGNS[step.action]} {step.subject} {step.name}" + (f": {said}" if said else "")
 
 
@@ -29,13 +30,14 @@ def summary(steps: Sequence[Step], *, done: bool = False) -> str:
     return ", ".join(f"{count} {past[action] if done else f'to {action}'}" for action, count in counts.items())
 
 
-def _change_text(change: Change, command: SingleCommand) -> str:
-    """``limit 1,000 → 2,000``; of something new only the value, and no default."""
+def _change_text(change: Change, step: Step) -> str:
+    """``limit 1,000 → 2,000``; of something new only the value, and no default; of what goes what it was."""
+    command = step.command
     unit = command.unit if isinstance(command, PutBudget | Allocate | Deallocate) else "calls"
     before, after = (_value_text(value, unit) for value in (change.before, change.after))
     if change.before is None:
         return "" if change.after == _default(change.field, command) else f"{change.field} {after}"
-    return f"{change.field} {before}" + ("" if change.after is None else f" → {after}")
+    return f"{change.field} {before}" + ("" if step.action == "remove" else f" → {after}")
 
 
 def _default(field: str, command: SingleCommand) -> Any:
@@ -52,6 +54,8 @@ def _value_text(value: Any, unit: Unit) -> str:
     """A value for people."""
     if isinstance(value, bool) or value is None:
         return str(value).lower()
+    if isinstance(value, datetime):
+        return value.isoformat()
     if isinstance(value, int):
         return amount_text(unit, value)
     if isinstance(value, dict):

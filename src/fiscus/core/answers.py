@@ -182,6 +182,8 @@ def budget_view(draft: Draft, budget: Budget) -> BudgetView:
         balance=balance(draft, cell) if cell is not None else None,
         override=budget.override,
         number=budget.number,
+        valid_until=to_datetime(budget.valid_until) if budget.valid_until is not None else None,
+        lapsed=budget.for_good,
     )
 
 

@@ -190,7 +190,12 @@ class Spooled(Outcome, tag="spooled"):
 
 
 class BudgetView(msgspec.Struct, frozen=True, kw_only=True):
-    """A budget as it was set, with its version and the window that runs; ``number`` is that in the journal."""
+    """A budget as it was set, with its version and the window that runs; ``number`` is that in the journal.
+
+    Attributes:
+        valid_until: of an allocation, when it ends for good; None: not by time.
+        lapsed: an allocation that has ended for good: it is not carved again by itself.
+    """
 
     budget: str
     account: str
@@ -210,6 +215,8 @@ class BudgetView(msgspec.Struct, frozen=True, kw_only=True):
     balance: Balance | None
     override: OverridePolicy | None = None
     number: int = 0
+    valid_until: datetime | None = None
+    lapsed: bool = False
 
 
 class GateView(msgspec.Struct, frozen=True, kw_only=True):

@@ -80,20 +80,25 @@ def make_plan(declaration: Declaration, known: Known, *, force: bool = False) ->
     order = _roots_first(declaration.accounts)
     positions = {account.account: index for index, account in enumerate(declaration.accounts)}
 
+    statuses = {account.account: account.status for account in declaration.accounts}
+
     def each(steps: Callable[[DeclaredAccount, AccountAnswer | None, FieldPath], Iterator[Step]]) -> Iterator[Step]:
         for account in order:
             path: FieldPath = ("accounts", positions[account.account])
             yield from steps(account, known.accounts.get(account.account), path)
 
-    allocations = list(each(_allocation_steps))
-    statuses = list(each(_status_steps))
+    def allocating(account: DeclaredAccount, found: AccountAnswer | None, path: FieldPath) -> Iterator[Step]:
+        return _allocation_steps(account, found, path, may_carve=_stays_active(found, known, statuses))
+
+    allocations = list(each(allocating))
+    status_steps = list(each(_status_steps))
     return [
         *each(_account_steps),
-        *(step for step in statuses if step.changes[0].after == "active"),
+        *(step for step in status_steps if step.changes[0].after == "active"),
         *reversed([step for step in allocations if _shrinks(step)]),
         *each(lambda account, found, path: _budget_steps(account, found, path, force=force)),
         *(step for step in allocations if not _shrinks(step)),
-        *(step for step in statuses if step.changes[0].after != "active"),
+        *(step for step in status_steps if step.changes[0].after != "active"),
         *_template_steps(declaration.templates, known),
     ]
 
@@ -229,8 +234,22 @@ def _budget_after(budget: TemplateBudget) -> dict[str, Any]:
     return {**fields, "period": parse_period(budget.period).text}
 
 
-def _allocation_steps(account: DeclaredAccount, found: AccountAnswer | None, path: FieldPath) -> Iterator[Step]:
-    """Carve, resize and end allocations until the account has those that are declared, and no other."""
+def _stays_active(found: AccountAnswer | None, known: Known, statuses: Mapping[str, str | None]) -> bool:
+    """Whether an account and all above it are active when everything is as declared."""
+    while found is not None:
+        if (statuses.get(found.account) or found.status) != "active":
+            return False
+        found = known.accounts.get(found.parent) if found.parent is not None else None
+    return True
+
+
+def _allocation_steps(
+    account: DeclaredAccount, found: AccountAnswer | None, path: FieldPath, *, may_carve: bool
+) -> Iterator[Step]:
+    """Carve, resize and end allocations until the account has those that are declared, and no other.
+
+    What is declared has no end: one that has, or is over, differs by that, unless nothing can be carved here.
+    """
     if account.allocations is None:
         return
     existing = {view.unit: view for view in found.budgets if view.allocated} if found else {}
@@ -249,6 +268,10 @@ def _allocation_steps(account: DeclaredAccount, found: AccountAnswer | None, pat
         wanted = size if isinstance(size, DeclaredAllocation) else _plain(size, view_now)
         before = {"size": view_now.limit, "on_exhaustion": view_now.on_exhaustion} if view_now else {}
         changes = _changes(before, {"size": wanted.to, "on_exhaustion": wanted.on_exhaustion})
+        if view_now and may_carve:
+            changes += _changes(
+                {"valid_until": view_now.valid_until, "lapsed": view_now.lapsed}, {"valid_until": None, "lapsed": False}
+            )
         if changes:
             yield Step(
                 action="change" if view_now else "add",
@@ -268,9 +291,12 @@ def _plain(size: int, found: BudgetView | None) -> DeclaredAllocation:
 
 
 def _shrinks(step: Step) -> bool:
-    """Whether an allocation's step frees room above it."""
-    size = next((change for change in step.changes if change.field == "size"), None)
-    return size is not None and size.before is not None and (size.after is None or size.after < size.before)
+    """Whether an allocation's step frees room above it: one that is over holds none."""
+    changes = {change.field: change for change in step.changes}
+    size = changes.get("size")
+    if size is None or size.before is None or "lapsed" in changes:
+        return False
+    return size.after is None or bool(size.after < size.before)
 
 
 def _template_steps(templates: Sequence[PutTemplate], known: Known) -> Iterator[Step]:
