@@ -278,8 +278,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="an exhausted budget's policy does nothing",
         file="core/decide.py",
-        old='if budget.name == binding.budget and budget.on_exhaustion != "deny" and account.status == "active":',
-        new='if budget.name == binding.budget and budget.on_exhaustion == "never" and account.status == "active":',
+        old='if budget.name != binding.budget or budget.on_exhaustion == "deny" or account.status != "active":',
+        new="if True:",
     ),
     # -- fold
     Fault(
