@@ -15,6 +15,7 @@ PASS = {
         "alt=sse",
         "%24alt=sse",
         "alt=json",
+        "alt=",
         "prettyPrint=false",
         "%24.xgafv=2",
         "pageSize=5&pageToken=a%2Fb",

@@ -118,11 +118,12 @@ def test_secrets_are_known_by_their_names():
                 "cookie": "session=0123456789",
                 "api-key": "short",
                 "x-region": "westeurope-1",
+                "x-tenant": "0123456789abcdef01234567",
+                "x-title": "the gateway of the search team",
                 "x-signature": 'with "quotes" and more',
             },
         )
     )
-    told = (
-        b'key-0123456789 sub/0123456789 dXNlcjpwYXNz session=0123456789 short westeurope-1 with \\"quotes\\" and more'
-    )
-    assert target.without_key(told) == b"[key] [key] [key] [key] short westeurope-1 [key]"
+    told = b'key-0123456789 sub/0123456789 dXNlcjpwYXNz session=0123456789 with \\"quotes\\" and more'
+    assert target.without_key(told) == b"[key] [key] [key] [key] [key]"
+    assert target.without_key(b"0123456789abcdef01234567 westeurope-1 short") == b"[key] westeurope-1 short"

@@ -71,6 +71,9 @@ SECRET = re.compile("auth|key|token|secret|cookie|passw|credential|signature", r
 SECRET_LENGTH_LEAST = 8
 """A shorter value of a header is no secret, and stands in many texts."""
 
+SECRET_LENGTH = 24
+"""A longer one without a blank is taken for a secret, whatever its name is."""
+
 
 class Rate:
     """A bucket of tokens that fills within a minute. A call may take more than is in it; then it fills from below.
@@ -198,6 +201,7 @@ def secrets_of(upstream: Upstream) -> list[bytes]:
     """
     named = [*upstream.headers.items(), *parse_qsl(upstream.query)]
     values = [part for name, value in named if SECRET.search(name) for part in (value, value.partition(" ")[2])]
+    values += [value for _, value in named if len(value) >= SECRET_LENGTH and " " not in value]
     secrets = {upstream.api_key, *(value for value in values if len(value) >= SECRET_LENGTH_LEAST)} - {""}
     written = {form for secret in secrets for form in (secret.encode(), msgspec.json.encode(secret)[1:-1])}
     return sorted(written, key=lambda secret: (-len(secret), secret))
