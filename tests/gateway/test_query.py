@@ -15,6 +15,7 @@ PASS = {
         "alt=sse",
         "%24alt=sse",
         "alt=json",
+        "%24alt=json%3Benum-encoding%3Dint",
         "alt=",
         "prettyPrint=false",
         "%24.xgafv=2",

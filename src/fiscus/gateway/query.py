@@ -11,7 +11,7 @@ KEY = "key"
 """Where some SDKs put the secret of a call."""
 
 _FORMATS = ("alt", "$alt")
-_READABLE = ("sse", "json", "")
+_READABLE = ("sse", "json", "json;enum-encoding=int", "")
 _GEMINI = frozenset(
     (*_FORMATS, "prettyPrint", "$prettyPrint", "$.xgafv", "pageSize", "pageToken", "filter", "quotaUser")
 )
