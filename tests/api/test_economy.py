@@ -284,6 +284,24 @@ async def test_grants_end_with_the_cycle_and_the_next_one_starts_with_the_whole_
     await ledger.close()
 
 
+@pytest.mark.parametrize("others", [0, 1000])
+async def test_a_grant_of_a_pool_that_was_for_life_starts_anew_in_the_next_cycle(others):
+    # covers D11, D19
+    clock = Calendar()
+    ledger = LocalTreasury(Engine(open_store("memory:"), clock=clock))
+    async with serve(treasury=ledger, pool_tokens=2000) as economy:
+        await economy.allocate("a", 500)
+        await make_the_pool_daily(economy, 2000)
+        await economy.consume("a", 100, 10)
+        clock.at_ms += 86_400_000
+        if others:
+            await economy.allocate("b", others)
+        _, body = await economy.allocate("a", 1500)
+        assert (body["allocated_tokens"], body["remaining_global_budget"]) == (600, 1400 - others)
+        assert (await economy.agent("a"))[1]["allocated"] == 600
+    await ledger.close()
+
+
 async def test_use_after_the_cycle_is_booked_and_the_agent_told_to_ask_again():
     # covers D19, E14
     clock = Calendar()

@@ -157,16 +157,15 @@ class TokenEconomy:
             return denied
         grant = f"grant-{digest(body.agent_id, key)}"
         ceiling: int | None = None
-        lapsed = False
         repeatable = {"budget_exceeded", "budget_busy", "precondition_failed", "conflict"}
         for _ in range(ATTEMPTS_MAX):
-            outcome = await self._try_allocate(caller, body, grant, ceiling=ceiling, lapsed=lapsed)
+            outcome = await self._try_allocate(caller, body, grant, ceiling=ceiling)
             if not isinstance(outcome, Refused) or outcome.code not in repeatable:
                 return outcome
             if outcome.code == "conflict":
                 repeatable.discard("conflict")  # the grant of the other request with this key is in the books by now
             elif outcome.code == "precondition_failed":
-                lapsed = not lapsed
+                continue  # another grant came first
             elif outcome.binding is None or outcome.binding.account == ACCOUNT_PREFIX + body.agent_id:
                 return outcome
             else:
@@ -286,7 +285,7 @@ class TokenEconomy:
     # -- how it is done --------------------------------------------------------------------------------------------
 
     async def _try_allocate(
-        self, caller: Caller, body: AllocateBody, grant: str, *, ceiling: int | None, lapsed: bool
+        self, caller: Caller, body: AllocateBody, grant: str, *, ceiling: int | None
     ) -> Allocated | Denied | Refused:
         """One attempt at a grant, sized by what the ledger and the books say now.
 
@@ -295,8 +294,6 @@ class TokenEconomy:
             body: what is asked.
             grant: id of the request.
             ceiling: what a budget that refused the attempt before can still hand out.
-            lapsed: whether the allocation is one whose window has ended. The ledger shows it as it would be carved
-                again; until somebody does, it knows it by the version before, and the grant begins it anew.
         """
         agent_id, account = body.agent_id, ACCOUNT_PREFIX + body.agent_id
         self.pool = pool = await self._ledger.pool()
@@ -340,8 +337,8 @@ class TokenEconomy:
         outcome = await self._ledger.allocate(
             account,
             is_new=isinstance(view, Refused),
-            to=sized.tokens if lapsed else running_size(current, pool) + sized.tokens,
-            if_version=current.version - lapsed if current is not None else 0,
+            to=self._running_size(agent_id, current, pool) + sized.tokens,
+            if_version=current.version if current is not None else 0,
             valid_until=pool.window_end,
             note=GrantNote(
                 grant=grant,
@@ -362,6 +359,16 @@ class TokenEconomy:
         return msgspec.structs.replace(
             answer, explanation=explanation(body, strategy, granting.source, history_of, found, available, reserve)
         )
+
+    def _running_size(self, agent_id: str, current: BudgetView | None, pool: Balance) -> int:
+        """Tokens of an allocation that has not ended.
+
+        The ledger shows one whose window has ended as it would be carved again. Until somebody does, the books have it
+        as ended, and a grant begins it anew.
+        """
+        book = self.books.agent(agent_id)
+        is_live = book is not None and book.active
+        return current.limit if is_live and current is not None and is_running(current, pool) else 0
 
     async def _granting(self, account: str, view: AccountView | Refused) -> Granting:
         """The strategy of an agent; of one that is opened with this grant, what it will have then."""
@@ -552,11 +559,6 @@ def forbidden() -> Denied:
 def is_unfunded(account: AccountAnswer) -> bool:
     """Whether an agent never got a grant, or an operator ended it; one that was terminated still reports."""
     return account.status == "active" and allocation_balance(account) is None
-
-
-def running_size(current: BudgetView | None, pool: Balance) -> int:
-    """Tokens of an allocation that has not ended."""
-    return current.limit if current is not None and is_running(current, pool) else 0
 
 
 def is_running(current: BudgetView, pool: Balance) -> bool:
