@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+from datetime import datetime
 from typing import Any
 
 import pytest
 
 from fiscus.api.usage import CURSOR_LENGTH_MAX, cursor_of_keys
+from fiscus.contract.analysis import AggregateUsage, ReadTrends
+from fiscus.contract.queries import ListUsage
+from fiscus.core.outcomes import Refused
 from tests.api.service import FIRST_SECRET, Api
 from tests.api.test_keys import issued
 
@@ -139,6 +143,11 @@ async def test_a_check_says_that_it_holds_nothing_and_hides_what_is_above(books)
         ("/v1/usage/sums?since=0001-01-01T00:00:00%2B14:00", "since"),
         ("/v1/usage/sums?until=9999-12-31T23:59:59-14:00", "until"),
         ("/v1/usage/trends?since=0001-01-01T00:00:00Z", "since"),
+        ("/v1/usage/trends?since=9999-12-31T23:59:59.999Z", "since"),
+        ("/v1/reports/usage?since=9999-12-31T23:59:59.999999Z", "since"),
+        ("/v1/reports/optimization?since=9999-12-31T23:59:59.999Z", "since"),
+        ("/v1/usage?since=0001-01-01T00:00:00%2B14:00", "since"),
+        ("/v1/usage?until=9999-12-31T23:59:59-14:00", "until"),
         ("/v1/usage/forecast?horizon_days=0", "horizon_days"),
         ("/v1/usage/forecast?horizon_days=91", "horizon_days"),
         ("/v1/usage/forecast?measure=love", "measure"),
@@ -193,3 +202,11 @@ async def test_r12_configuring_names_what_is_not_set_at_run_time(books):
         assert (answer.status, answer.code, answer.json["field"]) == (422, "invalid", name)
     assert (await api.put("/v1/manager", {"options": 1}, key=FIRST_SECRET)).json["field"] == "options"
     assert (await api.put("/v1/manager", {}, key=own)).status == 403
+
+
+@pytest.mark.parametrize("time", [datetime(2026, 1, 1), "2026-01-01T00:00:00Z", 1_767_225_600])  # noqa: DTZ001  # it has none
+@pytest.mark.parametrize("kind", [ListUsage, AggregateUsage, ReadTrends])
+async def test_a_time_without_its_zone_is_invalid_in_process_too(api: Api, kind, time):
+    refused = await api.treasury.read(kind(since=time))
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.field) == ("invalid", "since")

@@ -63,6 +63,9 @@ from fiscus.core.windows import parse_period, zone
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
+CALENDAR_END_MS = (datetime.max.replace(tzinfo=UTC) - EPOCH) // MILLISECOND
+"""The last instant that can be written as people do."""
+
 REASON_LENGTH_MAX = 2_000
 LABELS_MAX = 64
 ATTRIBUTES_MAX = 32
@@ -199,12 +202,12 @@ def check_instant(field: str, at: datetime | None) -> Refused | None:
     return None
 
 
-def check_time(field: str, at: datetime | None) -> Refused | None:
+def check_time(field: str, at: object) -> Refused | None:
     """None, or an aware datetime that the calendar has in UTC, too."""
     if at is None:
         return None
-    if at.tzinfo is None:
-        return invalid(field, "must have a time zone")
+    if not isinstance(at, datetime) or at.utcoffset() is None:
+        return invalid(field, "must be a time with its zone")
     try:
         at.astimezone(UTC)
     except OverflowError:

@@ -50,7 +50,7 @@ from fiscus.contract.analysis import (
     WorkflowView,
 )
 from fiscus.contract.query import PAGE_LENGTH_MAX
-from fiscus.core.checks import check_time, invalid, to_datetime, to_ms
+from fiscus.core.checks import CALENDAR_END_MS, check_time, invalid, to_datetime, to_ms
 from fiscus.core.outcomes import Refused
 from fiscus.core.records import CallRecord, Provenance
 from fiscus.core.units import Amounts
@@ -228,6 +228,8 @@ class _Asked:
             raise _Invalid(invalid("since", "must be given with until"))
         if until is None:
             until = max(since + 1, self.now + 1)
+        if until > CALENDAR_END_MS:
+            raise _Invalid(invalid("since", "must lie before the end of the year 9999"))
         return since, until
 
     def sums(

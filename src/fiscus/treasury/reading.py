@@ -46,7 +46,7 @@ from fiscus.contract.queries import (
     View,
 )
 from fiscus.core.answers import account_answer, effective_status, hold_answer, key_answer, override_answer, price_answer
-from fiscus.core.checks import check_id, check_name, check_reserve, invalid, to_datetime, to_ms
+from fiscus.core.checks import check_id, check_name, check_reserve, check_time, invalid, to_datetime, to_ms
 from fiscus.core.commands import Request, Reserve
 from fiscus.core.decide import new_draft
 from fiscus.core.holds import admission, find_hold
@@ -244,6 +244,9 @@ def list_view(
     """
     if type(query.limit) is not int or not 1 <= query.limit <= PAGE_LENGTH_MAX:
         return invalid("limit", f"must be an integer in 1 … {PAGE_LENGTH_MAX}")
+    wrong = _wrong_times(query) if isinstance(query, ListUsage) else None
+    if wrong is not None:
+        return wrong
     if isinstance(query, ListOverrides):
         if wrong := check_id("after", query.after or "-"):
             return wrong
@@ -260,6 +263,10 @@ def list_view(
     if isinstance(query, ListOverrides):
         return _overrides_page(store, tenant, query, as_of_seq)
     return _usage_page(store, tenant, query, as_of_seq)
+
+
+def _wrong_times(query: ListUsage) -> Refused | None:
+    return check_time("since", query.since) or check_time("until", query.until)
 
 
 def read_analysis(store: Store, tenant: int, query: AnalysisQuery, now: int) -> AnalysisView | Refused:

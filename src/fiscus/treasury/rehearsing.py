@@ -86,10 +86,7 @@ def _check(query: Rehearse) -> Refused | None:
     if type(query.refusals) is not int or not 0 <= query.refusals <= REFUSALS_SHOWN_MAX:
         return invalid("refusals", f"must be an integer in 0 … {REFUSALS_SHOWN_MAX}")
     for field in ("since", "until"):
-        time = getattr(query, field)
-        if time is not None and not isinstance(time, datetime):
-            return invalid(field, "must be a time with its zone")
-        wrong = check_time(field, time)
+        wrong = check_time(field, getattr(query, field))
         if wrong is not None:
             return wrong
     if query.since is not None and query.until is not None and query.until <= query.since:
