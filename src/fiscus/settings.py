@@ -84,7 +84,10 @@ class Settings(BaseSettings):
 
     # Keys
     bootstrap_key: SecretStr | None = Field(
-        None, min_length=16, description="Secret of the first administrator's key, stored (hashed) at the start."
+        None,
+        min_length=16,
+        description="Secret of the first administrator's key, stored (hashed) "
+        "at the first start. Once that key was rotated or revoked, or another was stored, it has no effect.",
     )
     key_pepper: SecretStr | None = Field(
         None,

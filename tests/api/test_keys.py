@@ -1,5 +1,6 @@
 """Keys: who may do what, and that a key of one account can neither spend nor see another's."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -429,6 +430,13 @@ async def test_a_first_key_that_was_rotated_or_revoked_does_not_come_back_with_t
     await store_first_key(keyed.treasury, FIRST_SECRET, PEPPER)
     assert await keyed.head() == before
     assert (await keyed.get("/v1/accounts", key=FIRST_SECRET)).status == 401
+
+
+async def test_of_nodes_that_start_at_once_one_stores_the_first_key(api: Api):
+    secrets = [FIRST_SECRET, FIRST_SECRET, "another secret altogether"]
+    await asyncio.gather(*(store_first_key(api.treasury, secret, PEPPER) for secret in secrets))
+    page = await api.treasury.read(ListEntries(limit=1_000, kinds=("key_put",)))
+    assert [entry.data["digest"] for entry in page.entries] == [digest_of(FIRST_SECRET, PEPPER)]  # type: ignore[union-attr]
 
 
 @pytest.fixture

@@ -33,8 +33,9 @@ UNKNOWN_KEYS_PER_MINUTE = 120
 """Secrets that do not exist, which one address may try in a minute."""
 
 FIRST_KEY = "first"
-log = get_logger(__name__)
 """Public id of the key that the settings bring along."""
+
+log = get_logger(__name__)
 
 Access = Literal["open", "read", "read_all", "write", "operate", "administer"]
 """Who may use a route: anybody; every key; keys not bound to an account; keys that may spend; operators; admins."""
