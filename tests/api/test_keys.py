@@ -468,6 +468,18 @@ async def test_a_bound_key_is_not_told_which_other_accounts_there_are(red):
     assert [{**one, "as_of_seq": 0} for one in answers[1:]] == [{**answers[0], "as_of_seq": 0}] * 2
 
 
+async def test_a_bound_key_is_not_told_whether_a_parent_is_there_that_a_template_would_open(red):
+    api, key = red
+    assert (await api.put("/v1/accounts/thread:1", {"parent": "team:blue"}, key=FIRST_SECRET)).status == 200
+    for target, more in (("/v1/checks", {}), ("/v1/holds", {"id": "h1"})):
+        answers = []
+        for parent in ("thread:1", "thread:2"):
+            body = {"account": "thread:9", "parent": parent, "amounts": {"tokens": 1}} | more
+            answers.append(await api.post(target, body, key=key))
+        assert (answers[0].status, answers[0].code) == (403, "forbidden")
+        assert answers[0].body == answers[1].body
+
+
 async def test_a_bound_key_is_told_of_no_budget_and_no_status_above_it(red):
     api, key = red
     body = {"id": "h1", "account": "agent:r", "amounts": {"tokens": 9}}

@@ -95,7 +95,7 @@ def open_by_template(
                 draft, parent_name, None, above, request, depth_left - 1, after_the_fact=after_the_fact
             )
             if isinstance(opened, Refused):
-                return opened
+                return forbidden(name) if opened.code == "forbidden" else opened
             parent = opened
     elif template.parent is not None:
         parent = draft.accounts[template.parent]
