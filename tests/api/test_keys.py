@@ -521,3 +521,20 @@ async def test_a_bound_key_is_told_of_no_lender_and_no_other_payer(red):
         assert b'"top"' not in answer.body, answer
     assert (await api.get("/v1/loans/l1", key=key)).json["loan"]["amount"] == 30
     assert b"blue" in (await api.get("/v1/loans/l1", key=FIRST_SECRET)).body
+
+
+async def test_a_bound_key_is_told_of_no_lender_of_what_a_list_for_shortage_borrows(red):
+    api, key = red
+    for target, body in (
+        ("/v1/accounts/project:top/budgets/main", {"unit": "cost", "limit": 1_000}),
+        ("/v1/accounts/team:red/allocations/cost", {"to": 10}),
+        ("/v1/accounts/team:blue/allocations/cost", {"to": 100}),
+        ("/v1/accounts/team:red", {"shortage": ["reallocate", "deny"]}),
+    ):
+        assert (await api.put(target, body, key=FIRST_SECRET)).status == 200
+    body = {"id": "h1", "account": "agent:r", "amounts": {"cost": 30}}
+    held = await api.post("/v1/holds", body, key=key)
+    assert (held.status, held.json["steps"], held.json["loans"][0]["amount"]) == (201, ["reallocate"], 20)
+    assert held.json["loans"][0]["parts"] == []
+    assert (await api.post("/v1/holds", body, key=key)).body == held.body
+    assert b"team:blue" in (await api.get("/v1/holds/h1", key=FIRST_SECRET)).body

@@ -105,11 +105,16 @@ async def _reallocate(ledger: Ledger, request: Request, command: Reserve, refuse
             msgspec.structs.replace(request, command=compound, scope=None, idempotency_key=None)
         )
         if isinstance(outcome, CompoundAnswer):
-            return outcome.answers[-1]
+            return await _told(ledger, request, outcome.answers[-1])
         assert isinstance(outcome, Refused), "a compound is answered as one, or refused"
         if outcome.code not in CHANGED:
-            return outcome
+            return await _told(ledger, request, outcome)
     return last
+
+
+async def _told(ledger: Ledger, request: Request, outcome: AnyOutcome) -> AnyOutcome:
+    """What the list's authority was answered, as the caller's own key is: a bound one is told nothing of others."""
+    return outcome if request.scope is None else await ledger.execute(request)
 
 
 async def _loans(ledger: Ledger, request: Request, command: Reserve, refused: Refused) -> list[Lend]:
@@ -152,7 +157,7 @@ async def _ask(ledger: Ledger, request: Request, command: Reserve, refused: Refu
     plain = msgspec.structs.replace(command, wait_s=0)
     seen = await ledger.execute(msgspec.structs.replace(request, command=plain, scope=None))
     if not isinstance(seen, Refused) or seen.code not in LACKING_ROOM:
-        return seen
+        return await _told(ledger, request, seen)
     binding = seen.binding
     if binding is None or binding.allocated or seen.requested is None:
         return seen
