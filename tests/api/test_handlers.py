@@ -3,7 +3,7 @@
 import pytest
 
 from fiscus.core.commands import PutAccount, Request
-from tests.api.service import Api
+from tests.api.service import Answer, Api
 
 HOLD = {"id": "h1", "account": "agent:x", "amounts": {"tokens": 100}}
 
@@ -333,3 +333,46 @@ async def test_a_conditional_write_that_is_repeated_has_the_same_answer(api: Api
     headers = {"If-Match": '"2"', "Idempotency-Key": "gone"}
     statuses = [(await api.delete(budget, headers=headers)).status for _ in range(2)]
     assert statuses == [200, 200]
+
+
+# covers E7
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {"If-Match": "*"},
+        {"If-Match": '"1"'},
+        {"If-Match": '"1", "7"'},
+        {"If-None-Match": '"7"'},
+        {"If-Match": '"1"', "If-None-Match": '"7"'},
+    ],
+)
+async def test_a_repeat_is_answered_the_same_whatever_its_conditions_say(api: Api, conditions, method):
+    await api.put("/v1/accounts/a", {})
+    budget, body = "/v1/accounts/a/budgets/b", {"unit": "tokens", "limit": 10}
+    await api.put(budget, body)
+
+    async def write(**more: str) -> Answer:
+        headers = conditions | {"Idempotency-Key": "k"} | more
+        return await (
+            api.delete(budget, headers=headers)
+            if method == "DELETE"
+            else api.put(budget, body | {"limit": 20}, headers=headers)
+        )
+
+    first, again = await write(), await write()
+    assert (first.status, again.status, again.body) == (200, 200, first.body)
+    other = await write(**{"If-Match": '"8"', "If-None-Match": '"9"'})
+    assert (other.status, other.code) == (409, "conflict")
+    fresh = await write(**{"If-Match": '"8"', "Idempotency-Key": "another"})
+    assert (fresh.status, fresh.code) == (412, "precondition_failed")
+
+
+@pytest.mark.parametrize(("tag", "status"), [('"01"', 412), (f'"{"9" * 30}"', 412), (f'"{"9" * 5_000}"', 422)])
+async def test_a_condition_that_names_no_version_does_not_hold(api: Api, tag, status):
+    await api.put("/v1/accounts/a", {})
+    budget, body = "/v1/accounts/a/budgets/b", {"unit": "tokens", "limit": 10}
+    await api.put(budget, body)
+    for headers in ({"If-Match": tag}, {"If-Match": tag, "Idempotency-Key": "k"}):
+        assert (await api.put(budget, body | {"limit": 20}, headers=headers)).status == status
+    assert (await api.get(budget)).json["budget"]["limit"] == 10

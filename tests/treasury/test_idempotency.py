@@ -36,6 +36,13 @@ def test_another_body_another_command_or_another_scope_is_another():
     assert len({digest(body) for body in bodies} | {digest(budget(), scope="a")}) == len(bodies) + 1
 
 
+# covers E7
+def test_what_was_said_of_the_version_counts_and_not_the_version_that_followed():
+    said = [Request(command=budget(if_version=version), condition="if-match: *") for version in (1, 2)]
+    assert request_digest(said[0]) == request_digest(said[1])
+    assert len({request_digest(said[0]), digest(budget(if_version=1)), digest(budget())}) == 3
+
+
 def test_a_repeat_is_recognised_by_a_version_whose_command_has_more_fields():
     newer = msgspec.defstruct("PutAccount", [("more", int, 0)], bases=(PutAccount,), kw_only=True)
     assert digest(newer(account="a", priority=2)) == digest(PutAccount(account="a", priority=2))

@@ -44,18 +44,6 @@ def matching_version(if_match: bytes | None, if_none_match: bytes | None, curren
     return version
 
 
-def said_version(if_match: bytes | None, if_none_match: bytes | None) -> int | None:
-    """The one version that conditions insist on, whatever is there; 0: there must be none yet; None: they say more.
-
-    >>> said_version(b'"3"', None), said_version(None, b"*"), said_version(b"*", None), said_version(b'"3", "4"', None)
-    (3, 0, None, None)
-    """
-    if if_match is None:
-        return 0 if if_none_match is not None and if_none_match.strip() == b"*" else None
-    text = if_match.strip().strip(b'"')
-    return int(text) if if_none_match is None and if_match.strip() == b'"%b"' % text and text.isdigit() else None
-
-
 def _tags(header: bytes, name: str, *, weak: bool) -> frozenset[str] | Problem:
     """The tags in a header, weak ones if they count here; or ``*`` alone."""
     text = header.decode("latin-1").strip()

@@ -24,7 +24,7 @@ from fiscus.api.answers import (
 from fiscus.api.authority import denied
 from fiscus.api.calls import Call, Handler, Reply, Stream
 from fiscus.api.cursors import after_of, cursor_of
-from fiscus.api.etags import etag, matching_version, said_version
+from fiscus.api.etags import etag, matching_version
 from fiscus.api.keys import digest_of, make_key_id, make_secret
 from fiscus.api.problems import STATUSES, Problem, problem, refusal_problem
 from fiscus.contract.errors import StoreUnavailable, TreasuryError
@@ -97,7 +97,7 @@ from fiscus.core.outcomes import (
     Refused,
     Spooled,
 )
-from fiscus.core.units import Unit
+from fiscus.core.units import AMOUNT_MAX, Unit
 
 NO_STORE = ((b"cache-control", b"no-store"),)
 
@@ -105,6 +105,10 @@ UNHEALTHY_REASONS = frozenset(("internal_error",))
 """Reasons not to admit calls that speak against the process; the others no new process cures."""
 CREATING = (Reserve, Adjust, Lend, RequestOverride)
 ACCEPTED_STATUS = 202
+NO_VERSION = AMOUNT_MAX
+"""A version that no budget ever has."""
+
+NOT_AT_THIS_VERSION = frozenset(("precondition_failed", "unknown_budget"))
 STAY_SHARE = 0.75
 
 
@@ -113,8 +117,8 @@ def command_from(kind: Any, body: Any, **path: Any) -> Any:
     return kind(**path, **msgspec.structs.asdict(body))
 
 
-async def execute(call: Call, command: AnyCommand) -> AnyOutcome:
-    """Have one command decided for the caller, and count the outcome."""
+async def execute(call: Call, command: AnyCommand, condition: str = "") -> AnyOutcome:
+    """Have one command decided for the caller, and count the outcome; ``condition`` as in ``Request``."""
     service, caller = call.service, call.caller
     refused = denied(caller, command)
     if refused is not None:
@@ -128,6 +132,7 @@ async def execute(call: Call, command: AnyCommand) -> AnyOutcome:
             scope=caller.scope,
             may_open=caller.may_open,
             stay_s=_stay_s(call),
+            condition=condition,
         )
     )
     service.metrics.outcome(command, outcome)
@@ -293,28 +298,40 @@ def remove_template(call: Call) -> RemoveTemplate:
 
 async def put_budget(call: Call) -> Reply | Problem:
     """Make or change a budget, on condition of its version if the caller says so."""
-    version = await _if_version(call)
-    if isinstance(version, Problem):
-        return version
     account, budget = call.path
-    command = command_from(PutBudget, call.body, account=account, budget=budget, if_version=version)
-    return _budget_reply(call, await execute(call, command))
+    return await _conditionally(call, command_from(PutBudget, call.body, account=account, budget=budget))
 
 
 async def remove_budget(call: Call) -> Reply | Problem:
     """End a budget, on condition of its version if the caller says so."""
-    version = await _if_version(call)
-    if isinstance(version, Problem):
-        return version
     account, budget = call.path
-    return _budget_reply(call, await execute(call, RemoveBudget(account=account, budget=budget, if_version=version)))
+    return await _conditionally(call, RemoveBudget(account=account, budget=budget))
 
 
-def _budget_reply(call: Call, outcome: AnyOutcome) -> Reply | Problem:
+async def _conditionally(call: Call, command: PutBudget | RemoveBudget) -> Reply | Problem:
+    """Run a command if the budget has the version that If-Match and If-None-Match want.
+
+    A repeat with its idempotency key is answered as it was, whatever the version is by now: the ledger looks for the
+    kept answer first, also where the conditions do not hold any more.
+    """
+    version = await _if_version(call)
+    failed = version if isinstance(version, Problem) else None
+    if failed is not None and (failed.code != "precondition_failed" or _idempotency_key(call) is None):
+        return failed
+    command = msgspec.structs.replace(command, if_version=NO_VERSION if failed is not None else version)
+    outcome = await execute(call, command, _condition(call))
+    if failed is not None and isinstance(outcome, Refused) and outcome.code in NOT_AT_THIS_VERSION:
+        return failed
     if isinstance(outcome, Refused):
         return refusal_problem(outcome)
     assert isinstance(outcome, BudgetAnswer)
     return call.answer(outcome, (etag(outcome.budget.version),))
+
+
+def _condition(call: Call) -> str:
+    """The conditions as they were said."""
+    given = ((name, call.headers.get(name)) for name in (b"if-match", b"if-none-match"))
+    return "; ".join(f"{name.decode()}: {said.decode('latin-1')}" for name, said in given if said is not None)
 
 
 async def _if_version(call: Call) -> int | Problem | None:
@@ -322,8 +339,6 @@ async def _if_version(call: Call) -> int | Problem | None:
     given = call.headers.get(b"if-match"), call.headers.get(b"if-none-match")
     if given == (None, None):
         return None
-    if b"idempotency-key" in call.headers and (version := said_version(*given)) is not None:
-        return version  # the ledger looks at it, after it has looked whether this is a repeat
     found = check_name("budget", call.path[1]) or await ask(call, ReadAccount(account=call.path[0]))
     if isinstance(found, Refused):
         return refusal_problem(found)

@@ -564,6 +564,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
             asks again with the same id. None: to the end.
         steps: of a reserve that lacked room: what has been tried for it, the step that is taken now last; ``deny`` ends
             the list: it is decided for the last time.
+        condition: what the caller has said of the version that must be there, if ``if_version`` follows from that and
+            from the version that was: a repeat with the same idempotency key is recognised by it instead.
     """
 
     command: AnyCommand
@@ -580,3 +582,4 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
         return type(self.command) is Reserve and self.command.wait_s > 0
 
     steps: tuple[ShortageStep, ...] = ()
+    condition: str = ""

@@ -28,8 +28,10 @@ def request_digest(request: Request) -> str:
 
     What is by default is left out, so that a version whose commands have more fields recognises a repeat too.
     """
-    body = msgspec.json.encode(_plain((request.scope, request.command)), order="deterministic")
-    return hashlib.sha256(body).hexdigest()
+    asked: tuple[Any, ...] = (request.scope, request.command)
+    if request.condition:
+        asked = (request.scope, msgspec.structs.replace(request.command, if_version=None), request.condition)
+    return hashlib.sha256(msgspec.json.encode(_plain(asked), order="deterministic")).hexdigest()
 
 
 def _plain(value: Any) -> Any:
