@@ -57,6 +57,19 @@ async def test_usage_after_the_fact_is_booked_and_listed_with_its_record(api: Ap
     assert page["usage"][0]["account"] == "agent:x"
 
 
+@pytest.mark.parametrize("others", [{"account": "agent:y"}, {"also": ["agent:y"]}], ids=["account", "also"])
+async def test_an_id_of_usage_is_not_good_for_usage_of_others_and_tells_nothing_of_them(api: Api, others: dict):
+    await api.tree()
+    await api.put("/v1/accounts/agent:y", {"parent": "team:a"})
+    body = {"id": "u1", "account": "agent:x", "total": {"tokens": 100}}
+    first = await api.post("/v1/usage", body)
+    again = await api.post("/v1/usage", body)
+    assert (again.status, again.json["booked"]) == (201, first.json["booked"])
+    other = await api.post("/v1/usage", body | others | {"total": {"tokens": 70}})
+    assert (other.status, other.code, other.json["field"]) == (409, "conflict", *others)
+    assert "agent:x" not in other.json["detail"]
+
+
 async def test_more_than_the_budget_is_refused_with_402_and_all_that_explains_it(api: Api):
     # covers E2
     await api.tree(limit=50)

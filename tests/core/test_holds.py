@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fiscus.core.commands import Extend, Release, Reserve, Settle
+from fiscus.core.commands import EraseName, Extend, Release, Reserve, Settle
 from fiscus.core.outcomes import Refused
 from fiscus.core.records import CallRecord, Tokens
 from fiscus.core.units import AMOUNT_MAX
@@ -832,3 +832,44 @@ def test_usage_of_another_account_under_a_known_id_is_a_conflict_and_lost_nowher
     pool.do(Settle(id="u", account="a", total={"tokens": 10}))
     pool.do(Settle(id="u", total={"tokens": 12}))
     assert pool.cell("root")[4] == 12
+
+
+def test_usage_that_another_would_be_charged_to_besides_is_a_conflict_under_a_known_id(pool):
+    pool.account("c", "root")
+    pool.do(Settle(id="u", account="a", also=("b",), total={"tokens": 10}))
+    refused = pool.do(Settle(id="u", account="a", also=("c",), total={"tokens": 50}), "conflict")
+    assert refused.field == "also"
+    assert "b" not in refused.detail.split()
+    pool.do(Settle(id="u", account="a", also=("b", "c"), total={"tokens": 50}), "conflict")
+    pool.do(Settle(id="u", account="a", total={"tokens": 12}))
+    pool.do(Settle(id="u", account="a", also=("b",), total={"tokens": 13}))
+    assert pool.cell("root")[4] == 13
+    pool.do(Settle(id="v", account="a", total={"tokens": 1}))
+    pool.do(Settle(id="v", account="a", also=("b",), total={"tokens": 1}), "conflict")
+
+
+def test_the_same_usage_has_the_same_answer_also_where_somebody_is_left_out_of_it(pool):
+    pool.allocate("b", 20)
+    usage = Settle(id="u", account="a", also=("b", "root"), total={"tokens": 10})
+    first = pool.do(usage)
+    assert pool.do(usage) == first
+    assert pool.do(msgspec.structs.replace(usage, also=("root", "b"))) == first
+    assert not pool.last
+
+
+def test_usage_is_known_again_after_names_in_it_were_erased(pool):
+    usage = Settle(id="u", account="a", also=("b",), total={"tokens": 10})
+    first = pool.do(usage)
+    pool.status("b", "closed")
+    pool.do(EraseName(account="b"))
+    assert pool.do(usage).booked == first.booked
+    pool.do(msgspec.structs.replace(usage, also=("b", "root")), "conflict")
+    pool.status("a", "closed")
+    pool.do(EraseName(account="a"))
+    assert pool.do(usage).booked == first.booked
+
+
+def test_usage_under_the_id_of_a_call_that_another_gave_back_is_a_conflict(pool):
+    pool.release("u", account="a")
+    assert pool.settle("u", 10, account="b", refused="conflict").field == "account"
+    assert pool.settle("u", 10, account="a", also=("b",)).booked["tokens"] == 10, "nobody said whom it is charged to"

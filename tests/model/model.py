@@ -949,8 +949,10 @@ class Model:
             self._note_confidence(hold, command, task_of(command))
             return self._hold_answer(hold)
         hold = self._find_hold(command.id, scope)
-        if hold.body is None and hold.state == "settled" and command.account not in (None, hold.account):
-            raise Refuse("conflict")
+        if hold.body is None and command.account is not None:
+            others = hold.state == "settled" and command.also and set(command.also) != set(hold.also)
+            if command.account != hold.account or others:
+                raise Refuse("conflict")
         tells = command.record is not None and not hold.recorded  # the first record is news by itself
         is_news = tells or self._is_read(hold, command) or self._is_higher(hold, total)
         if hold.state in ("settled", "released"):
@@ -1082,7 +1084,7 @@ class Model:
         hold = Hold(
             id=id,
             account=account,
-            also=tuple(shared),
+            also=also,
             state=state,
             reserved={},
             lines=[Line(pin, self._unit_of(pin)) for pin in pins],

@@ -191,7 +191,7 @@ class Wishes:
 
     def usage(self) -> Settle:
         return Settle(
-            id=f"h{len(self.model.holds)}",
+            id=self.hold() if self.seldom(6) else f"h{len(self.model.holds)}",
             total=self.amounts(30, whole=False),
             final=not self.seldom(4),
             account=self.account(),

@@ -412,10 +412,10 @@ def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAns
         return _book(draft, request, command, now)
     if request.scope is not None and not in_scope(draft, draft.accounts[hold.account], request.scope):
         return Refused(code="unknown_hold", detail=f"there is no hold {command.id!r}", field="id")
-    if hold.tombstone and hold.state == "settled" and command.account is not None:
-        payer_name = draft.accounts[hold.account].name
-        if payer_name is not None and payer_name != command.account:  # else it would be booked nowhere, or there
-            return Refused(code="conflict", detail="account: the id is in use for usage of another", field="account")
+    if hold.tombstone and command.account is not None:
+        wrong = _others_usage(draft, command, hold)
+        if wrong is not None:
+            return wrong
     if hold.state in ("waiting", "refused") and not hold.cells:
         payer = draft.accounts[hold.account].name or command.account
         return _book(draft, request, msgspec.structs.replace(command, account=payer), now, hold)
@@ -454,6 +454,22 @@ def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAns
     if hold.loans and not draft.holds[hold.id].open:
         end_loans(draft, hold.loans, now)
     return hold_answer(draft, draft.holds[hold.id])
+
+
+def _others_usage(draft: Draft, command: Settle, hold: Hold) -> Refused | None:
+    """The refusal of usage that would be booked to others than it names, because its id is known from a call of theirs.
+
+    What is left out contradicts nothing. Erased names are not known again; of a call that was given back nobody knows
+    whom it would also have been charged to.
+    """
+    payer = draft.accounts[hold.account].name
+    if payer is not None and payer != command.account:
+        return Refused(code="conflict", detail="account: the id is in use for usage of another", field="account")
+    if hold.state == "settled" and command.also:
+        names = {draft.accounts[number].name for number in hold.also} - {None}
+        if len(command.also) != len(hold.also) or not names.issubset(command.also):
+            return Refused(code="conflict", detail="also: the id is in use for usage of others", field="also")
+    return None
 
 
 def _is_news(hold: Hold, total: Amounts, record: CallRecord | None) -> bool:
