@@ -7,8 +7,11 @@ import pytest
 
 from fiscus.cli.declaration import read_declaration
 from fiscus.contract.errors import ConfigurationInvalid
-from fiscus.core.commands import Allocate, Deallocate, PutBudget
-from fiscus.policy.plan import Known, make_plan
+from fiscus.core.answers import account_answer
+from fiscus.core.commands import Allocate, Deallocate, PutBudget, Request
+from fiscus.core.decide import decide, new_draft
+from fiscus.core.outcomes import Refused
+from fiscus.policy.plan import Known, Step, make_plan
 from tests.cli.processes import answer, answers, fiscus, service
 
 TOML = """\
@@ -107,6 +110,18 @@ def written(folder: Path, text: str, name: str = "org.toml") -> str:
 
 def journal(folder: Path) -> list[dict]:
     return answers(folder, "events")
+
+
+NOTHING = Known(accounts={}, templates={})
+
+
+def known_after(steps: list[Step]) -> Known:
+    """What a new ledger has once the steps are done."""
+    draft = new_draft()
+    for step in steps:
+        assert not isinstance(decide(draft, Request(command=step.command), now=0), Refused), step
+    accounts = [account_answer(draft, account) for account in draft.accounts.values()]
+    return Known(accounts={account.account: account for account in accounts}, templates={})
 
 
 # -- plan and apply, in process and beside a service ---------------------------------------------------------------
@@ -285,6 +300,43 @@ parent = "team:nowhere"
         "wrong.toml:6: accounts[1].account: agent:writer is terminated, which is final",
         "wrong.toml:10: accounts[2].parent: unknown parent team:nowhere: neither declared nor in the ledger",
     ]
+
+
+GPT = """
+[[accounts]]
+account = "global"
+[[accounts.budgets]]
+budget = "gpt"
+unit = "tokens"
+limit = 10
+period = "day"
+match = { model = "gpt-5" }
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "fault"),
+    [
+        (
+            'match = { model = "gpt-5" }',
+            'match = { model = "x" }',
+            "9: {}.match: gpt is for other calls, which does not",
+        ),
+        ('match = { model = "gpt-5" }', "", "4: {}.match: gpt is for other calls, which does not"),
+        ('unit = "tokens"', 'unit = "calls"', "6: {}.unit: gpt counts tokens, which does not"),
+        ('period = "day"', 'period = "lifetime"', "8: {}.period: gpt has the period day, which does not"),
+    ],
+    ids=["match", "no match", "unit", "period"],
+)
+def test_a_budget_that_would_count_something_else_needs_another_name(tmp_path, line, instead, fault):
+    before = known_after(make_plan(read_declaration(tmp_path / written(tmp_path, GPT)), NOTHING))
+    text = GPT.replace(line, instead)
+    with pytest.raises(ConfigurationInvalid) as raised:
+        make_plan(read_declaration(tmp_path / written(tmp_path, text)), before)
+    assert f"org.toml:{fault.format('accounts[0].budgets[0]')} change" in str(raised.value)
+    assert str(raised.value).endswith("; give this one another name")
+    other = written(tmp_path, text.replace('"gpt"', '"other"'))
+    assert [step.action for step in make_plan(read_declaration(tmp_path / other), before)] == ["remove", "add"]
 
 
 @pytest.mark.slow

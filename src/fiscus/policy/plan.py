@@ -74,7 +74,8 @@ def make_plan(declaration: Declaration, known: Known, *, force: bool = False) ->
 
     Raises:
         ConfigurationInvalid: the declaration contradicts the ledger: an unknown parent, another parent than the account
-            has, a terminated or closed account, a cycle or a chain that is too long when both are seen together.
+            has, a terminated or closed account, a cycle or a chain that is too long when both are seen together, a
+            budget that would count something else.
     """
     check_against(declaration, known)
     order = _roots_first(declaration.accounts)
@@ -125,12 +126,34 @@ def check_against(declaration: Declaration, known: Known) -> None:
             faults.add((*path, "parent"), f"{account.account} stands {stands}; an account is never moved")
         if found.status in {"terminated", "closed"}:
             faults.add((*path, "account"), f"{account.account} is {found.status}, which is final")
+        _check_budgets(account, found, path, faults)
     check_tree(parents, enumerate(declaration.accounts), faults)
     for index, template in enumerate(declaration.templates):
         if template.parent is not None and template.parent not in declared and template.parent not in known.accounts:
             path = ("templates", index, "parent")
             faults.add(path, f"unknown parent {template.parent}: neither declared nor in the ledger")
     faults.check()
+
+
+def _check_budgets(account: DeclaredAccount, found: AccountAnswer, path: FieldPath, faults: Faults) -> None:
+    """What a budget counts, and for which calls, does not change, nor does it begin or cease to be for a lifetime."""
+    existing = {view.budget: view for view in found.budgets if not view.allocated}
+    for index, budget in enumerate(account.budgets or ()):
+        name, period = budget_name(budget), parse_period(budget.period).text
+        view = existing.get(name)
+        if view is None:
+            continue
+        place = (*path, "budgets", index)
+        if budget.unit != view.unit:
+            faults.add((*place, "unit"), f"{name} counts {view.unit}, which does not change; {_ANOTHER_NAME}")
+        if budget.match != view.match:
+            faults.add((*place, "match"), f"{name} is for other calls, which does not change; {_ANOTHER_NAME}")
+        if period != view.period and "lifetime" in (period, view.period):
+            detail = f"{name} has the period {view.period}, which does not change to {period}; {_ANOTHER_NAME}"
+            faults.add((*place, "period"), detail)
+
+
+_ANOTHER_NAME = "give this one another name"
 
 
 # -- the steps of one account -------------------------------------------------------------------------------------
