@@ -170,6 +170,10 @@ def test_an_archived_ledger_moves_with_its_state_and_its_ids(old, place, to, tmp
     for number in range(len(TENANTS)):
         seqs = [row.seq for row in rows if row.tenant == number]
         assert seqs == list(range(1, len(seqs) + 1))
+    audit = open_store(f"sqlite:///{tmp_path / 'audit.db'}")
+    append_files(audit, files, None, silent)
+    is_whole(audit)
+    audit.close()
 
 
 def lasting(rows):

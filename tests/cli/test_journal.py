@@ -117,16 +117,18 @@ def test_views_that_say_otherwise_than_the_journal_are_found(folder):
 
 # covers E12
 @pytest.mark.parametrize(
-    "statement",
+    ("statement", "hold"),
     [
-        "UPDATE usage SET amounts = cast('{\"tokens\":1,\"calls\":1}' AS blob) WHERE hold = 'h1'",
-        "DELETE FROM usage WHERE hold = 'h2'",
+        ("UPDATE usage SET amounts = cast('{\"tokens\":1,\"calls\":1}' AS blob) WHERE hold = 'h1'", "h1"),
+        ("DELETE FROM usage WHERE hold = 'h2'", "h2"),
     ],
 )
-def test_usage_that_is_not_what_was_booked_is_found(folder, statement):
+def test_usage_that_is_not_what_was_booked_is_found(folder, statement, hold):
     with sqlite3.connect(folder / f"{LEDGER}-views") as views:
         assert views.execute(statement).rowcount == 1
-    assert "E12: the views say otherwise of usage" in fiscus(folder, "verify", code=1).stdout
+    fault = answers(folder, "verify", code=1)[0]["faults"][0]
+    booked = [e["seq"] for e in answers(folder, "events") if e["kind"] == "settled" and e["data"]["id"] == hold]
+    assert (fault["invariant"], fault["seq"]) == ("E12", *booked)
 
 
 def test_a_private_part_that_was_erased_is_not_missed(folder):

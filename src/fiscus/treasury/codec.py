@@ -91,6 +91,11 @@ def commitment_holds(body: bytes, salt: bytes, private: bytes) -> bool:
     return expected is not None and hmac.compare_digest(expected, commitment(salt, private))
 
 
+def has_commitment(body: bytes) -> bool:
+    """Whether an event vouches for a private part."""
+    return b'"commitment":"' in body and msgspec.json.decode(body, type=_Commitment).commitment is not None
+
+
 def kind_of(body: bytes) -> bytes:
     """The kind of an entry, without reading all of it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -311,7 +312,7 @@ class Ledger:
         tenant, seq, before = self.number, self.head.seq, self.head.hash
         for event in self.draft.events:
             seq += 1
-            body, sealed = encode_event(event, self._concerned, salt)
+            body, sealed = encode_event(event, partial(concerned, self.draft), salt)
             before = link(before, seq, at, body)
             rows.append(Row(tenant, seq, at, journal_key(event), body, before, sealed))
         return rows
@@ -321,14 +322,6 @@ class Ledger:
         for event in self.draft.events:
             needed = format_of(event)
             assert needed <= self.draft.format, f"{type(event).__name__} is not written before format {needed}"
-
-    def _concerned(self, event: AnyEvent) -> int:
-        """The account with which the private part of an event is erased; 0: none."""
-        if isinstance(event, Settled) and event.account is None:
-            return self.draft.holds[event.id].account
-        if isinstance(event, Transferred):
-            return event.source
-        return getattr(event, "account", None) or 0
 
     def committed(self, rows: list[Row]) -> list[AnyEvent]:
         """The rows are durable: the draft becomes the state. Returns the events."""
@@ -525,6 +518,15 @@ class Ledger:
             carved.intersection_update(in_memory)
             if not carved:
                 del carved_since[number]
+
+
+def concerned(draft: Draft, event: AnyEvent) -> int:
+    """The account with which the private part of an event is erased; 0: none. ``draft`` is the state after it."""
+    if isinstance(event, Settled) and event.account is None:
+        return draft.holds[event.id].account
+    if isinstance(event, Transferred):
+        return event.source
+    return getattr(event, "account", None) or 0
 
 
 def journal_key(event: AnyEvent) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,15 +15,18 @@ from fiscus.core.events import (
     AnyEvent,
     Extended,
     Held,
+    NameErased,
     TicketEnded,
     Transferred,
 )
 from fiscus.core.fold import fold
 from fiscus.core.invariants import broken, broken_admission, broken_cell, broken_hold, broken_loan
 from fiscus.core.outcomes import HoldState
+from fiscus.core.records import CallRecord
 from fiscus.core.state import ENTITY_TYPES, KINDS, Account, Cell, Draft, Hold
-from fiscus.treasury.codec import commitment_holds, decode_event, genesis, link
-from fiscus.treasury.ledger import usage_row
+from fiscus.treasury.codec import commitment_holds, decode_event, genesis, has_commitment, link
+from fiscus.treasury.ledger import concerned, usage_row
+from fiscus.treasury.private_parts import PrivateParts
 from fiscus.treasury.sealing import PRIVATE_FIELDS, Seal, base_seal, joined, last_seal, sealed_rows, table_of
 from fiscus.treasury.store import Store, StoredEntry, UsageRow, Watermark
 
@@ -85,7 +87,7 @@ def verify(
         from_seq=check.from_seq,
         head_seq=check.seq,
         entries=check.seq - check.from_seq,
-        faults=tuple(check.faults[:FAULTS_MAX]),
+        faults=tuple(sorted(check.faults, key=lambda fault: fault.seq)[:FAULTS_MAX]),
     )
 
 
@@ -102,11 +104,18 @@ class _Verification:
         self.watermark: Watermark | None = store.views.watermark(number)
         self._states: dict[str, HoldState] = {}
         self._ids: set[str] = set()
-        self._usage = _UsageDigest()
+        self._private = PrivateParts()
+        self._usage: _UsageCheck | None = None
+        self._erasable: dict[tuple[int, str], Fault] = {}
 
     def found(self, invariant: str, detail: str) -> None:
         """Note a fault at the present entry."""
         self.faults.append(Fault(invariant=invariant, seq=self.seq, detail=detail))
+
+    def found_unless_erased(self, account: int, invariant: str, detail: str) -> None:
+        """Note a fault at the present entry, which is none if the account is erased later; the first of its kind."""
+        fault = Fault(invariant=invariant, seq=self.seq, detail=detail)
+        self._erasable.setdefault((account, invariant), fault)
 
     def start_from(self, seal: Seal | None) -> None:
         """Begin with a sealed state whose digest the journal vouches for."""
@@ -131,6 +140,8 @@ class _Verification:
 
     def run(self, progress: Callable[[int, int], None] | None) -> None:
         """Check entry after entry; stop at the first that breaks the chain."""
+        if self.watermark is not None:
+            self._usage = _UsageCheck(self.store, self.number, self.from_seq, self.watermark.seq)
         head = self.store.journal.head(self.number)
         total = (head.seq if head is not None else 0) - self.from_seq
         while True:
@@ -146,8 +157,22 @@ class _Verification:
                 break
         for invariant, detail in broken(self.draft):
             self.found(invariant, detail)
+        self._check_erasures()
         if self.watermark is not None and self.watermark.seq > self.seq:
             self.found("E12", f"the views are as of entry {self.watermark.seq}, the journal ends with {self.seq}")
+
+    def _check_erasures(self) -> None:
+        """E9, E12: what is gone was erased, here or before it came here."""
+
+        def is_named(number: int) -> bool:
+            account = self.draft.accounts.find(number)
+            return account is not None and account.name is not None
+
+        seals = self.store.journal.checkpoints(self.number)
+        for seq, account in self._private.unexplained(seals, is_named):
+            detail = f"entry {seq}: its private part is gone, and no erasure of account {account} says why"
+            self.faults.append(Fault(invariant="E9", seq=seq, detail=detail))
+        self.faults += self._erasable.values()
 
     def _check_chain(self, entry: StoredEntry) -> bool:
         """E9: gapless and unbroken."""
@@ -181,8 +206,9 @@ class _Verification:
             self.found("E3", f"entry {entry.seq} cannot be applied: {error}")
             return False
         draft.alerts.clear()
+        self._check_private(entry, event)
         for booking in draft.bookings:
-            self._usage.add(usage_row(entry.seq, entry.at, event, booking))
+            self._check_usage(usage_row(entry.seq, entry.at, event, booking), is_whole=entry.private is not None)
         if isinstance(event, Held):
             if event.id in self._ids:
                 self.found("E7", f"hold {event.id} was held twice")
@@ -205,6 +231,40 @@ class _Verification:
         if isinstance(event, Transferred):
             self._check_transfer(event)
         return len(self.faults) < FAULTS_MAX
+
+    def _check_private(self, entry: StoredEntry, event: AnyEvent) -> None:
+        """Take note of whether an entry has the private part that it vouches for."""
+        if entry.private is not None:
+            self._private.keep(entry.seq, concerned(self.draft, event))
+        elif has_commitment(entry.body):
+            self._private.lose(entry.seq, entry.at, concerned(self.draft, event))
+        if isinstance(event, NameErased):
+            self._private.erase(event.account, entry.at)
+            for key in [key for key in self._erasable if key[0] == event.account]:
+                del self._erasable[key]
+
+    def _check_usage(self, booked: UsageRow, *, is_whole: bool) -> None:
+        """E12: what the views sum up is what the journal has booked; of a record what was erased may be gone."""
+        if self._usage is None or booked.seq > self._usage.upto:
+            return
+        viewed = self._usage.next(booked.seq)
+        if viewed is None:
+            self._usage_differs(f"the views lack the usage of entry {booked.seq}")
+        elif viewed.seq < booked.seq:
+            self._usage_differs(f"the views have usage of entry {viewed.seq}, where nothing was booked")
+        elif not _is_same_usage(viewed, booked):
+            self._usage_differs(f"the views say otherwise of the usage of entry {booked.seq}")
+        elif viewed.record is None and booked.record is not None:
+            self.found_unless_erased(
+                booked.account, "E12", f"the views lack the record of the usage of entry {self.seq}"
+            )
+        elif not _is_same_record(viewed.record, booked.record, is_whole=is_whole):
+            self._usage_differs(f"the views say otherwise of the record of the usage of entry {booked.seq}")
+
+    def _usage_differs(self, detail: str) -> None:
+        """Note the first difference; those that follow may come from it."""
+        self.found("E12", detail)
+        self._usage = None
 
     def _check_hold(self, hold: Hold) -> None:
         """E5 and E6: a final state stays."""
@@ -236,7 +296,12 @@ class _Verification:
                 expected.discard((number, key))
                 if entity is not None:
                     entity.stamp = 0
-                if not _says_the_same(msgspec.json.decode(body, type=ENTITY_TYPES[kind]), entity):
+                viewed: Any = msgspec.json.decode(body, type=ENTITY_TYPES[kind])
+                if isinstance(entity, Account) and entity.name is None and viewed.name is not None:
+                    self.found_unless_erased(
+                        entity.number, "E12", f"the views know the name of account {key}, which the journal has lost"
+                    )
+                if not _says_the_same(viewed, entity):
                     self.found("E12", f"the views say otherwise of {kind} {key}")
         for number, missing in expected:
             if KINDS[number] == "hold" and not self.draft.holds[str(missing)].open:
@@ -244,41 +309,55 @@ class _Verification:
             if KINDS[number] == "loan" and not self.draft.loans[str(missing)].active:
                 continue  # and so are loans
             self.found("E12", f"the views lack {KINDS[number]} {missing}")
-        self._check_usage(watermark)
+        if self._usage is not None and (rest := self._usage.next(None)) is not None:
+            self._usage_differs(f"the views have usage of entry {rest.seq}, where nothing was booked")
 
-    def _check_usage(self, watermark: Watermark) -> None:
-        """E12: what the views sum up is what the journal has booked; of a record what was erased may be gone."""
-        found, after = _UsageDigest(), self.from_seq
-        while after < watermark.seq:
-            rows = self.store.views.usage(self.number, after, PAGE, None, None, None)
+
+class _UsageCheck:
+    """The usage of the views up to their watermark, row by row beside the entries that it comes from."""
+
+    def __init__(self, store: Store, tenant: int, after: int, upto: int) -> None:
+        self.upto = upto
+        self._rows = self._read(store, tenant, after)
+        self._next = next(self._rows, None)
+
+    def next(self, seq: int | None) -> UsageRow | None:
+        """The next row, if there is one that is not of an entry after ``seq``."""
+        row = self._next
+        if row is None or (seq is not None and row.seq > seq):
+            return None
+        self._next = next(self._rows, None)
+        return row
+
+    def _read(self, store: Store, tenant: int, after: int) -> Iterator[UsageRow]:
+        while after < self.upto:
+            rows = store.views.usage(tenant, after, PAGE, None, None, None)
             for row in rows:
-                if row.seq <= watermark.seq:
-                    found.add(row)
+                if row.seq > self.upto:
+                    return
+                yield row
             if len(rows) < PAGE:
-                break
+                return
             after = rows[-1].seq
-        if found.hexdigest() != self._usage.hexdigest():
-            self.found(
-                "E12", f"the views say otherwise of usage: {found.count} rows, {self._usage.count} in the journal"
-            )
 
 
-class _UsageDigest:
-    """What was booked, in order."""
+def _is_same_usage(viewed: UsageRow, booked: UsageRow) -> bool:
+    """Whether two rows say the same, apart from their records."""
+    replaced = msgspec.structs.replace(viewed, record=booked.record, estimated=bool(viewed.estimated))
+    return bool(replaced == booked)
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._hash = hashlib.sha256()
 
-    def add(self, row: UsageRow) -> None:
-        """The next row."""
-        self.count += 1
-        fields = (row.seq, row.hold, row.account, row.also, row.amounts, row.uncovered, bool(row.estimated))
-        self._hash.update(repr(fields).encode())
-
-    def hexdigest(self) -> str:
-        """Hex of the digest."""
-        return self._hash.hexdigest()
+def _is_same_record(viewed: bytes | None, booked: bytes | None, *, is_whole: bool) -> bool:
+    """Whether two records say the same; of one that was erased in the journal what is not private."""
+    if viewed == booked:
+        return True
+    if viewed is None or (booked is None and is_whole):
+        return False
+    known = msgspec.json.decode(viewed, type=CallRecord)
+    if not is_whole:
+        public = {name: getattr(known, name) for name in ("model", "provider", "tokens", "cost_nanousd")}
+        known = CallRecord(**public)
+    return known == (msgspec.json.decode(booked, type=CallRecord) if booked is not None else CallRecord())
 
 
 def _says_the_same(viewed: Any, entity: Any) -> bool:

@@ -1,0 +1,159 @@
+"""What ``verify`` finds beside the chain: usage of the views, and private parts."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from fiscus.cli.importing import Point, append_files
+from fiscus.core.commands import Adjust, EraseName, PutAccount, PutBudget, Reserve, SetStatus, Settle
+from fiscus.core.records import CallRecord
+from fiscus.stores.sqlite.copying import reading
+from fiscus.stores.sqlite.store import SqliteStore
+from fiscus.treasury import verify as verify_module
+from fiscus.treasury.journal_file import export_journal, opened
+from fiscus.treasury.verify import verify
+from tests.treasury.clock import ManualClock
+from tests.treasury.desk import Desk
+
+CALLS = 5
+
+
+class Books:
+    """A ledger in files that are opened anew for each look."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "fiscus.db"
+        self.clock = ManualClock()
+
+    def do(self, *commands) -> None:
+        """One command after another, and the views are brought to the head."""
+        desk = Desk(SqliteStore(self.path), self.clock)
+        for command in commands:
+            self.clock.advance(1_000)
+            outcome = desk.do(command)
+            assert not hasattr(outcome, "code"), outcome
+        desk.write_views()
+        desk.engine.close()
+
+    def spoil(self, statement: str, *values) -> None:
+        """Change a file: the views for usage and entities, else the journal."""
+        file = f"{self.path}-views" if " usage" in statement else str(self.path)
+        with sqlite3.connect(file) as connection:
+            assert connection.execute(statement, values).rowcount >= 1, statement
+
+    def faults(self) -> list[tuple[str, int]]:
+        store = SqliteStore(self.path)
+        try:
+            return [(fault.invariant, fault.seq) for fault in verify(store, from_start=True).faults]
+        finally:
+            store.close()
+
+    def entry(self, kind: str, number: int = 0) -> int:
+        """The sequence of an entry of a kind."""
+        with sqlite3.connect(self.path) as connection:
+            found = connection.execute(
+                "SELECT seq FROM journal WHERE instr(body, cast(? AS blob)) = 1 ORDER BY seq", (f'{{"kind":"{kind}"',)
+            ).fetchall()
+        return found[number][0]
+
+
+@pytest.fixture
+def books(tmp_path):
+    """Two agents; ``agent:a`` has settled some calls with a record, and its budget was raised for a reason."""
+    books = Books(tmp_path)
+    record = CallRecord(cost_nanousd=7, user_id="ada")
+    books.do(
+        PutAccount(account="global"),
+        PutBudget(account="global", unit="tokens", limit=1_000),
+        PutAccount(account="agent:a", parent="global", labels={"owner": "ada"}),
+        PutAccount(account="agent:b", parent="global"),
+        Adjust(id="more", account="global", budget="tokens-lifetime", amount=5, reason="a good one"),
+        *(
+            command
+            for number in range(CALLS)
+            for command in (
+                Reserve(id=f"h{number}", account="agent:a", amounts={"tokens": 10}),
+                Settle(id=f"h{number}", total={"tokens": 7}, final=True, record=record),
+            )
+        ),
+        PutAccount(account="agent:c", parent="global"),
+    )
+    assert books.faults() == []
+    return books
+
+
+# covers E12
+@pytest.mark.parametrize("page", [2, 5_000])
+@pytest.mark.parametrize(
+    ("statement", "number"),
+    [
+        ("UPDATE usage SET amounts = cast('{\"tokens\":8,\"calls\":1}' AS blob) WHERE hold = 'h1'", 1),
+        ("UPDATE usage SET account = 1 WHERE hold = 'h3'", 3),
+        ("UPDATE usage SET record = cast('{\"cost_nanousd\":1}' AS blob) WHERE hold = 'h3'", 3),
+        ("UPDATE usage SET record = NULL WHERE hold = 'h2'", 2),
+        ("UPDATE usage SET model = 'another' WHERE hold = 'h4'", 4),
+        ("DELETE FROM usage WHERE hold = 'h4'", 4),
+        ("DELETE FROM usage", 0),
+    ],
+)
+def test_the_first_usage_that_is_not_what_was_booked_is_named(books, monkeypatch, page, statement, number):
+    monkeypatch.setattr(verify_module, "PAGE", page)
+    books.spoil(statement)
+    assert books.faults() == [("E12", books.entry("settled", number))]
+
+
+# covers E12
+@pytest.mark.parametrize(("kind", "number"), [("held", 2), ("account_opened", 0), ("account_opened", -1)])
+def test_usage_that_nobody_booked_is_found(books, kind, number):
+    seq = books.entry(kind, number)
+    books.spoil(
+        "INSERT INTO usage SELECT tenant, ?, at, 'x', account, also, amounts, uncovered, estimated, model, provider, "
+        "record FROM usage WHERE hold = 'h0'",
+        seq,
+    )
+    store = SqliteStore(books.path)
+    (fault,) = verify(store, from_start=True).faults
+    assert (fault.invariant, f"usage of entry {seq}, where nothing was booked" in fault.detail) == ("E12", True)
+    store.close()
+
+
+# covers E9
+@pytest.mark.parametrize(
+    ("kind", "number"), [("account_opened", 1), ("adjusted", 0), ("settled", 0), ("settled", CALLS - 1)]
+)
+def test_a_private_part_that_is_gone_without_an_erasure_is_found_at_its_entry(books, kind, number):
+    seq = books.entry(kind, number)
+    books.spoil("DELETE FROM private WHERE seq = ?", seq)
+    assert ("E9", seq) in books.faults()
+
+
+# covers E9
+def test_the_name_of_an_account_of_which_nothing_else_is_private_is_missed_where_the_views_know_it(books):
+    books.spoil("DELETE FROM private WHERE seq = ?", books.entry("account_opened", 2))
+    (fault,) = books.faults()
+    assert fault[0] == "E12"
+
+
+# covers R22
+def test_what_was_erased_is_not_missed(books):
+    books.do(SetStatus(account="agent:a", status="closed", reason="over"), EraseName(account="agent:a"))
+    assert books.faults() == []
+    late = Settle(id="h0", total={"tokens": 9}, record=CallRecord(cost_nanousd=9))
+    books.do(late)
+    assert books.faults() == []
+
+
+# covers R22
+@pytest.mark.parametrize("upto", ["name_erased", "settled", "account_opened"])
+def test_what_was_erased_before_an_export_is_not_missed_wherever_that_is_cut(books, tmp_path, upto):
+    books.do(SetStatus(account="agent:a", status="closed", reason="over"), EraseName(account="agent:a"))
+    file = tmp_path / "export.jsonl"
+    with reading(books.path) as ledger, opened(file, "wb") as output:
+        export_journal(ledger, ledger.heads(), output, lambda done, total: None)
+    copy = SqliteStore(tmp_path / "copy.db")
+    append_files(copy, [file], Point(seq=books.entry(upto, -1)), lambda done, total: None)
+    assert verify(copy, from_start=True).faults == ()
+    copy.close()
