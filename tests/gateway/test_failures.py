@@ -636,19 +636,47 @@ async def test_no_secret_is_in_a_stream_a_list_or_a_count_and_no_header_of_ours_
     assert all("Incorrect keys [key] [key]" in str(answer.body) for answer in seen), seen
 
 
-async def test_what_cannot_be_said_of_a_call_keeps_nothing_from_the_books(gate, upstream, monkeypatch):
-    upstream.answers(wire.chat_answer())
+@contextlib.contextmanager
+def said_of_calls(monkeypatch, **fields):
+    """What a record says besides, whatever call it is of."""
     known = books.booked
 
     def booked(**of):
         what = known(**of)
-        return replace(what, record=replace(what.record, metadata={"": "1"}))
+        return replace(what, record=replace(what.record, **fields))
 
-    monkeypatch.setattr(books, "booked", booked)
-    assert (await gate.chat(wire.chat())).status == 200
+    with monkeypatch.context() as patched:
+        patched.setattr(books, "booked", booked)
+        yield
+
+
+async def until_spent(gate, tokens):
     async with asyncio.timeout(5):
-        while (await gate.balance()).spent != 18:
+        while (await gate.balance()).spent != tokens:
             await gate.booked()
+
+
+# covers E14
+async def test_what_cannot_be_said_of_a_call_keeps_nothing_from_the_books(gate, upstream, monkeypatch, caplog):
+    upstream.answers(wire.chat_answer())
+    with said_of_calls(monkeypatch, metadata={"": "1"}):
+        assert (await gate.chat(wire.chat())).status == 200
+        await until_spent(gate, 18)
+    booked = await gate.last()
+    assert (booked.record.model, booked.record.provider, booked.record.outcome) == (MODEL, "openai", "success")
+    assert (booked.record.tokens.input, booked.record.tokens.output) == (11, 7)
+    assert booked.record.cost_nanousd == booked.amounts["cost"] == 11 * IN + 7 * OUT
+    assert booked.record.metadata == {}
+    assert "settlement_refused" in caplog.text
+    await gate.assert_nothing_is_held()
+
+
+# covers E14
+async def test_a_call_of_which_nothing_can_be_said_is_booked_all_the_same(gate, upstream, monkeypatch):
+    upstream.answers(wire.chat_answer())
+    with said_of_calls(monkeypatch, model="m" * 5_000):
+        assert (await gate.chat(wire.chat())).status == 200
+        await until_spent(gate, 18)
     await gate.assert_nothing_is_held()
 
 

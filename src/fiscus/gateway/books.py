@@ -17,7 +17,7 @@ from fiscus.dialects import Meter, Usage
 from fiscus.gateway.attempts import Attempts
 from fiscus.gateway.order import Order, Tools
 from fiscus.gateway.produced import tokens_produced
-from fiscus.gateway.settling import Ended, booked
+from fiscus.gateway.settling import Ended, bare_record, booked
 
 log = get_logger(__name__)
 
@@ -130,6 +130,15 @@ class Books:
 
         What cannot be booked expires into quarantine, which charges the bound. Interrupted, it can be done once more.
         """
+        outcome = await self._send()
+        while outcome is not None and (less := _with_less(self._command, outcome)) is not None:
+            self._command = less
+            outcome = await self._send()
+        self._is_finished = True
+        self.answer.ended(None)  # unless its length was said
+
+    async def _send(self) -> Refused | None:
+        """Have it booked; why the ledger does not, or None: it has, or cannot be asked."""
         assert self._command is not None, "what is booked was said before"
         request = msgspec.structs.replace(self._order.admitted.request, command=self._command)
         for attempt in range(SETTLE_TRIES):
@@ -138,18 +147,14 @@ class Books:
             except TreasuryError as error:
                 if attempt == SETTLE_TRIES - 1 or not error.retryable:
                     log.error("settlement_failed", hold=self._command.id, code=error.code, detail=str(error))
-                    break
+                    return None
                 await asyncio.sleep(0.1 * 2**attempt)
                 continue
             if isinstance(outcome, Refused):
                 log.error("settlement_refused", hold=self._command.id, code=outcome.code, detail=outcome.detail)
-                if _is_for_record(outcome) and isinstance(self._command, Settle) and self._command.record is not None:
-                    self._command = msgspec.structs.replace(self._command, record=None)  # the amounts are booked
-                    request = msgspec.structs.replace(request, command=self._command)
-                    continue
+                return outcome
             break
-        self._is_finished = True
-        self.answer.ended(None)  # unless its length was said
+        return None
 
     def _elapsed_ms(self) -> int:
         return int((time.monotonic() - self.started_s) * 1_000)
@@ -179,6 +184,10 @@ class Books:
             self.answer.ended(output)
 
 
-def _is_for_record(refused: Refused) -> bool:
-    """Whether it is what is said of a call that cannot be booked."""
-    return refused.code == "invalid" and (refused.field or "").startswith("record")
+def _with_less(command: Settle | Release | None, refused: Refused) -> Settle | None:
+    """A settlement of which less is said, where what is said of the call is why it is refused; None: nothing helps."""
+    is_for_record = refused.code == "invalid" and (refused.field or "").startswith("record")
+    if not is_for_record or not isinstance(command, Settle) or command.record is None:
+        return None
+    bare = bare_record(command.record)
+    return msgspec.structs.replace(command, record=bare if command.record != bare else None)

@@ -129,6 +129,20 @@ def booked(
     return Booked(total=total, record=record)
 
 
+def bare_record(record: CallRecord) -> CallRecord:
+    """What a record cannot do without: which model of whom used what, at what cost, and how the call ended."""
+    return CallRecord(
+        model=record.model,
+        provider=record.provider,
+        tokens=record.tokens,
+        tokens_estimated=record.tokens_estimated,
+        cost_nanousd=record.cost_nanousd,
+        cost_source=record.cost_source,
+        price_id=record.price_id,
+        outcome=record.outcome,
+    )
+
+
 def _used(usage: Usage | None) -> list[Tokens]:
     """What the model used, and what others did beside it."""
     return [] if usage is None else [usage.tokens, *usage.beside.values()]
