@@ -85,12 +85,12 @@ class Gate:
         self.session = session
         self.api = Api(treasury, ApiOptions(key_pepper=PEPPER, keys_required=True))
 
-    def knows(self, output_tokens: int, answers: int = 20) -> None:
+    def knows(self, output_tokens: int, answers: int = 20, *, thinks: bool | None = None) -> None:
         """As after answers to the payer of so many tokens, all of which were shown."""
         tools = self.gateway._tools
         for _ in range(answers):
             tools.lengths.learn(PAYER, MODEL, output_tokens)
-            tools.shares.learn(MODEL, bound=output_tokens, billed=output_tokens)
+            tools.shares.learn(MODEL, bound=output_tokens, billed=output_tokens, thinks=thinks)
 
     # -- the ledger ---------------------------------------------------------------------------------------------
 

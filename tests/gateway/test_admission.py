@@ -320,3 +320,23 @@ async def test_a_stream_that_is_asked_to_think_holds_its_bound(gate, upstream, w
     await getattr(gate, way)(body)
     [held] = [entry.data["amounts"] for entry in await gate.entries() if entry.kind == "held"]
     assert held["output_tokens"] == 200
+
+
+async def held_output(gate):
+    """Tokens of output that each hold was for at first."""
+    return [entry.data["amounts"]["output_tokens"] for entry in await gate.entries() if entry.kind == "held"]
+
+
+# covers E15
+@pytest.mark.parametrize(("config", "thinks"), [({}, None), ({"thinkingConfig": {"thinkingBudget": 0}}, False)])
+async def test_what_was_asked_not_to_think_says_nothing_of_what_may(gate, upstream, config, thinks):
+    """A model that decides for itself thinks unseen, whatever its answers without thinking have shown."""
+    upstream.answers(wire.streamed(wire.gemini_stream()))
+    path = f"/gemini/v1beta/models/{wire.MODEL}:streamGenerateContent?alt=sse"
+    body = wire.contents(generationConfig={"maxOutputTokens": 20_000, **config})
+    gate.knows(10, thinks=False if thinks is None else None)
+    assert (await gate.post(path, body)).status == 200
+    gate.knows(10, thinks=thinks)
+    assert (await gate.post(path, body)).status == 200
+    before, after = await held_output(gate)
+    assert (before, after < 1_000) == (20_000, True)

@@ -1256,8 +1256,15 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="a stream that is asked to think holds what others have shown",
         file="gateway/application.py",
-        old="facts.choices == 1 and not facts.thinks and",
-        new="facts.choices == 1 and",
+        old="facts.choices == 1 and not facts.thinks\n",
+        new="facts.choices == 1\n",
+        first="tests/gateway/test_admission.py",
+    ),
+    Fault(
+        name="what a model shows that was asked not to think says what it hides when it may",
+        file="gateway/produced.py",
+        old="self._hides.get((model, thinks))",
+        new="self._hides.get((model, False))",
         first="tests/gateway/test_admission.py",
     ),
     Fault(

@@ -99,7 +99,7 @@ class AnthropicDialect(Dialect):
             output_tokens_max=request.max_tokens,
             output_tokens_least=THINKING_TOKENS_LEAST + 1 if budget is not None else 1,
             thinking_tokens_max=-1 if thinking is not None and thinking.type == "adaptive" else budget,
-            thinks=thinking is not None and thinking.type in ("enabled", "adaptive"),
+            thinks=thinking.type in ("enabled", "adaptive") if thinking is not None else None,
             include_usage=True,
             tools=len(named),
             tool_names=names(named),

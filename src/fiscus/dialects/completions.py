@@ -227,7 +227,7 @@ class ChatCompletions(Completions):
             stream=bool(request.stream) or stream,
             output_tokens_max=max(bounds, default=None),
             choices=request.n or 1,
-            thinks=request.reasoning_effort not in (None, "none") or given(request.reasoning),
+            thinks=_thinks(request),
             include_usage=bool(request.stream_options and request.stream_options.include_usage),
             tools=len(named),
             tool_names=names(named),
@@ -259,6 +259,13 @@ def prompts_of(raw: msgspec.Raw) -> int:
         return 1
     values = msgspec.json.decode(raw, type=list[msgspec.Raw])
     return max(1, len(values)) if values and memoryview(values[0])[0] in b'"[{' else 1
+
+
+def _thinks(request: _Chat) -> bool | None:
+    """See ``RequestFacts``."""
+    if given(request.reasoning) or request.reasoning_effort not in (None, "none"):
+        return True
+    return None if request.reasoning_effort is None else False
 
 
 def _searches(request: _Chat, model: str) -> Iterator[str]:

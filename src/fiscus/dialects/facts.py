@@ -37,7 +37,7 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
         output_tokens_max: bound of the output of one choice as asked; None: the provider's own bound holds; 0: none.
         output_tokens_least: the smallest bound that the provider takes for this request.
         thinking_tokens_max: budget of thinking within the output, if one is asked; -1: the model decides.
-        thinks: whether thinking is asked for, which may be billed unseen.
+        thinks: whether thinking, which may be billed unseen, is asked for, or asked to be left out; None: neither.
         choices: how many outputs are produced, and billed, of one input.
         prompts: how many inputs there are (legacy completions, embeddings).
         include_usage: whether the caller wants the chunk with the usage at the end of a stream.
@@ -56,7 +56,7 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens_max: int | None = None
     output_tokens_least: int = 1
     thinking_tokens_max: int | None = None
-    thinks: bool = False
+    thinks: bool | None = None
     choices: int = 1
     prompts: int = 1
     include_usage: bool = False

@@ -128,7 +128,7 @@ class Gemini(Dialect):
             stream=stream,
             output_tokens_max=bound,
             thinking_tokens_max=thinking,
-            thinks=bool(thinking) or given(thinking_config.thinkingLevel) or given(thinking_config.thinking_level),
+            thinks=_thinks(thinking, thinking_config),
             choices=count or 1,
             include_usage=True,
             tools=len(named),
@@ -311,6 +311,12 @@ class GeminiMeter(Meter):
                 for kind, piece in _pieces(part):
                     if piece:
                         yield Delta(index, kind, piece)
+
+
+def _thinks(budget: int | None, config: _ThinkingConfig) -> bool | None:
+    """See ``RequestFacts``: only a budget of 0 leaves thinking out."""
+    is_asked = bool(budget) or given(config.thinkingLevel) or given(config.thinking_level)
+    return True if is_asked else None if budget is None else False
 
 
 def _pieces(part: dict[str, Any]) -> Iterator[tuple[Kind, str]]:

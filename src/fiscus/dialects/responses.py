@@ -73,7 +73,7 @@ class Responses(OpenAIDialect):
             stream=bool(request.stream) or stream,
             output_tokens_max=request.max_output_tokens,
             output_tokens_least=OUTPUT_TOKENS_LEAST,
-            thinks=given(request.reasoning) and b'"none"' not in bytes(request.reasoning),
+            thinks=b'"none"' not in bytes(request.reasoning) if given(request.reasoning) else None,
             include_usage=True,
             tools=len(named),
             tool_names=names(named),

@@ -296,7 +296,8 @@ class Gateway:
             leave=options.wrap_up if options.wrap_up and not wraps_up(incoming.headers) else {},
         )
         attributes = _attributes(payer, model, targets)
-        grows = facts.stream and facts.choices == 1 and not facts.thinks and tools.shares.shows_all(model)
+        may_grow = facts.stream and facts.choices == 1 and not facts.thinks
+        grows = may_grow and tools.shares.shows_all(model, facts.thinks)
         expected = tools.lengths.expected(payer.account, model) if facts.choices == 1 else None
         if expected is None and grows:
             start = options.output_tokens_start

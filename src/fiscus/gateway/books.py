@@ -178,7 +178,7 @@ class Books:
         output = usage.tokens.output
         is_text = all(kind != "image" for _, kind in meter.produced)
         bound = tokens_produced(meter.produced)
-        self._tools.shares.learn(order.model, bound=bound, billed=output, is_text=is_text)
+        self._tools.shares.learn(order.model, bound=bound, billed=output, thinks=facts.thinks, is_text=is_text)
         told, asked = order.admitted.output_tokens, order.admitted.bound.output_tokens_max
         if facts.choices == 1 and (output < told or told == asked):  # what was clamped would have been longer
             self.answer.ended(output)

@@ -259,18 +259,23 @@ class Shares:
     >>> for _ in range(8): shares.learn("m", bound=100, billed=60)
     >>> shares.shows_all("m"), shares.permille("m")
     (True, 660)
+    >>> shares.shows_all("m", thinks=False)
+    False
     >>> shares.learn("m", bound=100, billed=900)
     >>> shares.shows_all("m"), shares.permille("m")
     (False, 1000)
     """
 
     def __init__(self) -> None:
-        self._hides: _Kept[str, deque[bool]] = _Kept(_last)
+        self._hides: _Kept[tuple[str, bool | None], deque[bool]] = _Kept(_last)
         self._permille: _Kept[str, deque[int]] = _Kept(_last)
 
-    def shows_all(self, model: str) -> bool:
-        """Whether what a model bills is known to be what it shows; else nobody sees how much it has produced."""
-        known = self._hides.get(model)
+    def shows_all(self, model: str, thinks: bool | None = None) -> bool:
+        """Whether what a model bills is known to be what it shows; else nobody sees how much it has produced.
+
+        What it shows when it was asked to think, or not to, says nothing of what it hides when it was not.
+        """
+        known = self._hides.get((model, thinks))
         return known is not None and not any(known)
 
     def permille(self, model: str) -> int:
@@ -280,9 +285,9 @@ class Shares:
             return WHOLE_PERMILLE
         return min(WHOLE_PERMILLE, -(-max(known) * SHARE_MARGIN_PERMILLE // 1_000))
 
-    def learn(self, model: str, *, bound: int, billed: int, is_text: bool = True) -> None:
+    def learn(self, model: str, *, bound: int, billed: int, thinks: bool | None = None, is_text: bool = True) -> None:
         """A whole answer, of so many tokens at most by its bytes, was billed as so many."""
-        self._hides.used(model).append(billed > bound + HIDDEN_TOKENS)
+        self._hides.used((model, thinks)).append(billed > bound + HIDDEN_TOKENS)
         if is_text and bound >= SHARE_TOKENS_LEAST:
             self._permille.used(model).append(-(-billed * WHOLE_PERMILLE // bound))
 
