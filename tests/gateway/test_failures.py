@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from fiscus.core.units import AMOUNT_MAX
-from fiscus.gateway import books
+from fiscus.gateway import attempts, books
 from fiscus.gateway.options import Upstream as Provider
 from tests.gateway import wire
 from tests.gateway.gate import IN, OUT, PAYER, PROVIDER_KEY, providers, standing
@@ -412,6 +412,62 @@ async def test_a_second_attempt_that_succeeds_is_booked_once(gate, upstream):
     assert (await gate.chat(wire.chat())).status == 200
     assert len(upstream.asked) == 2
     assert (await gate.last()).amounts["tokens"] == 18
+
+
+def billed_failure(status=503, **more):
+    """An error that names a usage: 18 tokens."""
+    return Reply(status=status, body=wire.encoded({"error": {"message": "no"}, "usage": wire.CHAT_USAGE}), **more)
+
+
+# covers E14
+@pytest.mark.parametrize(
+    ("replies", "status", "tokens", "outcome"),
+    [
+        ((billed_failure(), wire.chat_answer()), 200, 36, "success"),
+        ((billed_failure(500), billed_failure(), wire.chat_answer()), 200, 54, "success"),
+        ((billed_failure(), failing(503)), 503, 18, "error"),
+        ((billed_failure(), failing(400)), 400, 18, "error"),
+        ((billed_failure(),), 503, 54, "error"),
+    ],
+    ids=["answered", "answered at last", "failed", "refused", "billed each time"],
+)
+async def test_each_attempt_that_was_billed_is_on_the_books(gate, upstream, replies, status, tokens, outcome):
+    upstream.answers(*replies)
+    assert (await gate.chat(wire.chat())).status == status
+    booked = await gate.last()
+    times = tokens // 18
+    assert (booked.amounts["tokens"], booked.amounts["calls"]) == (tokens, 1)
+    assert booked.amounts["cost"] == booked.record.cost_nanousd == times * (11 * IN + 7 * OUT)
+    assert (booked.record.tokens.input, booked.record.tokens.output) == (times * 11, times * 7)
+    assert (booked.record.outcome, booked.record.tokens_estimated) == (outcome, False)
+
+
+# covers E14
+async def test_an_attempt_that_was_billed_is_booked_when_nobody_else_can_be_reached(upstream, other):
+    upstream.answers(billed_failure())
+    await other.stop()
+    async with standing(two(upstream, other), attempts_max=2) as gate:
+        assert (await gate.chat(wire.chat())).status == 502
+        assert (await gate.last()).amounts["tokens"] == 18
+
+
+@pytest.mark.parametrize("body", [b"x" * 300_000, ERROR["openai"]])
+async def test_an_answer_that_failed_holds_up_the_next_attempt_for_a_moment_only(gate, upstream, monkeypatch, body):
+    monkeypatch.setattr(attempts, "FAILED_S_MAX", 0.1)
+    upstream.answers(Reply(status=503, body=body, pieces=len(body) // 5, pause_s=1), wire.chat_answer())
+    async with asyncio.timeout(3):
+        assert (await gate.chat(wire.chat())).status == 200
+    assert upstream.asked[0].was_left
+    assert (await gate.last()).amounts["tokens"] == 18
+
+
+async def test_a_call_that_somebody_on_the_way_gave_up_waiting_for_is_not_sent_again(upstream, other):
+    """Who answers 504 has sent it on, and it may have been billed there."""
+    upstream.answers(failing(504))
+    other.answers(wire.chat_answer())
+    async with standing(two(upstream, other)) as gate:
+        assert (await gate.chat(wire.chat())).status == 504
+        assert (len(upstream.asked), len(other.asked)) == (1, 0)
 
 
 async def test_a_provider_that_wants_a_long_pause_is_not_waited_for(gate, upstream):

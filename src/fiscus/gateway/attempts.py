@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from fiscus.contract.logs import get_logger
-from fiscus.dialects import Change
+from fiscus.dialects import Change, Meter, Usage
 from fiscus.gateway.apart import ApartFailed
 from fiscus.gateway.bodies import Body
 from fiscus.gateway.connection import Answer, UpstreamFailed
@@ -15,6 +16,19 @@ from fiscus.gateway.order import Order, Tools
 from fiscus.gateway.upstreams import AGAIN, BROKEN, Target, backoff_s, next_target, retry_after_s
 
 log = get_logger(__name__)
+
+FAILED_BYTES_MAX = 65_536
+FAILED_S_MAX = 1.0
+"""So much of an answer is read, in so many seconds, before somebody else is asked: it may say what it has cost."""
+
+
+class Billed(NamedTuple):
+    """An attempt that failed and was billed all the same: of whom, with which status, what its answer says."""
+
+    target: Target
+    status: int
+    meter: Meter
+    usage: Usage
 
 
 class Attempts:
@@ -24,19 +38,21 @@ class Attempts:
         target: who was asked last.
         was_sent: whether somebody may have begun to work, and to bill.
         status: of the last answer; None: there is none.
+        billed: attempts before the last one that were billed.
     """
 
     def __init__(self, tools: Tools, order: Order) -> None:
         self.target: Target | None = None
         self.was_sent = False
         self.status: int | None = None
+        self.billed: list[Billed] = []
         self._tools = tools
         self._order = order
         self._is_asking = False
         self._asked_s = 0.0
 
     async def ask(self) -> Answer:
-        """Ask one upstream after another until one answers; what was only refused has cost nothing.
+        """Ask one upstream after another until one answers; what was refused has cost what its answer says.
 
         Raises:
             UpstreamFailed: none has answered. One that was sent the call and went silent may have billed it.
@@ -69,8 +85,8 @@ class Attempts:
             self._answered(target, answer)
             if answer.status not in AGAIN or is_last or not self._may_ask_again(answer, tried):
                 return answer
-            answer.close()
             self.was_sent = False  # what was only refused has cost nothing
+            await self._note_billed(target, answer)
             self.let_go(failed=answer.status in BROKEN)
             wait_s = retry_after_s(answer)
             if wait_s is not None and len(tried) >= len(order.targets):
@@ -97,6 +113,20 @@ class Attempts:
         self.status = answer.status
         seconds = time.monotonic() - self._asked_s
         self._tools.metrics.answered(target.upstream.name, seconds, is_broken=answer.status in BROKEN)
+
+    async def _note_billed(self, target: Target, answer: Answer) -> None:
+        """Keep what an answer that is not passed on says of a usage; one that is long, or slow, is left."""
+        meter = self._order.incoming.dialect.meter(answer.header(b"content-type"))
+        try:
+            async with asyncio.timeout(FAILED_S_MAX):
+                meter.read(await answer.read(FAILED_BYTES_MAX))
+        except (UpstreamFailed, TimeoutError):
+            return
+        finally:
+            answer.close()
+        usage = meter.usage()
+        if usage is not None:
+            self.billed.append(Billed(target, answer.status, meter, usage))
 
     def _may_ask_again(self, answer: Answer, tried: Sequence[Target]) -> bool:
         """Whether somebody else may be asked, or the same one soon."""

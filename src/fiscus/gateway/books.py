@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -14,10 +15,11 @@ from fiscus.core.commands import Release, Settle
 from fiscus.core.outcomes import Refused
 from fiscus.core.records import Outcome, Tokens
 from fiscus.dialects import Meter, Usage
-from fiscus.gateway.attempts import Attempts
+from fiscus.gateway.attempts import Attempts, Billed
 from fiscus.gateway.order import Order, Tools
 from fiscus.gateway.produced import tokens_produced
-from fiscus.gateway.settling import Ended, bare_record, booked
+from fiscus.gateway.settling import Booked, Ended, bare_record, booked, together
+from fiscus.gateway.upstreams import Target
 
 log = get_logger(__name__)
 
@@ -77,10 +79,16 @@ class Books:
         )
 
     def release(self, outcome: Outcome = "error") -> None:
-        """Nothing was billed. Only the first word counts."""
-        if self._command is None:
-            self._tools.metrics.released(self._order.incoming.route.dialect, self._attempts.status, outcome)
-            self._command = Release(id=self._order.admitted.id)
+        """Nothing was billed, but by attempts before the last one. Only the first word counts."""
+        if self._command is not None:
+            return
+        if self._attempts.billed:
+            *earlier, last = self._attempts.billed
+            ended = self.ended(outcome, str(last.status), is_whole=True)
+            self._settle(ended, last.meter, last.usage, last.target, earlier)
+            return
+        self._tools.metrics.released(self._order.incoming.route.dialect, self._attempts.status, outcome)
+        self._command = Release(id=self._order.admitted.id)
 
     def settle(self, ended: Ended, meter: Meter, usage: Usage | None) -> None:
         """Book what the provider says, or what is known. Only the first word counts.
@@ -90,13 +98,38 @@ class Books:
             meter: has read the answer, as far as it came.
             usage: what it says.
         """
-        order, target = self._order, self._attempts.target
+        target = self._attempts.target
         if self._command is not None:
             return
         if not self._attempts.was_sent or target is None:
             self.release(ended.outcome)
             return
-        provider = target.upstream.priced_as
+        self._settle(ended, meter, usage, target, self._attempts.billed)
+
+    def _settle(
+        self, ended: Ended, meter: Meter, usage: Usage | None, target: Target, earlier: Sequence[Billed]
+    ) -> None:
+        """Book an attempt, and those before it that were billed, too."""
+        order = self._order
+        what = self._booked(ended, meter, usage, target)
+        self.tokens = what.record.tokens
+        if usage is not None and not what.record.tokens_estimated:
+            self._learn(usage, meter, target.upstream.priced_as, ended)
+        if earlier:
+            failed = self.ended("error", is_whole=True)
+            what = together(what, [self._booked(failed, one.meter, one.usage, one.target) for one in earlier])
+        self._tools.metrics.settled(
+            order.incoming.route.dialect,
+            self._attempts.status,
+            what.record,
+            target.upstream.name,
+            was_cut=ended.was_cut,
+        )
+        self._command = Settle(id=order.admitted.id, total=what.total, record=what.record)
+
+    def _booked(self, ended: Ended, meter: Meter, usage: Usage | None, target: Target) -> Booked:
+        """What one attempt comes to."""
+        order = self._order
         what = booked(
             facts=order.facts,
             counted=order.counted,
@@ -106,24 +139,14 @@ class Books:
             ended=ended,
             payer=order.payer,
             prices=self._tools.prices,
-            provider=provider,
+            provider=target.upstream.priced_as,
             asked_model=target.model_for(order.model),
             at=self._at,
             otherwise=order.price,
         )
-        self.tokens = what.record.tokens
-        self._tools.metrics.settled(
-            order.incoming.route.dialect,
-            self._attempts.status,
-            what.record,
-            target.upstream.name,
-            was_cut=ended.was_cut,
-        )
         if target.rate is not None:
             target.rate.took(what.total["tokens"])
-        if usage is not None and not what.record.tokens_estimated:
-            self._learn(usage, meter, provider, ended)
-        self._command = Settle(id=order.admitted.id, total=what.total, record=what.record)
+        return what
 
     async def finish(self) -> None:
         """Have it booked; while the ledger is away that goes to the spool.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
@@ -127,6 +128,26 @@ def booked(
         },
     )
     return Booked(total=total, record=record)
+
+
+def together(what: Booked, earlier: Sequence[Booked]) -> Booked:
+    """A call, and attempts before it that failed and were billed as well: one call, at what all come to."""
+    every = (what, *earlier)
+    units = dict.fromkeys(unit for one in every for unit in one.total)
+    total: Amounts = {unit: min(AMOUNT_MAX, sum(one.total.get(unit, 0) for one in every)) for unit in units}
+    record = msgspec.structs.replace(
+        what.record,
+        tokens=_sum([one.record.tokens or Tokens() for one in every]),
+        tokens_estimated=any(one.record.tokens_estimated for one in every),
+        cost_nanousd=total.get("cost"),
+        metadata={**what.record.metadata, "attempts_billed": str(len(every))},
+    )
+    return Booked(total={**total, "calls": 1}, record=record)
+
+
+def _sum(tokens: Sequence[Tokens]) -> Tokens:
+    fields = zip(*map(msgspec.structs.astuple, tokens), strict=True)
+    return Tokens(**dict(zip(Tokens.__struct_fields__, (min(AMOUNT_MAX, sum(one)) for one in fields), strict=True)))
 
 
 def bare_record(record: CallRecord) -> CallRecord:

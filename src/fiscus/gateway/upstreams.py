@@ -21,8 +21,8 @@ from fiscus.gateway.options import KEY_HEADERS, Family, GatewayOptions, Upstream
 
 log = get_logger(__name__)
 
-AGAIN = frozenset((408, 409, 429, 500, 502, 503, 504, 529))
-"""Statuses after which another upstream may do better."""
+AGAIN = frozenset((408, 409, 429, 500, 502, 503, 529))
+"""Statuses after which another upstream may do better; who answers 504 has sent the call on, and it may be billed."""
 
 BROKEN = frozenset((500, 502, 503, 504, 529))
 """Statuses that speak against the upstream itself."""
