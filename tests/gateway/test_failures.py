@@ -101,8 +101,12 @@ async def thinking(seconds, reply):
     async def answer(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
         await asyncio.sleep(seconds)
-        head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(reply.body)}\r\n\r\n"
-        writer.write(head.encode() + reply.body)
+        [(_, kind)] = reply.headers
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {len(reply.body)}\r\n\r\n"
+        writer.write(head.encode())
+        for part in reply.parts():
+            writer.write(part)
+            await asyncio.sleep(reply.pause_s)
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
@@ -112,19 +116,86 @@ async def thinking(seconds, reply):
         yield server.sockets[0].getsockname()[1]
 
 
+def at_port(port):
+    """One provider there."""
+    return (Provider(name="openai", family="openai", base_url=f"http://127.0.0.1:{port}/v1", api_key=PROVIDER_KEY),)
+
+
 @pytest.mark.parametrize(("drain_s_max", "tokens", "is_estimated"), [(5.0, 18, False), (0.2, None, True)])
 async def test_a_whole_answer_that_nobody_waits_for_is_read_before_it_has_begun(drain_s_max, tokens, is_estimated):
-    async with thinking(0.5, wire.chat_answer()) as port:
-        provider = Provider(
-            name="openai", family="openai", base_url=f"http://127.0.0.1:{port}/v1", api_key=PROVIDER_KEY
-        )
-        async with standing((provider,), on_disconnect="drain", drain_s_max=drain_s_max) as gate:
-            call = asyncio.create_task(gate.chat(wire.chat()))
-            await asyncio.sleep(0.2)
-            call.cancel()
-            booked = await settled(gate)
-            assert booked.record.tokens_estimated == is_estimated
-            assert booked.amounts["tokens"] == (tokens or booked.amounts["input_tokens"] + 100)
+    async with (
+        thinking(0.5, wire.chat_answer()) as port,
+        standing(at_port(port), on_disconnect="drain", drain_s_max=drain_s_max) as gate,
+    ):
+        call = asyncio.create_task(gate.chat(wire.chat()))
+        await asyncio.sleep(0.2)
+        call.cancel()
+        booked = await settled(gate)
+        assert booked.record.tokens_estimated == is_estimated
+        assert booked.amounts["tokens"] == (tokens or booked.amounts["input_tokens"] + 100)
+
+
+# covers E14
+async def test_a_stream_that_nobody_waits_for_is_read_before_it_has_begun():
+    async with (
+        thinking(0.5, wire.streamed(wire.chat_stream())) as port,
+        standing(at_port(port), on_disconnect="drain") as gate,
+    ):
+        call = asyncio.create_task(gate.chat(wire.chat(stream=True)))
+        await asyncio.sleep(0.2)
+        call.cancel()
+        booked = await settled(gate)
+        assert (booked.amounts["tokens"], booked.record.tokens_estimated) == (18, False)
+
+
+async def test_the_time_in_which_it_is_read_begins_when_the_caller_leaves():
+    slow = wire.streamed(wire.chat_stream(*"abcdefgh" * 30), pieces=100, pause_s=0.1)
+    async with thinking(0.9, slow) as port, standing(at_port(port), on_disconnect="drain", drain_s_max=1.0) as gate:
+        call = asyncio.create_task(gate.chat(wire.chat(stream=True)))
+        await asyncio.sleep(0.2)
+        call.cancel()
+        left_s = asyncio.get_running_loop().time()
+        assert (await settled(gate)).record.tokens_estimated
+        assert asyncio.get_running_loop().time() - left_s < 1.5
+
+
+async def test_nobody_else_is_asked_for_a_caller_who_has_left(upstream):
+    upstream.answers(failing(503), wire.chat_answer())
+    async with standing(providers(upstream), on_disconnect="drain", backoff_s=0.5) as gate:
+        call = asyncio.create_task(gate.chat(wire.chat()))
+        await upstream.request()
+        await asyncio.sleep(0.2)
+        call.cancel()
+        async with asyncio.timeout(2):
+            while (await gate.balance()).held:
+                await asyncio.sleep(0.01)
+        assert len(upstream.asked) == 1
+        assert await gate.usage() == []
+
+
+class Anyone:
+    actor, scope, may_open = "key_1", None, True
+
+
+# covers E14
+async def test_a_call_that_is_interrupted_is_booked_as_held(gate, upstream):
+    """As when the service stops: the provider goes on, and bills."""
+    upstream.answers(Reply(never=True))
+    sent = [{"type": "http.request", "body": json.dumps(wire.chat()).encode(), "more_body": False}]
+
+    async def receive():
+        return sent.pop() if sent else await asyncio.get_running_loop().create_future()
+
+    async def admitted(_):
+        return Anyone()
+
+    scope = {"method": "POST", "path": "/openai/v1/chat/completions", "headers": [], "query_string": b""}
+    call = asyncio.create_task(gate.gateway(scope, receive, lambda _: asyncio.sleep(0), admitted))
+    await upstream.request()
+    call.cancel()
+    booked = await settled(gate)
+    assert (booked.record.error_code, booked.record.tokens_estimated) == ("interrupted", True)
+    assert booked.amounts["output_tokens"] == 100
 
 
 async def test_who_leaves_while_a_whole_answer_comes_stops_the_provider(gate, upstream):
@@ -251,6 +322,7 @@ async def test_a_page_for_people_becomes_an_error_of_the_dialect(gate, upstream,
     assert b"<html>" not in answer.body
     booked = await gate.usage()
     assert [one.record.tokens_estimated for one in booked] == ([True] if status == 200 else [])
+    assert all(one.amounts["output_tokens"] == 0 for one in booked), "no model has written it"
 
 
 async def test_an_answer_that_leads_elsewhere_is_not_followed(gate, upstream):
@@ -265,7 +337,9 @@ async def test_an_answer_that_leads_elsewhere_is_not_followed(gate, upstream):
 async def test_an_answer_that_is_cut_json_is_an_error(gate, upstream):
     upstream.answers(Reply(body=wire.chat_answer().body[:60]))
     assert (await gate.chat(wire.chat())).status == 502
-    assert (await gate.last()).record.error_code == "not_an_answer"
+    booked = await gate.last()
+    assert booked.record.error_code == "not_an_answer"
+    assert booked.amounts["output_tokens"] == 100, "it was produced, and nobody can read how much"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -353,6 +427,7 @@ async def test_an_answer_that_is_compressed_all_the_same_is_not_passed_on_unmete
     booked = await gate.last()
     assert (booked.record.error_code, booked.record.tokens_estimated) == ("not_an_answer", True)
     assert booked.amounts["input_tokens"] > 0
+    assert booked.amounts["output_tokens"] == 100, "it was produced, and nobody can read how much"
 
 
 async def test_a_stream_that_nobody_asked_for_passes_and_is_booked(gate, upstream):

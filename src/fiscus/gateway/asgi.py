@@ -32,10 +32,11 @@ NOT_PASSED_ON = frozenset(
 
 
 class Presence:
-    """Whether the caller is still there; ``stop`` it."""
+    """Whether the caller is still there, and since when not, on the loop's clock; ``stop`` it."""
 
     def __init__(self, receive: Receive) -> None:
         self.is_gone = False
+        self.gone_s = 0.0
         self._receive = receive
         self._then: Callable[[], object] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -85,7 +86,7 @@ class Presence:
     async def _left(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.is_gone = True
+        self.is_gone, self.gone_s = True, self._loop.time()
         if self._then is not None:
             self._then()
 

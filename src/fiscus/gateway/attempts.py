@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fiscus.contract.logs import get_logger
@@ -51,8 +51,11 @@ class Attempts:
         self._is_asking = False
         self._asked_s = 0.0
 
-    async def ask(self) -> Answer:
+    async def ask(self, is_left: Callable[[], bool]) -> Answer:
         """Ask one upstream after another until one answers; what was refused has cost what its answer says.
+
+        Args:
+            is_left: whether the caller has left, for whom nobody else is asked then.
 
         Raises:
             UpstreamFailed: none has answered. One that was sent the call and went silent may have billed it.
@@ -64,6 +67,8 @@ class Attempts:
             target = next_target(order.targets, tried)
             if target in tried:
                 await asyncio.sleep(backoff_s(options, attempt))
+            if attempt and is_left():
+                raise UpstreamFailed("was not asked again: the caller has left", was_sent=False)
             tried.append(target)
             body = await self._request_for(target)
             self._begin(target)

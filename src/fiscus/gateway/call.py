@@ -63,13 +63,13 @@ class Call:
             await self._books.finish()
         except Exception:
             log.exception("call_failed", hold=self._order.admitted.id)
-            self._book(self._books.ended("error", "gateway_failed"))
+            self._book(self._books.ended("error", "gateway_failed", is_unread=self._is_unread()))
             await self._say_failed(send)
         finally:
             presence.stop()
             self._attempts.let_go(failed=False)
             if self._books.is_open:
-                self._book(Ended(outcome="cancelled", error_code="interrupted"))
+                self._book(Ended(outcome="cancelled", error_code="interrupted", is_unread=self._is_unread()))
                 await asyncio.shield(self._books.finish())
         return send.has_begun or presence.is_gone
 
@@ -78,9 +78,9 @@ class Call:
         attempts = self._attempts
         options = self._tools.options
         is_whole = not self._order.facts.stream
-        linger_s = options.drain_s_max if is_whole and options.on_disconnect == "drain" else 0
+        linger_s = options.drain_s_max if options.on_disconnect == "drain" else 0
         try:
-            answer = await presence.unless_gone(attempts.ask(), linger_s)
+            answer = await presence.unless_gone(attempts.ask(lambda: presence.is_gone), linger_s)
         except UpstreamFailed as failure:
             await self._give_up(failure, send)
             return
@@ -88,7 +88,7 @@ class Call:
             attempts.let_go(failed=False)
             self._book(self._books.ended("cancelled", "client_left", is_unread=is_whole))
             return
-        presence.when_gone(lambda: self._leave(answer))
+        presence.when_gone(lambda: self._leave(answer, presence))
         order, books = self._order, self._books
         self._meter = meter = order.incoming.dialect.meter(answer.header(b"content-type"))
         self._is_streamed = answer.status == 200 and self._is_stream(answer)
@@ -114,10 +114,10 @@ class Call:
         is_plain = answer.header(b"content-encoding").lower() in ("", "identity")
         return is_plain and ("event-stream" in kind or is_array)
 
-    def _leave(self, answer: Answer) -> None:
+    def _leave(self, answer: Answer, presence: Presence) -> None:
         """The caller has left: the provider is left, too, at once or when it has had time to tell its usage."""
         if self._tools.options.on_disconnect == "drain":
-            asyncio.get_running_loop().call_later(self._tools.options.drain_s_max, answer.close)
+            asyncio.get_running_loop().call_at(presence.gone_s + self._tools.options.drain_s_max, answer.close)
         else:
             answer.close()
 
@@ -141,6 +141,11 @@ class Call:
         elif not send.has_ended:
             last = dialect.error_event(UNREAD, self._meter) if self._is_streamed else b""
             await send({"type": "http.response.body", "body": last})
+
+    def _is_unread(self) -> bool:
+        """Whether an answer that is not streamed may have been produced, of which nothing was read."""
+        is_refused = self._attempts.status is not None and self._attempts.status >= 300
+        return not (self._order.facts.stream or is_refused or self._meter.produced)
 
     def _book(self, ended: Ended) -> None:
         """What is known of it, perhaps nothing; what was sent may have been billed all the same."""

@@ -33,7 +33,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
         outcome, error_code: for the record.
         was_cut: whether the gateway ended it for want of budget.
         is_whole: whether the answer came in one piece, so that a usage in it is the last word.
-        is_unread: whether an answer that is not streamed may have been produced, and billed, and was not read.
+        is_unread: whether an answer may have been produced as a whole, and billed, and was not or cannot be read.
         duration_ms, first_ms: milliseconds, to the end and to the first piece.
     """
 

@@ -96,6 +96,11 @@ class Whole:
             retry_after_s=math.ceil(wait_s) if wait_s is not None and status in AGAIN else None,
         )
 
+    def _is_the_apis(self) -> bool:
+        """Whether it says that it is an answer of the API, though nobody can read it; a page for people does not."""
+        kind = self._answer.header(b"content-type").lower()
+        return "json" in kind or "event-stream" in kind
+
     def _book(self, usage: Usage | None, wrong: Problem | None) -> None:
         """An error that names no usage was not billed."""
         status, error, books = self._answer.status, self._meter.error, self._books
@@ -103,7 +108,9 @@ class Whole:
             books.release()
         elif wrong is not None or error is not None or status >= 300:
             code = error.code if error is not None else None if wrong is None else "not_an_answer"
-            books.settle(books.ended("error", code or str(status), is_whole=True), self._meter, usage)
+            is_unread = wrong is not None and error is None and status < 300 and self._is_the_apis()
+            ended = books.ended("error", code or str(status), is_whole=True, is_unread=is_unread)
+            books.settle(ended, self._meter, usage)
         else:
             books.settle(books.ended("success", is_whole=True), self._meter, usage)
 
