@@ -153,6 +153,22 @@ async def test_callers_who_leave_do_not_speak_for_a_provider_that_hangs(upstream
         assert target.failures == 2
 
 
+@pytest.mark.parametrize("attempts_max", [1, 3])
+async def test_callers_who_leave_do_not_speak_for_a_provider_that_has_said_that_it_fails(upstream, attempts_max):
+    upstream.answers(Reply(status=503, body=b"x" * 100, pieces=10, pause_s=0.3))
+    async with standing(providers(upstream), attempts_max=attempts_max, broken_after=9) as gate:
+        [target] = gate.gateway._tools.upstreams.targets("openai", "test-model")
+        target.failures = 2
+        asking = asyncio.create_task(gate.chat(wire.chat()))
+        await upstream.request()
+        await asyncio.sleep(0.2)
+        asking.cancel()
+        async with asyncio.timeout(5):
+            while target.in_flight:
+                await asyncio.sleep(0.01)
+        assert target.failures == 3
+
+
 async def test_the_input_is_counted_as_the_provider_names_the_model(upstream):
     upstream.answers(wire.chat_answer())
     picture = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}

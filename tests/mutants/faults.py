@@ -1291,8 +1291,15 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="callers who leave close the breaker of a provider that hangs",
         file="gateway/attempts.py",
-        old="failed=failed if is_known else None)",
-        new="failed=failed)",
+        old="failed=failed or is_broken if is_known else None)",
+        new="failed=failed or is_broken)",
+        first="tests/gateway/test_upstreams.py",
+    ),
+    Fault(
+        name="callers who leave close the breaker of a provider that has said that it fails",
+        file="gateway/attempts.py",
+        old="failed=failed or is_broken if is_known else None)",
+        new="failed=failed if is_known else None)",
         first="tests/gateway/test_upstreams.py",
     ),
     Fault(

@@ -99,13 +99,14 @@ class Attempts:
         raise AssertionError("the last attempt returns or raises")
 
     def let_go(self, *, failed: bool) -> None:
-        """The upstream has nothing more to do with this call."""
+        """The upstream has nothing more to do with this call, which failed, also if its status says so."""
         if self._is_asking and self.target is not None:
             self._is_asking = False
-            if failed and self.status is not None and self.status not in BROKEN:
+            is_broken = self.status in BROKEN
+            if failed and self.status is not None and not is_broken:
                 self._tools.metrics.failed(self.target.upstream.name, was_sent=True, is_timeout=False)
             is_known = failed or self.status is not None
-            self._tools.upstreams.ended(self.target, failed=failed if is_known else None)
+            self._tools.upstreams.ended(self.target, failed=failed or is_broken if is_known else None)
 
     def _begin(self, target: Target) -> None:
         self.target = target
