@@ -314,8 +314,9 @@ THINKING = (
 
 @pytest.mark.parametrize(("way", "body"), THINKING)
 async def test_a_stream_that_is_asked_to_think_holds_its_bound(gate, upstream, way, body):
-    """What it thinks may be billed unseen, whatever answers of the model have shown that were not asked to."""
-    gate.knows(10)
+    """What it thinks may be billed unseen, whatever other answers of the model have shown."""
+    for thinks in (None, False, True):
+        gate.knows(10, thinks=thinks)
     upstream.answers(wire.streamed(b""))
     await getattr(gate, way)(body)
     [held] = [entry.data["amounts"] for entry in await gate.entries() if entry.kind == "held"]
