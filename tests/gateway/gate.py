@@ -90,7 +90,7 @@ class Gate:
         tools = self.gateway._tools
         for _ in range(answers):
             tools.lengths.learn(PAYER, MODEL, output_tokens)
-            tools.shares.learn(MODEL, bound=output_tokens, billed=output_tokens, thinks=thinks)
+            tools.shares.learn("openai", MODEL, bound=output_tokens, billed=output_tokens, thinks=thinks)
 
     # -- the ledger ---------------------------------------------------------------------------------------------
 

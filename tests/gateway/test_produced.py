@@ -6,7 +6,16 @@ import random
 
 from fiscus.dialects import Produced
 from fiscus.gateway import produced as module
-from fiscus.gateway.produced import BEGUN_MAX, IMAGE_TOKENS, LENGTHS_MAX, Expected, Lengths, Shares, tokens_produced
+from fiscus.gateway.produced import (
+    BEGUN_MAX,
+    IMAGE_TOKENS,
+    LENGTHS_MAX,
+    Expected,
+    Lengths,
+    Share,
+    Shares,
+    tokens_produced,
+)
 
 ASKED = 1_024
 
@@ -27,25 +36,56 @@ def test_each_kind_counts_and_each_piece_is_a_token_at_least():
 
 
 def test_what_was_learned_of_ascii_holds_for_ascii_only():
-    assert tokens_produced({(0, "text"): piece("a" * 300)}, 500) == 50
-    assert tokens_produced({(0, "text"): piece("日本" * 50)}, 500) == 100
+    assert tokens_produced({(0, "text"): piece("a" * 300)}, Share(500)) == 50
+    assert tokens_produced({(0, "text"): piece("日本" * 50)}, Share(500)) == 100
+    assert tokens_produced({(0, "text"): piece("日本" * 50, 50)}, Share(500, 1_000)) == 100
+    assert tokens_produced({(0, "text"): piece("a" * 300, 50)}, Share(1_000, 1_000)) == 50
+
+
+def test_the_lower_of_the_two_bounds_counts_and_images_besides():
+    said = {(0, "text"): piece("a" * 300, 60), (0, "tool"): piece("b" * 300, 20), (0, "image"): piece("", 1)}
+    assert tokens_produced(said, Share(900)) == 90 + 90 + IMAGE_TOKENS
+    assert tokens_produced(said, Share(900, 1_100)) == 88 + IMAGE_TOKENS
+    assert tokens_produced(said, Share(900, 9_000)) == 90 + 90 + IMAGE_TOKENS
+
+
+def test_a_bound_is_as_far_above_what_is_known_as_that_lies_apart():
+    shares = Shares()
+    for tokens in (50, 52, 52, 52, 52, 52, 55):
+        shares.learn("u", "m", bound=100, billed=tokens, pieces=50)
+    assert shares.of("u", "m") == Share()
+    shares.learn("u", "m", bound=100, billed=50, pieces=50)
+    assert shares.of("u", "m") == Share(600, 1_200)
+    assert shares.of("other", "m") == shares.of("u", "other") == Share()
+    for _ in range(64):
+        shares.learn("u", "m", bound=100, billed=50, pieces=50)
+    assert shares.of("u", "m") == Share(500, 1_000)
+
+
+def test_a_piece_has_a_token_at_least_and_what_came_at_once_says_nothing_of_pieces():
+    shares = Shares()
+    for _ in range(20):
+        shares.learn("u", "m", bound=100, billed=40, pieces=80)
+        shares.learn("at once", "m", bound=100, billed=40)
+    assert shares.of("u", "m") == Share(400, 1_000)
+    assert shares.of("at once", "m") == Share(400, None)
 
 
 def test_a_model_that_bills_what_it_does_not_show_is_never_trusted_to_show_all():
     shares = Shares()
     for _ in range(20):
-        shares.learn("m", bound=100, billed=90)
-    assert (shares.shows_all("m"), shares.permille("m")) == (True, 990)
-    shares.learn("m", bound=100, billed=700)
-    assert (shares.shows_all("m"), shares.permille("m")) == (False, 1_000)
+        shares.learn("u", "m", bound=100, billed=90)
+    assert (shares.shows_all("m"), shares.of("u", "m")) == (True, Share(900))
+    shares.learn("u", "m", bound=100, billed=700)
+    assert (shares.shows_all("m"), shares.of("u", "m")) == (False, Share())
 
 
 def test_images_and_short_texts_say_nothing_of_long_ones():
     shares = Shares()
     for _ in range(20):
-        shares.learn("m", bound=2_000, billed=1_290, is_text=False)
-        shares.learn("m", bound=9, billed=3)
-    assert (shares.shows_all("m"), shares.permille("m")) == (True, 1_000)
+        shares.learn("u", "m", bound=2_000, billed=1_290, pieces=20, is_text=False)
+        shares.learn("u", "m", bound=9, billed=3, pieces=3)
+    assert (shares.shows_all("m"), shares.of("u", "m")) == (True, Share())
 
 
 def test_only_the_last_lengths_count():

@@ -221,6 +221,21 @@ async def test_what_was_on_its_way_when_a_stream_was_cut_is_booked(upstream):
         assert booked.uncovered == {}
 
 
+async def test_what_has_come_is_booked_by_its_pieces_where_each_is_known_to_be_a_token(gate, upstream):
+    """By its bytes it would be twice as much. What is not streamed comes at once, and says nothing of pieces."""
+    usage = {"prompt_tokens": 11, "completion_tokens": 60}
+    for _ in range(8):
+        upstream.answers(wire.streamed(wire.chat_stream(*WORDS[:60], usage=usage)))
+        assert (await gate.chat(wire.chat(stream=True))).status == 200
+        whole = {"index": 0, "message": {"role": "assistant", "content": "".join(WORDS[:60])}, "finish_reason": "stop"}
+        upstream.answers(wire.chat_answer(choices=[whole], usage=usage))
+        assert (await gate.chat(wire.chat())).status == 200
+    upstream.answers(wire.streamed(wire.chat_stream(*WORDS[:200], usage=None)))
+    assert (await gate.chat(wire.chat(stream=True))).status == 200
+    booked = (await gate.usage())[-1]
+    assert (booked.amounts["output_tokens"], booked.record.tokens_estimated) == (200, True)
+
+
 async def test_a_cut_stream_tells_its_usage_where_the_caller_wants_it(upstream):
     async with standing(providers(upstream), budget=False) as gate:
         await gate.account(PAYER, tokens=PLENTY)

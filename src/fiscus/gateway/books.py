@@ -16,6 +16,7 @@ from fiscus.core.outcomes import Refused
 from fiscus.core.records import Outcome, Tokens
 from fiscus.dialects import Meter, Usage
 from fiscus.gateway.attempts import Attempts, Billed
+from fiscus.gateway.options import Upstream
 from fiscus.gateway.order import Order, Tools
 from fiscus.gateway.produced import tokens_produced
 from fiscus.gateway.settling import Booked, Ended, bare_record, booked, together
@@ -114,7 +115,7 @@ class Books:
         what = self._booked(ended, meter, usage, target)
         self.tokens = what.record.tokens
         if usage is not None and not what.record.tokens_estimated:
-            self._learn(usage, meter, target.upstream.priced_as, ended)
+            self._learn(usage, meter, target.upstream, ended)
         if earlier:
             failed = self.ended("error", is_whole=True)
             what = together(what, [self._booked(failed, one.meter, one.usage, one.target) for one in earlier])
@@ -135,7 +136,7 @@ class Books:
             counted=order.counted,
             meter=meter,
             usage=usage,
-            produced=self._produced(meter, all_held=ended.was_cut or ended.is_unread),
+            produced=self._produced(meter, target.upstream, all_held=ended.was_cut or ended.is_unread),
             ended=ended,
             payer=order.payer,
             prices=self._tools.prices,
@@ -182,26 +183,34 @@ class Books:
     def _elapsed_ms(self) -> int:
         return int((time.monotonic() - self.started_s) * 1_000)
 
-    def _produced(self, meter: Meter, *, all_held: bool) -> int:
+    def _produced(self, meter: Meter, upstream: Upstream, *, all_held: bool) -> int:
         """Tokens of output that have come; or as many as are held, where more may be on its way, or was not read."""
         order = self._order
-        come = tokens_produced(meter.produced, self._tools.shares.permille(order.model))
+        come = tokens_produced(meter.produced, self._tools.shares.of(upstream.name, order.model))
         return max(come, order.admitted.held_output_tokens * order.admitted.bound.choices) if all_held else come
 
-    def _learn(self, usage: Usage, meter: Meter, provider: str, ended: Ended) -> None:
+    def _learn(self, usage: Usage, meter: Meter, upstream: Upstream, ended: Ended) -> None:
         """What this call teaches of counts, of texts and of lengths."""
         order = self._order
         facts = order.facts
         is_one_model = len({target.model_for(order.model) for target in order.targets}) == 1
         if is_one_model and not (order.counted.unseen or facts.input_unknown or facts.server_tools):
-            self._tools.reader.learn(order.counted, provider, usage.tokens.input)
-            self._tools.metrics.counted(provider, order.counted, usage.tokens.input)
+            self._tools.reader.learn(order.counted, upstream.priced_as, usage.tokens.input)
+            self._tools.metrics.counted(upstream.priced_as, order.counted, usage.tokens.input)
         if ended.was_cut or ended.outcome != "success":
             return
         output = usage.tokens.output
         is_text = all(kind != "image" for _, kind in meter.produced)
-        bound = tokens_produced(meter.produced)
-        self._tools.shares.learn(order.model, bound=bound, billed=output, thinks=facts.thinks, is_text=is_text)
+        pieces = sum(one.deltas for (_, kind), one in meter.produced.items() if kind != "opaque")
+        self._tools.shares.learn(
+            upstream.name,
+            order.model,
+            bound=tokens_produced(meter.produced),
+            billed=output,
+            pieces=pieces if facts.stream else None,
+            thinks=facts.thinks,
+            is_text=is_text,
+        )
         told, asked = order.admitted.output_tokens, order.admitted.bound.output_tokens_max
         if facts.choices == 1 and (output < told or told == asked):  # what was clamped would have been longer
             self.answer.ended(output)

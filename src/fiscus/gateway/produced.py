@@ -34,7 +34,6 @@ IMAGE_TOKENS = 2_000
 """An image in a stream comes to so many at most (Gemini's largest)."""
 
 WHOLE_PERMILLE = 1_000
-SHARE_MARGIN_PERMILLE = 1_100
 SHARE_TOKENS_LEAST = 32
 """Shorter texts say nothing of their model: the few tokens around a text weigh too much in them."""
 
@@ -45,29 +44,51 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-def tokens_produced(produced: Mapping[tuple[int, Kind], Produced], share_permille: int = WHOLE_PERMILLE) -> int:
+class Share(msgspec.Struct, frozen=True):
+    """An upper bound of what texts come to, in thousandths of a token.
+
+    Attributes:
+        permille: of the bound by bytes, how much plain ASCII really comes to.
+        piece_permille: how much each piece of plain ASCII comes to; None: that is not known.
+    """
+
+    permille: int = WHOLE_PERMILLE
+    piece_permille: int | None = None
+
+
+NOTHING_KNOWN = Share()
+
+
+def tokens_produced(produced: Mapping[tuple[int, Kind], Produced], share: Share = NOTHING_KNOWN) -> int:
     """An upper estimate of the tokens that have come, all choices and kinds together.
 
     No less than the number of pieces: a provider sends at least a token in each.
 
     Args:
         produced: as a meter has it.
-        share_permille: of the bound by bytes, how much plain ASCII really comes to; see ``Shares``.
+        share: what is known of the texts; see ``Shares``.
 
     >>> tokens_produced({(0, "text"): Produced(characters=300, utf8_bytes=300, deltas=50)})
     100
-    >>> tokens_produced({(0, "text"): Produced(characters=300, utf8_bytes=300, deltas=50)}, 750)
+    >>> tokens_produced({(0, "text"): Produced(characters=300, utf8_bytes=300, deltas=50)}, Share(750))
     75
+    >>> tokens_produced({(0, "text"): Produced(characters=300, utf8_bytes=300, deltas=50)}, Share(750, 1_020))
+    51
     """
-    total = 0
+    images = by_bytes = pieces = other_bytes = 0
     for (_, kind), one in produced.items():
         if kind == "image":
-            total += one.deltas * IMAGE_TOKENS
+            images += one.deltas * IMAGE_TOKENS
         elif kind != "opaque":
             other = min(one.utf8_bytes, 2 * (one.utf8_bytes - one.characters))  # bytes that are not ASCII
-            thousandths = (one.utf8_bytes - other) * share_permille + other * WHOLE_PERMILLE
-            total += max(one.deltas, -(-thousandths // (BYTES_PER_TOKEN * WHOLE_PERMILLE)))
-    return total
+            thousandths = (one.utf8_bytes - other) * share.permille + other * WHOLE_PERMILLE
+            by_bytes += max(one.deltas, -(-thousandths // (BYTES_PER_TOKEN * WHOLE_PERMILLE)))
+            pieces += one.deltas
+            other_bytes += other
+    if share.piece_permille is None:
+        return images + by_bytes
+    by_pieces = -(-pieces * share.piece_permille // WHOLE_PERMILLE) - (-other_bytes // BYTES_PER_TOKEN)
+    return images + min(by_bytes, by_pieces)
 
 
 def tokens_at_least(produced: Mapping[tuple[int, Kind], Produced]) -> int:
@@ -251,24 +272,28 @@ class _Lengths:
 
 
 class Shares:
-    """What the texts of each model came to when they were billed, against the bound by their bytes.
+    """What the texts of each model came to when they were billed, by their bytes and by the pieces they came in.
+
+    Both are learned of who sent them: in how many pieces a text comes is up to the upstream.
 
     >>> shares = Shares()
-    >>> shares.shows_all("m"), shares.permille("m")
-    (False, 1000)
-    >>> for _ in range(8): shares.learn("m", bound=100, billed=60)
-    >>> shares.shows_all("m"), shares.permille("m")
-    (True, 660)
+    >>> shares.shows_all("m"), shares.of("openai", "m")
+    (False, Share(permille=1000, piece_permille=None))
+    >>> for tokens in (60, 60, 60, 60, 60, 60, 60, 61):
+    ...     shares.learn("openai", "m", bound=100, billed=tokens, pieces=60)
+    >>> shares.shows_all("m"), shares.of("openai", "m")
+    (True, Share(permille=620, piece_permille=1034))
     >>> shares.shows_all("m", thinks=False)
     False
-    >>> shares.learn("m", bound=100, billed=900)
-    >>> shares.shows_all("m"), shares.permille("m")
-    (False, 1000)
+    >>> shares.learn("openai", "m", bound=100, billed=900)
+    >>> shares.shows_all("m"), shares.of("openai", "m")
+    (False, Share(permille=1000, piece_permille=1034))
     """
 
     def __init__(self) -> None:
         self._hides: _Kept[tuple[str, bool | None], deque[bool]] = _Kept(_last)
-        self._permille: _Kept[str, deque[int]] = _Kept(_last)
+        self._permille: _Kept[tuple[str, str], deque[int]] = _Kept(_last)
+        self._piece_permille: _Kept[tuple[str, str], deque[int]] = _Kept(_last)
 
     def shows_all(self, model: str, thinks: bool | None = None) -> bool:
         """Whether what a model bills is known to be what it shows; else nobody sees how much it has produced.
@@ -278,18 +303,50 @@ class Shares:
         known = self._hides.get((model, thinks))
         return known is not None and not any(known)
 
-    def permille(self, model: str) -> int:
-        """An upper bound of the share, in thousandths; all of it, until enough is known."""
-        known = self._permille.get(model)
-        if known is None or len(known) < SAMPLES_LEAST:
-            return WHOLE_PERMILLE
-        return min(WHOLE_PERMILLE, -(-max(known) * SHARE_MARGIN_PERMILLE // 1_000))
+    def of(self, upstream: str, model: str) -> Share:
+        """What the texts of a model come to at an upstream at most, as far as enough of them is known."""
+        permille = _at_most(self._permille.get((upstream, model)))
+        piece_permille = _at_most(self._piece_permille.get((upstream, model)))
+        return Share(
+            permille=WHOLE_PERMILLE if permille is None else min(WHOLE_PERMILLE, permille),
+            piece_permille=None if piece_permille is None else max(WHOLE_PERMILLE, piece_permille),
+        )
 
-    def learn(self, model: str, *, bound: int, billed: int, thinks: bool | None = None, is_text: bool = True) -> None:
-        """A whole answer, of so many tokens at most by its bytes, was billed as so many."""
+    def learn(
+        self,
+        upstream: str,
+        model: str,
+        *,
+        bound: int,
+        billed: int,
+        pieces: int | None = None,
+        thinks: bool | None = None,
+        is_text: bool = True,
+    ) -> None:
+        """A whole answer was billed.
+
+        Args:
+            upstream: of whom.
+            model: as the caller names it.
+            bound: how many tokens it has at most, by its bytes.
+            billed: how many were billed.
+            pieces: in how many it came; None: at once.
+            thinks: whether it was asked to.
+            is_text: whether it is nothing but text.
+        """
         self._hides.used((model, thinks)).append(billed > bound + HIDDEN_TOKENS)
         if is_text and bound >= SHARE_TOKENS_LEAST:
-            self._permille.used(model).append(-(-billed * WHOLE_PERMILLE // bound))
+            self._permille.used((upstream, model)).append(-(-billed * WHOLE_PERMILLE // bound))
+            if pieces:
+                self._piece_permille.used((upstream, model)).append(-(-billed * WHOLE_PERMILLE // pieces))
+
+
+def _at_most(known: deque[int] | None) -> int | None:
+    """An upper bound of a share of which so many are known: as far above them all as they lie apart."""
+    if known is None or len(known) < SAMPLES_LEAST:
+        return None
+    most = max(known)
+    return most + most - min(known)
 
 
 def _last() -> deque[Any]:

@@ -16,7 +16,7 @@ from fiscus.gateway.books import Books
 from fiscus.gateway.connection import Answer, UpstreamFailed
 from fiscus.gateway.live import Running
 from fiscus.gateway.order import Order, Tools
-from fiscus.gateway.produced import tokens_at_least, tokens_produced
+from fiscus.gateway.produced import NOTHING_KNOWN, tokens_at_least, tokens_produced
 from fiscus.gateway.settling import Ended
 from fiscus.gateway.whole import BROKE_OFF, BROKE_OFF_CODE
 
@@ -58,7 +58,8 @@ class Streaming:
         self._dialect = order.incoming.dialect
         self._events = order.incoming.dialect.events(answer.header(b"content-type"))
         self._meter = meter
-        self._share_permille = tools.shares.permille(order.model)
+        target = attempts.target
+        self._share = NOTHING_KNOWN if target is None else tools.shares.of(target.upstream.name, order.model)
         self._again_s = 0.0
         self._renewed_s = time.monotonic()
         self._running = Running(
@@ -137,7 +138,7 @@ class Streaming:
 
     async def _goes_on(self) -> bool:
         """Note what has come; False: the stream must end now."""
-        self._running.output_tokens = produced = tokens_produced(self._meter.produced, self._share_permille)
+        self._running.output_tokens = produced = tokens_produced(self._meter.produced, self._share)
         if self._is_one:
             self._books.answer.come = produced
         return await self._keep_ahead(produced) and await self._is_held()
