@@ -177,6 +177,20 @@ async def test_the_same_id_with_another_body_is_a_conflict_and_has_no_effect(bus
     assert await busy.head() == before
 
 
+@pytest.mark.parametrize("name", ["If-Match", "If-None-Match"])
+async def test_a_condition_on_what_has_no_version_is_refused(busy: Api, name: str):
+    """It would not be kept. Reads have none either, and are answered whole."""
+    before = await busy.head()
+    headers = {name: '"1"'}
+    for path, body in (("/v1/accounts/team:a", {}), ("/v1/templates/t%3A*", {"budgets": []})):
+        answer = await busy.put(path, body, headers=headers)
+        assert (answer.status, answer.code, answer.json["field"]) == (422, "invalid", name), path
+    answer = await busy.post("/v1/holds", HOLD | {"id": "new"}, headers=headers)
+    assert (answer.status, answer.json["field"]) == (422, name)
+    assert (await busy.get("/v1/accounts/team:a", headers=headers)).status == 200
+    assert await busy.head() == before
+
+
 HEADERS = [
     ({"Idempotency-Key": "x" * 129}, 422),
     ({"Idempotency-Key": "a\x01b"}, 422),

@@ -307,6 +307,36 @@ def test_what_was_used_without_being_admitted_is_booked(busy: Ledger) -> None:
     assert busy.draft.waiting == {}
 
 
+@pytest.mark.parametrize("becomes", ["waits", "refused", "released", "refused and released"])
+def test_what_was_used_without_being_admitted_is_booked_whatever_became_of_the_reserve(
+    busy: Ledger, becomes: str
+) -> None:
+    """To whom the reserve has named, and once: a later reading adds what it has more, the reserve comes too late."""
+    busy.account("c", parent="root")
+    busy.budget("c", 50)
+    busy.queue("x", "b", 10, wait_s=5, also=("c",))
+    if "refused" in becomes:
+        busy.wait(5 * SECOND).due()
+    if "released" in becomes:
+        assert busy.release("x").state == "released"
+    assert busy.settle("x", 7, account="b").state == ("released" if "released" in becomes else "settled")
+    assert (busy.cell("root").uncovered, busy.cell("c").uncovered) == (7, 7)
+    busy.settle("x", 9)
+    busy.settle("x", 8)
+    assert (busy.cell("root").uncovered, busy.cell("c").uncovered) == (9, 9)
+    assert busy.hold("x").booked["tokens"] == 9
+    busy.reserve("x", "b", 10, also=("c",), refused="already_settled")
+    busy.check_replay()
+
+
+def test_what_was_given_back_before_it_was_claimed_is_booked_where_it_was_held(busy: Ledger) -> None:
+    busy.queue("x", "b", 10)
+    busy.settle("first", 0)
+    busy.release("x")
+    busy.settle("x", 7)
+    assert busy.cell("root").uncovered == 7
+
+
 # -- what was admitted ---------------------------------------------------------------------------------------------
 
 

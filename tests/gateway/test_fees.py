@@ -65,6 +65,17 @@ async def test_gemini_bills_answers_or_searches_by_the_model(upstream, model, se
     assert fees_of(booked) == searches * FEE
 
 
+async def test_searches_of_a_stream_that_broke_off_are_billed_as_far_as_they_are_known(upstream):
+    chunk = wire.gemini_chunk("Hello!", groundingMetadata={"webSearchQueries": ["a", "b"]})
+    chunk["modelVersion"] = model = "gemini-3-pro-preview"
+    path = f"/gemini/v1beta/models/{model}:streamGenerateContent?alt=sse"
+    prices = (PriceOverride(provider="*", model="*", input="1", output="2", web_searches="10"),)
+    body = wire.contents(tools=[{"googleSearch": {}}])
+    booked = await booked_for(upstream, path, body, wire.streamed(sse(chunk, done=False)), prices)
+    assert (booked.record.outcome, booked.record.tokens_estimated) == ("error", True)
+    assert fees_of(booked) == 2 * FEE
+
+
 CLAUDE = "claude-opus-4-6"
 
 

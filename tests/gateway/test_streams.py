@@ -123,11 +123,30 @@ async def test_a_stream_without_usage_is_booked_as_counted_and_says_so(gate, ups
     assert booked.amounts["cost"] == booked.amounts["input_tokens"] * IN + booked.amounts["output_tokens"] * OUT
 
 
-async def test_usage_of_zero_is_what_the_provider_said(gate, upstream):
-    upstream.answers(wire.streamed(wire.chat_stream(usage={"prompt_tokens": 0, "completion_tokens": 0})))
+@pytest.mark.parametrize(
+    ("said", "booked_tokens"), [((0, 0), "counted"), ((9, 0), "output counted"), ((0, 3), "as said")]
+)
+async def test_an_output_of_zero_is_not_believed_of_an_answer_that_shows_something(gate, upstream, said, booked_tokens):
+    """What the provider says beside it stands."""
+    usage = dict(zip(("prompt_tokens", "completion_tokens"), said, strict=True))
+    upstream.answers(wire.streamed(wire.chat_stream(usage=usage)))
     assert (await gate.chat(wire.chat(stream=True))).status == 200
     booked = await gate.last()
-    assert booked.amounts["tokens"] == 0
+    into, out = booked.amounts["input_tokens"], booked.amounts["output_tokens"]
+    assert booked.record.tokens_estimated == (booked_tokens != "as said")
+    assert (into == said[0], out == said[1]) == {
+        "counted": (False, False),
+        "output counted": (True, False),
+        "as said": (True, True),
+    }[booked_tokens]
+    assert booked.amounts["cost"] == into * IN + out * OUT
+
+
+async def test_usage_of_zero_of_an_answer_that_shows_nothing_is_what_the_provider_said(gate, upstream):
+    upstream.answers(wire.streamed(wire.chat_stream("", usage={"prompt_tokens": 0, "completion_tokens": 0})))
+    assert (await gate.chat(wire.chat(stream=True))).status == 200
+    booked = await gate.last()
+    assert (booked.amounts["tokens"], booked.record.tokens_estimated) == (0, False)
     assert booked.record.outcome == "success"
 
 

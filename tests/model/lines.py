@@ -56,8 +56,6 @@ class Call:
     line_window: int = 0
     windows: dict[str, int] = field(default_factory=dict)
     booked: int = 0
-    outside: bool = False
-    """What it used was not held."""
     expires: int = 0
     closes: int = 0
     claimed: bool = True
@@ -104,7 +102,7 @@ class Lines:
         total = 0
         for call in self.calls:
             if call.windows.get(account) == window and account in self.chain(call.account):
-                total += call.booked if call.state == "settled" else 0
+                total += call.booked if call.state in ("settled", "released") else 0
                 total += call.got if call.state in states else 0
         return total
 
@@ -169,7 +167,7 @@ class Lines:
 
     def admit(self, call: Call, got: int, by: str = "") -> None:
         call.state, call.got, call.by = "held", got, by
-        call.windows = {account: self.limits[account].window(self.now) for account in self.limited(call)}
+        self.pin(call)
 
     def look(self) -> None:
         """Everybody who waits is looked at, in order; who has to go on waiting keeps those behind him."""
@@ -288,18 +286,36 @@ class Lines:
         return call.state
 
     def settle(self, id: str, amount: int) -> None:
+        """A call that was given back stays so: what it has used is booked all the same."""
         call = self.find(id)
         assert call is not None
-        if not call.windows:
-            self.admit(call, call.got)
-        call.state, call.booked = "settled", amount
+        if call.state in ("waiting", "refused"):
+            self.pin(call)
+        elif call.state == "released" and amount > call.booked:
+            for account in [account for account in call.windows if self.is_gone(account, call)]:
+                call.windows[account] = self.limits[account].window(self.now)
+        call.booked = max(amount, call.booked)
+        call.state = "settled" if call.state != "released" else "released"
         self.look()
 
     def release(self, id: str) -> None:
         call = self.find(id)
         assert call is not None
+        if call.state in ("waiting", "refused"):
+            self.pin(call)
         call.state = "released"
         self.look()
+
+    def pin(self, call: Call) -> None:
+        """What it may still use is of the windows that run."""
+        call.windows = {account: self.limits[account].window(self.now) for account in self.limited(call)}
+
+    def is_gone(self, account: str, call: Call) -> bool:
+        """Whether a window has ended, and no other call is open in it."""
+        window = call.windows[account]
+        in_flight = (other for other in self.calls if other.state in ("held", "expired"))
+        is_open = any(other.windows.get(account) == window for other in in_flight)
+        return window != self.limits[account].window(self.now) and not is_open
 
     def adjust(self, account: str, amount: int) -> None:
         its = self.limits[account]

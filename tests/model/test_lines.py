@@ -24,11 +24,11 @@ from fiscus.core.commands import (
     ShortageStep,
 )
 from fiscus.core.decide import bring_due, decide, new_draft
-from fiscus.core.events import Held, Queued
 from fiscus.core.fold import fold
 from fiscus.core.invariants import broken
 from fiscus.core.outcomes import Refused
 from fiscus.core.state import Rules
+from fiscus.treasury.ledger import journal_key
 from tests.model.harness import rows
 from tests.model.lines import Limit, Lines
 
@@ -125,13 +125,18 @@ class Pair:
         for ids in draft.waiting.values():
             assert list(ids) == [call.id for call in model.in_order() if call.id in ids]
 
+        for cell in draft.cells.values():
+            account = draft.accounts[cell.account].name
+            if cell.end > self.now:
+                assert cell.free == model.free(account), account
+
     def check_fold(self) -> None:
         fresh = new_draft(self.draft.rules)
         for event, at in self.journal:
             fold(fresh, event, at)
         assert rows(fresh) == rows(self.draft)
         assert fresh.waiting == self.draft.waiting
-        keyed = [event.id for event, _ in self.journal if isinstance(event, Held | Queued) and not event.again]
+        keyed = [id for event, _ in self.journal if (id := journal_key(event)) is not None]
         assert len(keyed) == len(set(keyed)), "an id stands in the journal's index once"
 
 
@@ -230,6 +235,19 @@ class Waiting(RuleBasedStateMachine):
     def settle(self, data: Any, share: int) -> None:
         id = data.draw(st.sampled_from(self.ids("held")))
         amount = self.pair.model.find(id).got * share // 2
+        self._settle(id, amount)
+
+    @precondition(lambda self: self.not_held())
+    @rule(data=st.data(), amount=st.sampled_from((0, 1, 4)))
+    def settle_what_was_not_held(self, data: Any, amount: int) -> None:
+        self._settle(data.draw(st.sampled_from(self.not_held())), amount)
+
+    def not_held(self) -> list[str]:
+        """Calls that may have used something all the same, of which nothing is booked yet."""
+        ids = self.ids("waiting", "refused", "released")
+        return [id for id in ids if not self.pair.model.find(id).booked]
+
+    def _settle(self, id: str, amount: int) -> None:
         self.pair.decide(Settle(id=id, total={"tokens": amount}))
         self.pair.model.settle(id, amount)
         self.pair.compare()

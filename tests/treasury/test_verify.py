@@ -40,7 +40,7 @@ class Books:
 
     def spoil(self, statement: str, *values) -> None:
         """Change a file: the views for usage and entities, else the journal."""
-        file = f"{self.path}-views" if " usage" in statement else str(self.path)
+        file = f"{self.path}-views" if " usage" in statement or " entities" in statement else str(self.path)
         with sqlite3.connect(file) as connection:
             assert connection.execute(statement, values).rowcount >= 1, statement
 
@@ -157,3 +157,16 @@ def test_what_was_erased_before_an_export_is_not_missed_wherever_that_is_cut(boo
     append_files(copy, [file], Point(seq=books.entry(upto, -1)), lambda done, total: None)
     assert verify(copy, from_start=True).faults == ()
     copy.close()
+
+
+# covers E12
+def test_views_that_are_as_of_the_checkpoint_it_begins_with_are_compared(books):
+    """As after a process that was killed when it had sealed the state and had not written its views again."""
+    desk = Desk(SqliteStore(books.path), books.clock)
+    store = desk.engine.store
+    sealed_seq = desk.engine.checkpoint()
+    assert store.views.watermark(1).seq == sealed_seq
+    assert verify(store).faults == ()
+    books.spoil("UPDATE entities SET body = CAST(replace(body, '1000', '1001') AS BLOB) WHERE kind = 2")
+    assert [(fault.invariant, fault.seq) for fault in verify(store).faults] == [("E12", sealed_seq)]
+    desk.engine.close()

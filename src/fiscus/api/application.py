@@ -19,6 +19,7 @@ from starlette.routing import BaseRoute, Match
 from fiscus.api.bodies import decode_body, decode_parameters, decode_text
 from fiscus.api.calls import Call, Headers, Prepared, Reply, Route, Service, Stream, encode_json
 from fiscus.api.deadlines import Deadlines
+from fiscus.api.etags import CONDITIONAL, check_unconditional
 from fiscus.api.events import Streams
 from fiscus.api.guard import check_content_type, check_origin, client_address
 from fiscus.api.keys import ALLOWED, SECRET_PREFIX, Caller, Keys
@@ -246,6 +247,8 @@ class Application:
         if isinstance(parameters, Problem):
             return parameters
         wrong = check_content_type(headers, scope["method"], has_body=row.decoder is not None, strict=self._is_open)
+        if wrong is None and row.is_unconditional:
+            wrong = check_unconditional(headers)
         if wrong is not None:
             return wrong
         body = await self._body(receive, headers, row)
@@ -362,6 +365,7 @@ def _prepare(route: Route, index: int, options: ApiOptions) -> Prepared:
         decoder=decoder,
         parameters_default=route.parameters(),
         body_default=decoder.decode(b"{}") if decoder is not None and route.body_optional else None,
+        is_unconditional=route.method != "GET" and not set(CONDITIONAL) <= set(route.headers),
     )
 
 

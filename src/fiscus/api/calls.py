@@ -135,10 +135,14 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """A route with what is made once for it: the decoder, the parameters when there are none, its index."""
+    """A route with what is made once for it: the decoder, the parameters when there are none, its index.
+
+    ``is_unconditional``: it changes something that has no version.
+    """
 
     route: Route
     index: int
     decoder: BodyDecoder | None
     parameters_default: Parameters
     body_default: Any = None
+    is_unconditional: bool = False

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from fiscus.api.problems import Problem, problem
 
 HEADER_LENGTH_MAX = 1_024
+CONDITIONAL = ("If-Match", "If-None-Match")
 _LIST = re.compile(r'\s*(?:W/)?"[^"]*"\s*(?:,\s*(?:W/)?"[^"]*"\s*)*')
 _TAG = re.compile(r'(W/)?"([^"]*)"')
 
@@ -14,6 +16,14 @@ _TAG = re.compile(r'(W/)?"([^"]*)"')
 def etag(version: int) -> tuple[bytes, bytes]:
     """The header for a version."""
     return b"etag", b'"%d"' % version
+
+
+def check_unconditional(headers: Mapping[bytes, bytes]) -> Problem | None:
+    """A condition on what has no version is refused: it would not be kept."""
+    for name in CONDITIONAL:
+        if name.lower().encode() in headers:
+            return problem("invalid", f"{name}: what is asked for has no version to compare", field=name)
+    return None
 
 
 def matching_version(if_match: bytes | None, if_none_match: bytes | None, current: int | None) -> int | Problem | None:

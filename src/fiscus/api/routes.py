@@ -6,6 +6,7 @@ from typing import Any
 
 from fiscus.api import alerts, answers, bodies, handlers, usage
 from fiscus.api.calls import Handler, Route
+from fiscus.api.etags import CONDITIONAL
 from fiscus.api.own_budget import OwnBudgetParameters, read_own_budget
 from fiscus.contract import analysis, queries, rehearsal
 from fiscus.contract.alerts import Retried, Tested
@@ -17,7 +18,6 @@ from fiscus.core import outcomes
 from fiscus.core.commands import Status
 
 IDEMPOTENT = ("Idempotency-Key",)
-CONDITIONAL = ("If-Match", "If-None-Match")
 
 ADMISSION = (
     "budget_exceeded",

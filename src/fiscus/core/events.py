@@ -263,11 +263,17 @@ class Settled(Event, tag="settled"):
 
 
 class Released(Event, tag="released"):
-    """``account`` and ``cells`` when there is no hold yet: what is settled later all the same is charged there."""
+    """``account`` and ``cells`` when nothing was held yet: what is settled later all the same is charged there.
+
+    ``again``: its reserve has come, and was not admitted.
+    """
+
+    fields_since: ClassVar[dict[str, int]] = {"again": 2}
 
     id: str
     account: int | None = None
     cells: CellsByUnit = {}
+    again: bool = False
 
 
 class Expired(Event, tag="expired"):

@@ -371,7 +371,7 @@ def _free_rest(draft: Draft, hold: Hold, to_covered: bool, to_quarantined: bool,
 
 
 def _released(draft: Draft, event: Released, at: int) -> None:
-    if event.account is not None:
+    if event.account is not None and not event.again:
         hold = Hold(
             id=event.id,
             account=event.account,
@@ -386,6 +386,7 @@ def _released(draft: Draft, event: Released, at: int) -> None:
         return
     hold = draft.edit(draft.holds, event.id)
     if hold.state in ("waiting", "refused"):
+        hold.cells = event.cells if event.again else hold.cells
         _given_up(draft, hold)
         return
     _free_rest(draft, hold, to_covered=False, to_quarantined=False, quarantined=hold.state == "expired")

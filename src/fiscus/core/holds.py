@@ -30,6 +30,9 @@ from fiscus.core.state import Account, Cell, Draft, Hold, Route, Ticket
 from fiscus.core.tickets import begin_to_wait, behind_others, renew, turn_of
 from fiscus.core.units import Amounts, completed
 
+NOT_ADMITTED = frozenset({"waiting", "refused"})
+"""States of a reserve that stands in line, or has in vain: what it uses all the same was never held."""
+
 TOTAL_MAX = 2**62
 """No balance may pass this, so that every sum stays a machine integer."""
 
@@ -416,9 +419,8 @@ def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAns
         wrong = _others_usage(draft, command, hold)
         if wrong is not None:
             return wrong
-    if hold.state in ("waiting", "refused") and not hold.cells:
-        payer = draft.accounts[hold.account].name or command.account
-        return _book(draft, request, msgspec.structs.replace(command, account=payer), now, hold)
+    if hold.state in NOT_ADMITTED:
+        return _book(draft, request, _as_asked(draft, command, hold), now, hold)
     total = reading(command, hold)
     replaces = command.final and (hold.open or hold.estimated)
     if not replaces and not _is_news(hold, total, command.record):
@@ -454,6 +456,14 @@ def settle(draft: Draft, request: Request, command: Settle, now: int) -> HoldAns
     if hold.loans and not draft.holds[hold.id].open:
         end_loans(draft, hold.loans, now)
     return hold_answer(draft, draft.holds[hold.id])
+
+
+def _as_asked(draft: Draft, command: Settle, hold: Hold) -> Settle:
+    """The usage of a reserve that was not admitted, charged to whom that has named; what it leaves out is as given."""
+    also = tuple(name for number in hold.also if (name := draft.accounts[number].name) is not None)
+    return msgspec.structs.replace(
+        command, account=draft.accounts[hold.account].name or command.account, also=also or command.also
+    )
 
 
 def _others_usage(draft: Draft, command: Settle, hold: Hold) -> Refused | None:
@@ -589,7 +599,15 @@ def release(draft: Draft, request: Request, command: Release, now: int) -> HoldA
         return Refused(code="conflict", detail=f"id: the hold is {found.state} already", field="id")
     for numbers in found.cells.values():
         close_ended_windows(draft, numbers, now)
-    draft.emit(Released(id=found.id))
+    if found.state in NOT_ADMITTED:
+        draft.isolate()
+        also = [draft.accounts[number] for number in found.also]
+        attributes = found.ticket.attributes if found.ticket is not None else {}
+        route = resolve(draft, draft.accounts[found.account], also, attributes, now, after_the_fact=True)
+        assert isinstance(route, Route), "what is booked after the fact is never refused"
+        draft.emit(Released(id=found.id, account=found.account, cells=route.cells, again=True))
+    else:
+        draft.emit(Released(id=found.id))
     if found.loans:
         end_loans(draft, found.loans, now)
     return hold_answer(draft, draft.holds[found.id])

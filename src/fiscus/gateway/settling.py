@@ -71,7 +71,8 @@ def booked(
     """What is booked for a call that was sent to a provider.
 
     The provider's own usage is the truth, as soon as it is its last word. Without it: what was counted as input, and
-    what has come as output. What a call costs is never taken for 0 because nobody said it.
+    what has come as output. What a call costs is never taken for 0 because nobody said it, nor because a provider says
+    that what it shows was nothing.
 
     Args:
         usage: as ``meter`` tells it. ``produced``: tokens of output that have come, as counted here.
@@ -81,13 +82,14 @@ def booked(
     if usage is not None and sum(one.input + one.output for one in _used(usage)) > AMOUNT_MAX:
         usage = None  # that is no usage
     is_last_word = usage is not None and (usage.final or ended.is_whole)
-    tokens, is_known = _tokens(usage, counted, produced, is_last_word=is_last_word)
+    is_shown = any(one.utf8_bytes for (_, kind), one in meter.produced.items() if kind != "opaque")
+    tokens, is_known = _tokens(usage, counted, produced, is_last_word=is_last_word, is_shown=is_shown)
     model = meter.model or asked_model
     tier = (usage.service_tier if usage is not None else None) or meter.service_tier
     geo = (usage.inference_geo if usage is not None else None) or facts.inference_geo
     found = prices.price_of(provider, model, at, tier, inference_geo=geo)
     price = found if isinstance(found, Price) else otherwise
-    cost, source, price_id = _cost(usage if is_known else None, tokens, price, prices, provider, at, geo)
+    cost, source, price_id = _cost(usage, tokens, price, prices, provider, at, geo, is_known=is_known)
     used = [tokens, *_used(usage)[1:]]
     into, out = sum(one.input for one in used), sum(one.output for one in used)
     total: Amounts = {"input_tokens": into, "output_tokens": out, "tokens": into + out, "calls": 1}
@@ -169,12 +171,19 @@ def _used(usage: Usage | None) -> list[Tokens]:
     return [] if usage is None else [usage.tokens, *usage.beside.values()]
 
 
-def _tokens(usage: Usage | None, counted: Count, produced: int, *, is_last_word: bool) -> tuple[Tokens, bool]:
-    """What was used, and whether the provider has said all of it; what it has not said is what was counted."""
+def _tokens(
+    usage: Usage | None, counted: Count, produced: int, *, is_last_word: bool, is_shown: bool
+) -> tuple[Tokens, bool]:
+    """What was used, and whether the provider has said all of it; what it has not said is what was counted.
+
+    An output of 0 is not said of an answer that shows something, nor is an input of 0 beside it.
+    """
     if usage is None:
         return Tokens(input=counted.tokens, output=produced), False
     said = usage.tokens
     unsaid = {"input", "output"} & set(usage.missing) if is_last_word else {"input", "output"}
+    if is_shown and not said.output:
+        unsaid |= {"output"} if said.input else {"input", "output"}
     if "input" in unsaid:
         said = msgspec.structs.replace(said, input=max(said.input, counted.tokens))
     if "output" in unsaid:
@@ -190,9 +199,11 @@ def _cost(
     provider: str,
     at: datetime,
     geo: str | None,
+    *,
+    is_known: bool,
 ) -> tuple[int | None, CostSource | None, str | None]:
     """Nano-USD, no more than an amount can be, who says so, by which price; None, when nobody knows."""
-    if usage is not None and usage.cost_nanousd is not None:
+    if is_known and usage is not None and usage.cost_nanousd is not None:
         return usage.cost_nanousd, "provider", None
     if price is None:
         return None, "unpriced", None

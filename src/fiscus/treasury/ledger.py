@@ -537,7 +537,7 @@ def journal_key(event: AnyEvent) -> str | None:
     if kind is Lent:
         return f"\x1f{event.id}"  # type: ignore[union-attr]  # no hold has such an id
     if (kind is Settled or kind is Released) and event.account is not None:  # type: ignore[union-attr]
-        return None if kind is Settled and event.again else event.id  # type: ignore[union-attr]
+        return None if event.again else event.id  # type: ignore[union-attr]
     return None
 
 

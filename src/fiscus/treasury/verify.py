@@ -142,6 +142,8 @@ class _Verification:
         """Check entry after entry; stop at the first that breaks the chain."""
         if self.watermark is not None:
             self._usage = _UsageCheck(self.store, self.number, self.from_seq, self.watermark.seq)
+            if self.from_seq and self.watermark.seq == self.from_seq:
+                self._check_views(self.watermark)
         head = self.store.journal.head(self.number)
         total = (head.seq if head is not None else 0) - self.from_seq
         while True:
