@@ -53,6 +53,14 @@ def tells_input(exchange):
     return exchange.dialect != "gemini.generate" or "promptTokenCount" in exchange.usage[-1]
 
 
+def tells_output(exchange):
+    """Whether it has the output of what it shows; Gemini left it out of one answer of a Gemma."""
+    counts = {"candidatesTokenCount", "thoughtsTokenCount"}
+    return (
+        exchange.dialect != "gemini.generate" or b'"text"' not in exchange.body or bool(counts & {*exchange.usage[-1]})
+    )
+
+
 def reply(exchange):
     chance = random.Random(exchange.id)
     cuts = tuple(chance.sample(range(len(exchange.body)), min(CUTS_MAX, len(exchange.body))))
@@ -126,15 +134,18 @@ async def replayed(all_exchanges):
 def usage_of(exchange, booking):
     """Input and output as recorded and as booked, each None where there is none; None: nothing was recorded.
 
-    Where a provider has not told the input, what was counted stands for it, and the record has to say so.
+    Where a provider has not told one of them, what was counted stands for it, and the record has to say so.
     """
     usage = expected(exchange.dialect, exchange.usage) if exchange.status == 200 else None
     if usage is None:
         return None
     if booking is None:
         return usage, None
-    is_told, record = tells_input(exchange), booking.record
-    if not is_told:
+    record = booking.record
+    into, out = record.tokens.input, record.tokens.output
+    if not tells_input(exchange):
         usage = (int(record.metadata["counted_input_tokens"]), usage[1])
-    is_marked = record.tokens_estimated != is_told
-    return usage, (record.tokens.input, record.tokens.output) if is_marked else None
+    if not tells_output(exchange):
+        usage = (usage[0], max(1, out))
+    is_marked = record.tokens_estimated != (tells_input(exchange) and tells_output(exchange))
+    return usage, (into, out) if is_marked else None

@@ -532,11 +532,9 @@ def concerned(draft: Draft, event: AnyEvent) -> int:
 def journal_key(event: AnyEvent) -> str | None:
     """The id under which an entry is known: of a hold, a loan, or what was booked or released without a hold."""
     kind = event.__class__
-    if kind is Held or kind is Queued:
-        return None if event.again else event.id  # type: ignore[union-attr]
     if kind is Lent:
         return f"\x1f{event.id}"  # type: ignore[union-attr]  # no hold has such an id
-    if (kind is Settled or kind is Released) and event.account is not None:  # type: ignore[union-attr]
+    if kind is Held or kind is Queued or ((kind is Settled or kind is Released) and event.account is not None):  # type: ignore[union-attr]
         return None if event.again else event.id  # type: ignore[union-attr]
     return None
 
