@@ -13,20 +13,24 @@ CONNECTIONS = 64
 ROUNDS = 5
 ROUND_S = 6.0
 BIG_BODY_BYTES = 20_000_000
-NAMES = ("direct", "fiscus", "hardcap")
+FLOORS = ("own", "metered")
+"""A bare proxy, and one with a hold and a settlement and nothing else: no gateway on this ledger can add less."""
+
+NAMES = ("direct", *FLOORS, "fiscus", "hardcap")
 
 
 def measure(scale: float = 1.0, *, rounds: int = ROUNDS, big_body_bytes: int = BIG_BODY_BYTES) -> Figures:
     """Added milliseconds of whole calls and of first tokens, and what a large body does to others."""
     seconds = max(0.5, ROUND_S * scale)
-    with scratch() as folder, stand(folder, with_proxies=False) as found, process("gateway_load") as beside:
+    with scratch() as folder, stand(folder, proxies=FLOORS) as found, process("gateway_load") as beside:
         for name in NAMES:
             for stream in (False, True):
                 found.order(name, seconds=seconds / 4, connections=CONNECTIONS, rate=STREAM_RATE, stream=stream)
         plain = _rounds(found, rounds, seconds, stream=False)
         streamed = _rounds(found, rounds, seconds, stream=True)
         moves = {
-            name: _big_bodies(found, beside, name, rounds, seconds, big_body_bytes) for name in ("direct", "fiscus")
+            name: _big_bodies(found, beside, name, rounds, seconds, big_body_bytes)
+            for name in ("direct", "own", "fiscus")
         }
     added = {name: _added(plain, name, "p50_ms") for name in NAMES}
     return {
@@ -35,9 +39,16 @@ def measure(scale: float = 1.0, *, rounds: int = ROUNDS, big_body_bytes: int = B
         "added_vs_hardcap": added["fiscus"] / added["hardcap"],
         "first_token_added_ms_p50": _added(streamed, "fiscus", "first_p50_ms"),
         "big_body_moves_p99_ms": moves["fiscus"]["moves_p99_ms"],
-        "hardcap_added_ms_p50": added["hardcap"],
-        "hardcap_added_ms_p99": _added(plain, "hardcap", "p99_ms"),
-        "hardcap_first_token_added_ms_p50": _added(streamed, "hardcap", "first_p50_ms"),
+        **{
+            f"{name}_{key}": value
+            for name in (*FLOORS, "hardcap")
+            for key, value in {
+                "added_ms_p50": added[name],
+                "added_ms_p99": _added(plain, name, "p99_ms"),
+                "first_token_added_ms_p50": _added(streamed, name, "first_p50_ms"),
+            }.items()
+        },
+        "metered_added_vs_hardcap": added["metered"] / added["hardcap"],
         "rate": RATE,
         "stream_rate": STREAM_RATE,
         "round_s": seconds,

@@ -14,7 +14,7 @@ PROXIES = ("own", "aiohttp", "pyreqwest")
 def measure(scale: float = 1.0, *, rounds: int = ROUNDS) -> Figures:
     """Rates and ratios, of calls that are not streamed and of streams."""
     seconds = max(0.3, ROUND_S * scale)
-    with scratch() as folder, stand(folder, with_proxies=True) as found:
+    with scratch() as folder, stand(folder) as found:
         for name in found.places:
             for stream in (False, True):
                 found.order(name, seconds=max(0.3, seconds / 4), connections=CONNECTIONS, stream=stream)

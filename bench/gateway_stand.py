@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,13 @@ async def prepare(store_url: str) -> None:
     await treasury.close()
 
 
+PROXIES = ("metered", "own", "aiohttp", "pyreqwest")
+"""Proxies that do less; see ``bench.gateway_proxy``."""
+
+
 @contextmanager
-def stand(folder: Path, *, with_proxies: bool) -> Iterator[Stand]:
-    """The upstream, the gateway on the embedded ledger, hardcap, and, if they are wanted, the bare proxies."""
+def stand(folder: Path, *, proxies: Sequence[str] = PROXIES) -> Iterator[Stand]:
+    """The upstream, the gateway on the embedded ledger, hardcap, and the proxies that are wanted and can be had."""
     store_url = f"sqlite:///{folder}/service.db"
     uvloop.run(prepare(store_url))
     with ExitStack() as stack:
@@ -100,16 +104,16 @@ def stand(folder: Path, *, with_proxies: bool) -> Iterator[Stand]:
         found.add("fiscus", at, GATEWAY_PATH, [service.pid])
         pids, at = stack.enter_context(hardcap(folder, address))
         found.add("hardcap", at, PATH, pids)
-        if with_proxies:
-            metered_url = f"sqlite:///{folder}/metered.db"
-            uvloop.run(prepare(metered_url))
-            proxy, at = stack.enter_context(started("gateway_proxy", "metered", address, metered_url))
-            found.add("metered", at, PATH, [proxy.pid])
-            for client in ("own", "aiohttp"):
-                proxy, at = stack.enter_context(started("gateway_proxy", client, address))
-                found.add(client, at, PATH, [proxy.pid])
-            there = pyreqwest_folder()
-            if there is not None:
-                proxy, at = stack.enter_context(started("gateway_proxy", "pyreqwest", address, there))
-                found.add("pyreqwest", at, PATH, [proxy.pid])
+        for name in proxies:
+            what: list[object] = []
+            if name == "metered":
+                what = [f"sqlite:///{folder}/metered.db"]
+                uvloop.run(prepare(str(what[0])))
+            elif name == "pyreqwest":
+                there = pyreqwest_folder()
+                if there is None:
+                    continue
+                what = [there]
+            proxy, at = stack.enter_context(started("gateway_proxy", name, address, *what))
+            found.add(name, at, PATH, [proxy.pid])
         yield found
