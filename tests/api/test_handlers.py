@@ -2,6 +2,8 @@
 
 import pytest
 
+from fiscus.api import handlers
+from fiscus.api.problems import problem
 from fiscus.core.commands import PutAccount, Request
 from tests.api.service import Answer, Api
 
@@ -164,6 +166,33 @@ async def test_a_budget_is_made_read_changed_and_ended_by_its_version(api: Api):
     assert (await api.delete(budget, headers={"If-Match": "*"})).status == 200
     assert (await api.get(budget)).code == "unknown_budget"
     assert (await api.delete(budget)).code == "unknown_budget"
+
+
+@pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "k"}], ids=["once", "repeatable"])
+@pytest.mark.parametrize(
+    ("conditions", "seen"),
+    [
+        ({"If-Match": '"2"'}, [problem("precondition_failed", "as of a moment ago")]),
+        ({"If-Match": "*"}, [1]),
+        ({"If-Match": '"1", "2"'}, [1, 1]),
+        ({"If-None-Match": '"1"'}, [0]),
+    ],
+    ids=str,
+)
+async def test_a_condition_holds_at_the_version_that_the_ledger_has(api: Api, monkeypatch, conditions, seen, key):
+    """What is read may be as of a moment ago: another node has written since, or another caller."""
+    await api.tree()
+    budget, body = "/v1/accounts/team:a/budgets/daily", {"unit": "tokens", "limit": 10, "period": "day"}
+    for limit in (10, 20):
+        assert (await api.put(budget, body | {"limit": limit})).status == 200
+    read, stale = handlers._if_version, list(seen)
+    monkeypatch.setattr(handlers, "_if_version", lambda call: _now(stale.pop(0)) if stale else read(call))
+    changed = await api.put(budget, body | {"limit": 30}, headers=conditions | key)
+    assert (changed.status, changed.headers.get("etag")) == (200, '"3"'), changed
+
+
+async def _now(value):
+    return value
 
 
 async def test_a_limit_below_what_is_in_use_needs_force(api: Api):

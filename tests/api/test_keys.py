@@ -520,7 +520,44 @@ async def test_a_bound_key_is_told_of_no_lender_and_no_other_payer(red):
         assert b"blue" not in answer.body, answer
         assert b'"top"' not in answer.body, answer
     assert (await api.get("/v1/loans/l1", key=key)).json["loan"]["amount"] == 30
+    journal = (await api.get("/v1/journal?limit=1000", key=key)).json["entries"]
+    assert [one["data"]["parts"] for one in journal if one["kind"] == "lent"] == [[]]
+    assert [one["data"]["also"] for one in journal if one["kind"] == "settled" and one["data"].get("also")] == []
     assert b"blue" in (await api.get("/v1/loans/l1", key=FIRST_SECRET)).body
+
+
+async def test_a_bound_key_of_a_lender_is_not_told_who_has_borrowed(red):
+    api, _ = red
+    for target, body in (
+        ("/v1/accounts/team:red/allocations/cost", {"to": 0}),
+        ("/v1/accounts/team:blue/allocations/cost", {"to": 100}),
+    ):
+        assert (await api.put(target, body, key=FIRST_SECRET)).status == 200
+    loan = {"id": "l1", "account": "team:red", "unit": "cost", "parts": [{"source": "team:blue", "amount": 30}]}
+    assert (await api.post("/v1/loans", loan, key=FIRST_SECRET)).status == 201
+    key = (await issued(api, role="account", account="team:blue"))["secret"]
+    assert (await api.get("/v1/loans/l1", key=key)).code == "unknown_loan"
+    for target in ("/v1/accounts/team:blue", "/v1/accounts", "/v1/journal?limit=1000"):
+        answer = await api.get(target, key=key)
+        assert (answer.status, b"team:red" in answer.body, b"l1" in answer.body) == (200, False, False), answer
+    told = (await api.get("/v1/accounts/team:red", key=FIRST_SECRET)).json["account"]["loans"]
+    assert [one["id"] for one in told] == ["l1"]
+
+
+async def test_the_journal_tells_a_bound_key_what_its_own_budgets_warn_of_and_no_others(red):
+    api, key = red
+    own = {"unit": "tokens", "limit": 2, "mode": "warn"}
+    assert (await api.put("/v1/accounts/team:red/budgets/own", own, key=FIRST_SECRET)).status == 200
+    body = {"id": "h1", "account": "agent:r", "amounts": {"tokens": 9}}
+    assert (await api.post("/v1/holds", body, key=key)).json["warnings"] == ["team:red/own"]
+    target = f"/v1/journal?limit=1000&min_seq={await api.head()}"
+    told, all_of_it = [
+        next(entry["data"] for entry in (await api.get(target, key=whose)).json["entries"] if entry["kind"] == "held")
+        for whose in (key, FIRST_SECRET)
+    ]
+    assert (len(all_of_it["warned"]), len(all_of_it["spared"])) == (2, 2)
+    assert (len(told["warned"]), list(told["spared"].values())) == (1, [7])
+    assert set(told["warned"]) < set(all_of_it["warned"])
 
 
 async def test_a_bound_key_is_told_of_no_lender_of_what_a_list_for_shortage_borrows(red):

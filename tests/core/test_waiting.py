@@ -337,6 +337,33 @@ def test_what_was_given_back_before_it_was_claimed_is_booked_where_it_was_held(b
     assert busy.cell("root").uncovered == 7
 
 
+@pytest.mark.parametrize("released", [False, True])
+@pytest.mark.parametrize("hours", [0, 2])
+def test_what_nobody_has_claimed_is_booked_where_it_was_held(pool: Ledger, released: bool, hours: int) -> None:
+    """Also in a budget for calls of one model, of which the settlement says nothing; after its window, in the next."""
+    pool.budget("b", 50, budget="m", match={"model": "m1"}, period="hour")
+    pool.reserve("first", "a", 100)
+    pool.queue("x", "b", 10, attributes={"model": "m1"})
+    pool.settle("first", 0)
+    pool.wait(CLAIM).due()
+    assert states(pool, "x") == ["refused"]
+    if released:
+        pool.release("x")
+    pool.wait(hours * 3_600 * SECOND).settle("x", 7)
+    assert (pool.cell("root").uncovered, pool.cell("b", "m").uncovered) == (7, 7)
+    pool.reserve("x", "b", 10, attributes={"model": "m1"}, refused="already_settled")
+    pool.check_replay()
+
+
+def test_who_leaves_does_not_give_back_what_somebody_has_used(busy: Ledger) -> None:
+    busy.queue("x", "b", 10)
+    busy.settle("first", 0)
+    busy.running("x", 4)
+    assert busy.attend("x", gone=True).state == "held"
+    busy.settle("x", 6)
+    assert (busy.cell("root").covered, busy.cell("root").uncovered) == (6, 0)
+
+
 # -- what was admitted ---------------------------------------------------------------------------------------------
 
 

@@ -289,9 +289,9 @@ class Lines:
         """A call that was given back stays so: what it has used is booked all the same."""
         call = self.find(id)
         assert call is not None
-        if call.state in ("waiting", "refused"):
+        if not call.windows:
             self.pin(call)
-        elif call.state == "released" and amount > call.booked:
+        elif call.state in ("refused", "released") and amount > call.booked:
             for account in [account for account in call.windows if self.is_gone(account, call)]:
                 call.windows[account] = self.limits[account].window(self.now)
         call.booked = max(amount, call.booked)
@@ -301,7 +301,7 @@ class Lines:
     def release(self, id: str) -> None:
         call = self.find(id)
         assert call is not None
-        if call.state in ("waiting", "refused"):
+        if not call.windows:
             self.pin(call)
         call.state = "released"
         self.look()

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from fiscus.contract.declaration import Declaration, DeclaredAccount, DeclaredAllocation, Origin
+from fiscus.contract.errors import ConfigurationInvalid
 from fiscus.core.checks import to_datetime
 from fiscus.core.commands import (
     Allocate,
@@ -155,3 +156,22 @@ def test_what_is_below_an_account_that_has_ended_is_let_be(desk):
     desk.do(SetStatus(account="team:a", status="terminated"))
     agent = DeclaredAccount(account="agent:a", allocations={"tokens": 1_000})
     assert plan(desk, Declaration(accounts=(agent,), templates=(), origin=Origin("org.toml", {}))) == []
+
+
+def test_what_is_resumed_is_so_before_anything_is_opened_below_it(desk):
+    desk.do(SetStatus(account="team:a", status="suspended"))
+    team = DeclaredAccount(account="team:a", status="active")
+    new = DeclaredAccount(account="agent:new", parent="team:a")
+    declared = Declaration(accounts=(new, team), templates=(), origin=Origin("org.toml", {}))
+    steps = plan(desk, declared)
+    assert [step.subject for step in steps] == ["status", "account"]
+    assert isinstance(desk.do(Compound(commands=tuple(step.command for step in steps))), CompoundAnswer)
+
+
+@pytest.mark.parametrize("status", ["suspended", "terminated", "closed"])
+@pytest.mark.parametrize("parent", ["team:a", "agent:a"])
+def test_nothing_is_planned_below_an_account_that_is_stopped(desk, status, parent):
+    desk.do(SetStatus(account="team:a", status=status))
+    new = DeclaredAccount(account="agent:new", parent=parent)
+    with pytest.raises(ConfigurationInvalid, match=f"team:a is {status}; nothing is opened below it"):
+        plan(desk, Declaration(accounts=(new,), templates=(), origin=Origin("org.toml", {})))

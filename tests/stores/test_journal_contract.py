@@ -196,6 +196,12 @@ def test_an_erased_account_is_gone_from_sealed_states(place):
     store.journal.append(entries(number, "default", 1), erased=[Erasure(number, 7)])
     assert store.journal.checkpoint(number, 5) == [(-7, "7", b"key"), (-1, 8, b"eve"), (0, 7, b"{}")]
     assert len(store.journal.checkpoint(other, 5)) == 4
+    store.journal.put_checkpoint(number, 6, [(-7, "a", b"of bob"), (-7, "b", b"of eve"), (6, "a", b"{}")])
+    again = entries(number, "default", 1, after=store.journal.head(number))
+    store.journal.append(again, erased=[Erasure(number, 9, keys=("a", "7"))])
+    assert store.journal.checkpoint(number, 5) == [(-1, 8, b"eve"), (0, 7, b"{}")]
+    assert store.journal.checkpoint(number, 6) == [(-7, "b", b"of eve"), (6, "a", b"{}")]
+    assert len(store.journal.checkpoint(other, 5)) == 4
     store.close()
 
 

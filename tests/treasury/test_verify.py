@@ -5,15 +5,18 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fiscus.cli.importing import Point, append_files
-from fiscus.core.commands import Adjust, EraseName, PutAccount, PutBudget, Reserve, SetStatus, Settle
+from fiscus.core.commands import Adjust, EraseName, PutAccount, PutBudget, PutKey, Reserve, SetStatus, Settle
 from fiscus.core.records import CallRecord
+from fiscus.core.state import Key
 from fiscus.stores.sqlite.copying import reading
 from fiscus.stores.sqlite.store import SqliteStore
 from fiscus.treasury import verify as verify_module
 from fiscus.treasury.journal_file import export_journal, opened
+from fiscus.treasury.private_parts import NOBODY, PrivateParts
 from fiscus.treasury.verify import verify
 from tests.treasury.clock import ManualClock
 from tests.treasury.desk import Desk
@@ -106,6 +109,17 @@ def test_the_first_usage_that_is_not_what_was_booked_is_named(books, monkeypatch
 
 
 # covers E12
+@pytest.mark.parametrize("record", [None, CallRecord(model="m", cost_nanousd=7)])
+@pytest.mark.parametrize("written", ['{"user_id":"eve"}', '{"model":"m","cost_nanousd":7,"user_id":"eve"}'])
+def test_a_record_that_nobody_has_written_is_found(books, record, written):
+    """Nothing of it is private, so that nothing of it can be gone."""
+    books.do(Settle(id="plain", account="agent:a", total={"tokens": 7}, record=record))
+    assert books.faults() == []
+    books.spoil("UPDATE usage SET record = cast(? AS blob) WHERE hold = 'plain'", written)
+    assert books.faults() == [("E12", books.entry("settled", -1))]
+
+
+# covers E12
 @pytest.mark.parametrize(("kind", "number"), [("held", 2), ("account_opened", 0), ("account_opened", -1)])
 def test_usage_that_nobody_booked_is_found(books, kind, number):
     seq = books.entry(kind, number)
@@ -147,6 +161,28 @@ def test_what_was_erased_is_not_missed(books):
 
 
 # covers R22
+@pytest.mark.parametrize("sealed", ["no", "before", "after"])
+def test_what_a_key_was_called_is_forgotten_with_its_account(books, sealed):
+    books.do(PutKey(key="k1", digest="d" * 64, role="account", account="agent:a", label="of Ada"))
+    for when in ("before", "after"):
+        if sealed == when:
+            desk = Desk(SqliteStore(books.path), books.clock)
+            desk.engine.checkpoint()
+            desk.engine.close()
+        if when == "before":
+            assert b"of Ada" in b"".join(file.read_bytes() for file in books.path.parent.glob("fiscus.db*"))
+            books.do(SetStatus(account="agent:a", status="closed", reason="over"), EraseName(account="agent:a"))
+    assert books.faults() == []
+    store = SqliteStore(books.path)
+    assert verify(store).faults == ()
+    (key,) = [msgspec.json.decode(body, type=Key) for body in (store.views.load(1, "key", "k1"),) if body is not None]
+    assert (key.label, key.account is None) == ("", False)
+    rows = [row for seq in store.journal.checkpoints(1) for row in store.journal.checkpoint(1, seq)]
+    assert b"of Ada" not in b"".join(body for _, _, body in rows)
+    store.close()
+
+
+# covers R22
 @pytest.mark.parametrize("upto", ["name_erased", "settled", "account_opened"])
 def test_what_was_erased_before_an_export_is_not_missed_wherever_that_is_cut(books, tmp_path, upto):
     books.do(SetStatus(account="agent:a", status="closed", reason="over"), EraseName(account="agent:a"))
@@ -170,3 +206,16 @@ def test_views_that_are_as_of_the_checkpoint_it_begins_with_are_compared(books):
     books.spoil("UPDATE entities SET body = CAST(replace(body, '1000', '1001') AS BLOB) WHERE kind = 2")
     assert [(fault.invariant, fault.seq) for fault in verify(store).faults] == [("E12", sealed_seq)]
     desk.engine.close()
+
+
+# covers E9
+def test_what_is_gone_of_each_account_is_judged_by_itself():
+    """An archive up to entry 100 behind an export whose first private part is gone with the account that was erased."""
+    parts = PrivateParts()
+    for seq, account in ((3, 1), (50, 2), (60, NOBODY), (102, 3)):
+        parts.lose(seq, seq, account)
+    parts.keep(103, 2)
+    parts.erase(3, 200)
+    assert list(parts.unexplained([100], lambda number: True)) == []
+    assert list(parts.unexplained([55], lambda number: True)) == [(60, NOBODY)]
+    assert list(parts.unexplained([], lambda number: number == 1)) == [(3, 1), (50, 2), (60, NOBODY)]

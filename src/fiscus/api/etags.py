@@ -9,6 +9,7 @@ from fiscus.api.problems import Problem, problem
 
 HEADER_LENGTH_MAX = 1_024
 CONDITIONAL = ("If-Match", "If-None-Match")
+_ONE_VERSION = re.compile(rb'\s*"([1-9][0-9]{0,14})"\s*')
 _LIST = re.compile(r'\s*(?:W/)?"[^"]*"\s*(?:,\s*(?:W/)?"[^"]*"\s*)*')
 _TAG = re.compile(r'(W/)?"([^"]*)"')
 
@@ -24,6 +25,18 @@ def check_unconditional(headers: Mapping[bytes, bytes]) -> Problem | None:
         if name.lower().encode() in headers:
             return problem("invalid", f"{name}: what is asked for has no version to compare", field=name)
     return None
+
+
+def said_version(if_match: bytes | None, if_none_match: bytes | None) -> int | None:
+    """The one version that conditions want, whatever is there; 0: none; None: that depends on what is there.
+
+    >>> said_version(b'"3"', None), said_version(None, b"*"), said_version(b"*", None), said_version(b'"3", "4"', None)
+    (3, 0, None, None)
+    """
+    if if_match is None:
+        return 0 if if_none_match is not None and if_none_match.strip() == b"*" else None
+    found = _ONE_VERSION.fullmatch(if_match) if if_none_match is None else None
+    return int(found[1]) if found is not None else None
 
 
 def matching_version(if_match: bytes | None, if_none_match: bytes | None, current: int | None) -> int | Problem | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
 from typing import Any
@@ -24,7 +25,7 @@ from fiscus.api.answers import (
 from fiscus.api.authority import denied
 from fiscus.api.calls import Call, Handler, Reply, Stream
 from fiscus.api.cursors import after_of, cursor_of
-from fiscus.api.etags import etag, matching_version
+from fiscus.api.etags import CONDITIONAL, etag, matching_version, said_version
 from fiscus.api.keys import digest_of, make_key_id, make_secret
 from fiscus.api.problems import STATUSES, Problem, problem, refusal_problem
 from fiscus.contract.errors import StoreUnavailable, TreasuryError
@@ -107,6 +108,9 @@ CREATING = (Reserve, Adjust, Lend, RequestOverride)
 ACCEPTED_STATUS = 202
 NO_VERSION = AMOUNT_MAX
 """A version that no budget ever has."""
+
+CONDITION_AGAIN_S, CONDITION_AGAIN_S_MAX = 0.1, 0.3
+"""How much later each time a condition is looked at again of what others change, and how late at last."""
 
 NOT_AT_THIS_VERSION = frozenset(("precondition_failed", "unknown_budget"))
 STAY_SHARE = 0.75
@@ -311,34 +315,55 @@ async def remove_budget(call: Call) -> Reply | Problem:
 async def _conditionally(call: Call, command: PutBudget | RemoveBudget) -> Reply | Problem:
     """Run a command if the budget has the version that If-Match and If-None-Match want.
 
-    A repeat with its idempotency key is answered as it was, whatever the version is by now: the ledger looks for the
-    kept answer first, also where the conditions do not hold any more.
+    The ledger judges: one version, or none, as it was said; other conditions as what is read now makes them, and again
+    as long as somebody changes it meanwhile. A repeat with its idempotency key is answered as it was, whatever the
+    version is by now: the ledger looks for the kept answer first, also where the conditions do not hold any more.
     """
-    version = await _if_version(call)
-    failed = version if isinstance(version, Problem) else None
-    if failed is not None and (failed.code != "precondition_failed" or _idempotency_key(call) is None):
-        return failed
-    command = msgspec.structs.replace(command, if_version=NO_VERSION if failed is not None else version)
-    outcome = await execute(call, command, _condition(call))
-    if failed is not None and isinstance(outcome, Refused) and outcome.code in NOT_AT_THIS_VERSION:
-        return failed
+    condition = _condition(call)
+    version = said_version(*_conditions(call))
+    if version is not None or not condition:
+        outcome = await execute(call, msgspec.structs.replace(command, if_version=version), condition)
+        if condition and isinstance(outcome, Refused) and outcome.code in NOT_AT_THIS_VERSION:
+            found = await _if_version(call)
+            return found if isinstance(found, Problem) else refusal_problem(outcome)
+        return _answer_of(call, outcome)
+    again_s = 0.0
+    while True:
+        found = await _if_version(call)
+        failed = found if isinstance(found, Problem) else None
+        if failed is not None and (failed.code != "precondition_failed" or _idempotency_key(call) is None):
+            return failed
+        wanted = NO_VERSION if isinstance(found, Problem) else found
+        outcome = await execute(call, msgspec.structs.replace(command, if_version=wanted), condition)
+        is_another = isinstance(outcome, Refused) and outcome.code in NOT_AT_THIS_VERSION
+        if is_another and failed is not None:
+            return failed
+        if not is_another or again_s >= CONDITION_AGAIN_S_MAX:
+            return _answer_of(call, outcome)
+        again_s += CONDITION_AGAIN_S
+        await asyncio.sleep(again_s)
+
+
+def _answer_of(call: Call, outcome: AnyOutcome) -> Reply | Problem:
     if isinstance(outcome, Refused):
         return refusal_problem(outcome)
     assert isinstance(outcome, BudgetAnswer)
     return call.answer(outcome, (etag(outcome.budget.version),))
 
 
+def _conditions(call: Call) -> tuple[bytes | None, bytes | None]:
+    return call.headers.get(b"if-match"), call.headers.get(b"if-none-match")
+
+
 def _condition(call: Call) -> str:
     """The conditions as they were said."""
-    given = ((name, call.headers.get(name)) for name in (b"if-match", b"if-none-match"))
-    return "; ".join(f"{name.decode()}: {said.decode('latin-1')}" for name, said in given if said is not None)
+    given = zip(CONDITIONAL, _conditions(call), strict=True)
+    return "; ".join(f"{name.lower()}: {said.decode('latin-1')}" for name, said in given if said is not None)
 
 
 async def _if_version(call: Call) -> int | Problem | None:
-    """The version that must be there, from If-Match and If-None-Match; None: any."""
-    given = call.headers.get(b"if-match"), call.headers.get(b"if-none-match")
-    if given == (None, None):
-        return None
+    """The version that must be there, from If-Match and If-None-Match as of what is read now; None: any."""
+    given = _conditions(call)
     found = check_name("budget", call.path[1]) or await ask(call, ReadAccount(account=call.path[0]))
     if isinstance(found, Refused):
         return refusal_problem(found)

@@ -492,6 +492,8 @@ def _name_erased(draft: Draft, event: NameErased, at: int) -> None:
         draft.name(account.name, None)
     account.name = None
     account.labels, account.tasks, account.asked, account.decided = {}, {}, {}, {}
+    for key in [key for key in draft.keys.values() if key.account == event.account and key.label]:
+        draft.edit(draft.keys, key.key).label = ""
 
 
 # -- gates ---------------------------------------------------------------------------------------------------------

@@ -534,7 +534,8 @@ def _find_moves(draft: Draft, cell: Cell, now: int, moves: dict[int, int]) -> No
 def _book(draft: Draft, request: Request, command: Settle, now: int, known: Hold | None = None) -> HoldAnswer | Refused:
     """Usage without a hold: all of it beyond any hold (O), in the running windows, whatever the status and room.
 
-    ``known``: its reserve has waited, and was not admitted.
+    ``known``: its reserve has waited, and was not admitted; or was, and nobody has claimed it: then it is booked where
+    it was held.
     """
     if command.account is None:
         return Refused(code="unknown_hold", detail=f"there is no hold {command.id!r}", field="id")
@@ -551,7 +552,14 @@ def _book(draft: Draft, request: Request, command: Settle, now: int, known: Hold
     route = resolve(draft, payer, also, command.attributes, now, after_the_fact=True)
     assert isinstance(route, Route), "usage after the fact is never refused"
     total = reading(command, None)
-    if any(draft.cells[number].free < -TOTAL_MAX for number in route.order):
+    cells = route.cells
+    moves: dict[int, int] = {}
+    if known is not None and known.cells:
+        cells = known.cells
+        for number in joined.from_iterable(cells.values()):
+            close_ended_windows(draft, (number,), now)
+            _find_moves(draft, draft.cells[number], now, moves)
+    if any(draft.cells[number].free < -TOTAL_MAX for number in joined.from_iterable(cells.values())):
         return _beyond("total")
     record = command.record
     draft.emit(
@@ -561,7 +569,8 @@ def _book(draft: Draft, request: Request, command: Settle, now: int, known: Hold
             final=True,
             account=payer.number,
             also=tuple(account.number for account in also),
-            cells=route.cells,
+            cells=cells,
+            moves=moves,
             recorded=record is not None,
             model=record.model if record is not None else None,
             provider=record.provider if record is not None else None,
@@ -599,7 +608,7 @@ def release(draft: Draft, request: Request, command: Release, now: int) -> HoldA
         return Refused(code="conflict", detail=f"id: the hold is {found.state} already", field="id")
     for numbers in found.cells.values():
         close_ended_windows(draft, numbers, now)
-    if found.state in NOT_ADMITTED:
+    if found.state in NOT_ADMITTED and not found.cells:
         draft.isolate()
         also = [draft.accounts[number] for number in found.also]
         attributes = found.ticket.attributes if found.ticket is not None else {}

@@ -26,7 +26,8 @@ def within_sight(draft: Draft, outcome: T, scope: str | None) -> T:
             warnings = tuple(one for one in outcome.warnings if sees(draft, one.partition("/")[0], scope))
             seen = msgspec.structs.replace(outcome, warnings=warnings, loans=_loans(draft, outcome.loans, scope))
     elif isinstance(outcome, AccountAnswer):
-        seen = msgspec.structs.replace(outcome, loans=_loans(draft, outcome.loans, scope))
+        own = tuple(loan for loan in outcome.loans if sees(draft, loan.account, scope))
+        seen = msgspec.structs.replace(outcome, loans=_loans(draft, own, scope))
     elif isinstance(outcome, LoanAnswer):
         [seen] = _loans(draft, (outcome,), scope)
     elif isinstance(outcome, CompoundAnswer):

@@ -191,10 +191,10 @@ def attend(draft: Draft, request: Request, command: Attend, now: int) -> HoldAns
         _admit(draft, {_ticket(hold).cell}, now)  # there is none, unless nobody was admitted for a while
         hold = draft.holds[hold.id]
     if hold.state == "waiting" or (hold.unclaimed and hold.state == "held"):
-        if command.gone:
-            give_up(draft, hold, now)
-        else:
+        if not command.gone:
             renew(draft, hold, now)
+        elif not hold.booked:  # else somebody calls with it
+            give_up(draft, hold, now)
     return hold_answer(draft, draft.holds[hold.id])
 
 

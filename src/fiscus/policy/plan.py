@@ -94,14 +94,23 @@ def make_plan(declaration: Declaration, known: Known, *, force: bool = False) ->
     allocations = list(each(allocating))
     status_steps = list(each(_status_steps))
     return [
-        *each(_account_steps),
         *(step for step in status_steps if step.changes[0].after == "active"),
+        *each(_account_steps),
         *reversed([step for step in allocations if _shrinks(step)]),
         *each(lambda account, found, path: _budget_steps(account, found, path, force=force)),
         *(step for step in allocations if not _shrinks(step)),
         *(step for step in status_steps if step.changes[0].after != "active"),
         *_template_steps(declaration.templates, known),
     ]
+
+
+def _stopped(parent: str | None, known: Known, statuses: Mapping[str, str | None]) -> AccountAnswer | None:
+    """Who keeps an account from being opened there: one above that is not active, nor declared to be."""
+    while parent is not None and (found := known.accounts.get(parent)) is not None:
+        if found.status != "active" and (found.status != "suspended" or statuses.get(parent) != "active"):
+            return found
+        parent = found.parent
+    return None
 
 
 def check_against(declaration: Declaration, known: Known) -> None:
@@ -113,6 +122,7 @@ def check_against(declaration: Declaration, known: Known) -> None:
     faults = Faults(declaration.origin)
     declared = {account.account for account in declaration.accounts}
     parents = {name: account.parent for name, account in known.accounts.items()}
+    statuses = {account.account: account.status for account in declaration.accounts}
     for index, account in enumerate(declaration.accounts):
         path: FieldPath = ("accounts", index)
         found = known.accounts.get(account.account)
@@ -120,6 +130,9 @@ def check_against(declaration: Declaration, known: Known) -> None:
             faults.add((*path, "parent"), f"unknown parent {account.parent}: neither declared nor in the ledger")
         if found is None:
             parents[account.account] = account.parent
+            stopped = _stopped(account.parent, known, statuses)
+            if stopped is not None:
+                faults.add((*path, "parent"), f"{stopped.account} is {stopped.status}; nothing is opened below it")
             continue
         if account.parent is not None and account.parent != found.parent:
             stands = f"below {found.parent}" if found.parent else "a root"

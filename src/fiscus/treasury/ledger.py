@@ -343,7 +343,12 @@ class Ledger:
     def erasing(self) -> list[Erasure]:
         """What the draft erases."""
         return [
-            Erasure(self.number, event.account, event.private.name if event.private is not None else None)
+            Erasure(
+                self.number,
+                event.account,
+                event.private.name if event.private is not None else None,
+                tuple(key.key for key in self.draft.keys.values() if key.account == event.account),
+            )
             for _, event in self._erasures()
         ]
 

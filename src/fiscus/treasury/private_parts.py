@@ -19,8 +19,7 @@ class PrivateParts:
     def __init__(self) -> None:
         self._kept: set[int] = set()
         self._kept_from: int | None = None
-        self._gone_before: dict[int, int] = {}
-        self._gone_before_upto = 0
+        self._gone_before: dict[int, tuple[int, int]] = {}
         self._gone: dict[int, int] = {}
         self._erased_at: dict[int, int] = {}
 
@@ -35,8 +34,7 @@ class PrivateParts:
         if self._erased_at.get(account) == at:
             return
         if self._kept_from is None:
-            self._gone_before.setdefault(account, seq)
-            self._gone_before_upto = seq
+            self._gone_before[account] = self._gone_before.get(account, (seq, seq))[0], seq
         else:
             self._gone.setdefault(account, seq)
 
@@ -54,14 +52,14 @@ class PrivateParts:
             seals: as of which entries a state is kept.
             is_named: whether the name of an account is known at the end.
         """
-        gone = dict(self._gone)
-        if not self._is_archive(seals):
-            gone |= self._gone_before
+        gone = self._gone | {
+            account: first for account, (first, last) in self._gone_before.items() if not self._is_archived(last, seals)
+        }
         for account, seq in sorted(gone.items(), key=lambda item: item[1]):
             if account == NOBODY or account in self._kept or is_named(account):
                 yield seq, account
 
-    def _is_archive(self, seals: Sequence[int]) -> bool:
-        """Whether what is gone at the beginning ends with a seal, as an archive does."""
+    def _is_archived(self, last: int, seals: Sequence[int]) -> bool:
+        """Whether what is gone of an account at the beginning, up to an entry, ends with a seal, as an archive does."""
         end = self._kept_from
-        return any(self._gone_before_upto <= seal and (end is None or seal < end) for seal in seals)
+        return any(last <= seal and (end is None or seal < end) for seal in seals)

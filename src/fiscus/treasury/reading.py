@@ -71,6 +71,8 @@ REMEMBERED_MAX = 100_000
 
 K = TypeVar("K")
 V = TypeVar("V")
+BY_LENDER = frozenset(("parts", "returned"))
+BY_CELL = frozenset(("warned", "spared"))
 NAME_FIELDS = ("account", "parent", "source", "target")
 HOLD_KINDS = frozenset(
     {
@@ -598,9 +600,17 @@ class AccountNames:
         return self._is_within(entry.data.get("account"), scope)
 
     def seen(self, entry: Entry, scope: int) -> Entry:
-        """An entry without the names of accounts outside the scope."""
+        """An entry without the names of accounts outside the scope, and what it says of them."""
         names = {number: name for number, name in entry.names.items() if self._is_within(int(number), scope)}
-        return entry if len(names) == len(entry.names) else msgspec.structs.replace(entry, names=names)
+        data: dict[str, Any] = dict(entry.data)
+        if "also" in data:
+            data["also"] = [number for number in data["also"] if self._is_within(number, scope)]
+        for field in BY_LENDER & data.keys():
+            data[field] = [part for part in data[field] if self._is_within(part[0], scope)]
+        for field in BY_CELL & data.keys():
+            cells = [cell for cell in data[field] if self._is_within(self._owner_of("cell", int(cell)), scope)]
+            data[field] = {cell: data[field][cell] for cell in cells} if isinstance(data[field], dict) else cells
+        return msgspec.structs.replace(entry, names=names, data=data)
 
     def _is_within(self, number: object, scope: int) -> bool:
         while isinstance(number, int):

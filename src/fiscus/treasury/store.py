@@ -35,11 +35,12 @@ class AnswerRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class Erasure(msgspec.Struct, frozen=True):
-    """An account whose name, labels, reasons and records are forgotten."""
+    """An account whose name, labels, reasons and records are forgotten, and what its ``keys`` were called."""
 
     tenant: int
     account: int
     name: str | None = None
+    keys: tuple[str, ...] = ()
 
 
 class StoredEntry(msgspec.Struct, frozen=True, gc=False):

@@ -210,7 +210,7 @@ class _Verification:
         draft.alerts.clear()
         self._check_private(entry, event)
         for booking in draft.bookings:
-            self._check_usage(usage_row(entry.seq, entry.at, event, booking), is_whole=entry.private is not None)
+            self._check_usage(usage_row(entry.seq, entry.at, event, booking), is_whole=_is_whole(entry))
         if isinstance(event, Held):
             if event.id in self._ids:
                 self.found("E7", f"hold {event.id} was held twice")
@@ -341,6 +341,11 @@ class _UsageCheck:
             if len(rows) < PAGE:
                 return
             after = rows[-1].seq
+
+
+def _is_whole(entry: StoredEntry) -> bool:
+    """Whether nothing of an entry is gone."""
+    return entry.private is not None or not has_commitment(entry.body)
 
 
 def _is_same_usage(viewed: UsageRow, booked: UsageRow) -> bool:

@@ -386,6 +386,8 @@ def _erase(erased: Sequence[Erasure]) -> list[Call]:
     calls: list[Call] = []
     for erasure in erased:
         calls.append((b"erase", (int4(erasure.tenant), int8(erasure.account))))
+        if erasure.keys:
+            calls.append((b"erase_sealed_keys", (int4(erasure.tenant), texts(erasure.keys))))
         if erasure.name is not None:
             calls.append((b"erase_answers", (int4(erasure.tenant), msgspec.json.encode(erasure.name))))
     return calls

@@ -64,6 +64,10 @@ WITH sealed AS (
 )
 DELETE FROM private WHERE tenant = $1::integer AND account = $2::bigint
 
+-- name: erase_sealed_keys
+-- What keys are called in sealed states: -7 is the private part of kind 6.
+DELETE FROM checkpoints WHERE tenant = $1::integer AND kind = -7 AND id = ANY($2::text[])
+
 -- name: erase_answers
 -- Kept answers that name the account, by its name as JSON writes it.
 UPDATE answers SET answer = NULL WHERE tenant = $1::integer AND position($2::bytea IN answer) > 0

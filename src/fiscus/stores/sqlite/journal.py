@@ -136,6 +136,8 @@ class SqliteJournal:
                 for erasure in erased:
                     execute(SQL["erase"], (erasure.tenant, erasure.account))
                     execute(SQL["erase_sealed"], (erasure.tenant, erasure.account))
+                    for key in erasure.keys:
+                        execute(SQL["erase_sealed_key"], (erasure.tenant, key))
                     if erasure.name is not None:
                         quoted = msgspec.json.encode(erasure.name).decode()
                         execute(SQL["erase_answers"], (erasure.tenant, quoted))

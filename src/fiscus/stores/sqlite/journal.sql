@@ -94,6 +94,10 @@ UPDATE answers SET answer = NULL WHERE tenant = ? AND instr(CAST(answer AS TEXT)
 -- What names an account in sealed states: -1 is the private part of kind 0.
 DELETE FROM checkpoints WHERE tenant = ? AND key = ? AND kind < 0 AND kind = -1;
 
+-- name: erase_sealed_key
+-- What a key is called: -7 is the private part of kind 6.
+DELETE FROM checkpoints WHERE tenant = ? AND key = ? AND kind < 0 AND kind = -7;
+
 -- name: forget_checkpoints
 DELETE FROM checkpoints WHERE (tenant, seq, kind, key) IN (
     SELECT tenant, seq, kind, key FROM checkpoints
