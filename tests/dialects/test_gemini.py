@@ -251,3 +251,25 @@ def test_searches_are_counted_as_they_are_billed(model, told, searches):
     for meter in (streamed, whole):
         assert meter.usage().server_tools == ({"google_search": searches} if searches else {})
         assert meter.usage().tokens == Tokens(input=3, output=2)
+
+
+def test_enumerations_may_come_as_numbers():
+    """As clients of Vertex ask for them: what they say of modalities, traffic and an end is read all the same."""
+    details = [{"modality": 2, "tokenCount": 1_290}, {"modality": 1, "tokenCount": 10}]
+    told = {
+        "promptTokenCount": 20,
+        "candidatesTokenCount": 1_300,
+        "totalTokenCount": 1_320,
+        "promptTokensDetails": [{"modality": 4, "tokenCount": 15}, {"modality": 5, "tokenCount": 5}],
+        "candidatesTokensDetails": details,
+        "trafficType": 2,
+    }
+    meter = GEMINI.meter("application/json")
+    candidate = {"content": {"parts": [{"text": "A"}]}, "finishReason": 1, "index": 0}
+    meter.read(json.dumps({"candidates": [candidate], "usageMetadata": told}).encode())
+    usage = meter.usage()
+    assert (usage.image_output, usage.tokens.audio_input, usage.tokens.image_input) == (1_290, 15, 0)
+    assert (meter.service_tier, meter.ended) == ("PROVISIONED_THROUGHPUT", True)
+    blocked = GEMINI.meter("text/event-stream")
+    blocked.read(json.dumps({"promptFeedback": {"blockReason": 1}, "usageMetadata": {"promptTokenCount": 9}}).encode())
+    assert (blocked.ended, blocked.finish_reasons) == (True, {0: "1"})

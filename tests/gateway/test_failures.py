@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from fiscus.core.units import AMOUNT_MAX
 from fiscus.gateway import attempts, books
+from fiscus.gateway.client import Client
 from fiscus.gateway.options import Upstream as Provider
 from tests.gateway import wire
 from tests.gateway.gate import IN, OUT, PAYER, PROVIDER_KEY, providers, standing
@@ -517,6 +518,33 @@ async def test_each_attempt_that_was_billed_is_on_the_books(gate, upstream, repl
     assert (booked.record.outcome, booked.record.tokens_estimated) == (outcome, False)
 
 
+async def test_nobody_is_asked_again_once_what_failed_has_used_up_the_budget(upstream, other):
+    """What a failed attempt has used is held besides; only as long as there is room for that somebody else is asked."""
+    body = wire.chat(max_tokens=20)
+    upstream.answers(billed_failure())
+    other.answers(wire.chat_answer())
+    async with standing(two(upstream, other), budget=False) as gate:
+        await gate.account(PAYER, output_tokens=26)
+        assert (await gate.chat(body)).status == 502
+        assert (len(upstream.asked), len(other.asked)) == (1, 0)
+        assert (await gate.balance(unit="output_tokens")).spent == 7
+        await gate.limit(PAYER, "output_tokens", 7 + 27)
+        assert (await gate.chat(body)).status == 200
+        balance = await gate.balance(unit="output_tokens")
+        assert (balance.spent, balance.uncovered) == (7 + 14, 0)
+
+
+async def test_a_failure_that_used_nothing_is_no_attempt_that_was_billed(gate, upstream):
+    nothing = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    free = Reply(status=503, body=wire.encoded({"error": {"message": "no"}, "usage": nothing}))
+    upstream.answers(free, wire.chat_answer())
+    assert (await gate.chat(wire.chat())).status == 200
+    assert "attempts_billed" not in (await gate.last()).record.metadata
+    upstream.answers(free)
+    assert (await gate.chat(wire.chat())).status == 503
+    assert (await gate.balance(unit="tokens")).spent == 18
+
+
 # covers E14
 async def test_an_attempt_that_was_billed_is_booked_when_nobody_else_can_be_reached(upstream, other):
     upstream.answers(billed_failure())
@@ -541,8 +569,11 @@ async def test_a_call_that_somebody_on_the_way_gave_up_waiting_for_is_not_sent_a
     upstream.answers(failing(504))
     other.answers(wire.chat_answer())
     async with standing(two(upstream, other)) as gate:
-        assert (await gate.chat(wire.chat())).status == 504
+        assert (await gate.chat(wire.chat(max_tokens=50))).status == 504
         assert (len(upstream.asked), len(other.asked)) == (1, 0)
+        booked = await gate.last()
+        assert (booked.amounts["output_tokens"], booked.record.tokens_estimated) == (50, True)
+        assert (booked.record.outcome, booked.record.error_code) == ("timeout", "504")
 
 
 async def test_a_provider_that_wants_a_long_pause_is_not_waited_for(gate, upstream):
@@ -588,6 +619,25 @@ async def test_another_provider_is_asked_when_one_refuses_connections(upstream, 
     async with standing(two(upstream, other)) as gate:
         assert (await gate.chat(wire.chat())).status == 200
         assert (await gate.last()).amounts["tokens"] == 18
+
+
+async def test_who_leaves_while_a_connection_is_made_pays_nothing(upstream, monkeypatch):
+    """Not a byte was sent."""
+    reached = asyncio.Event()
+
+    async def connect(self):
+        reached.set()
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(Client, "_connect", connect)
+    async with standing(providers(upstream)) as gate:
+        call = asyncio.create_task(gate.chat(wire.chat()))
+        await reached.wait()
+        call.cancel()
+        async with asyncio.timeout(5):
+            while (await gate.balance()).held:
+                await asyncio.sleep(0.01)
+        assert (await gate.balance()).spent == 0
 
 
 async def test_nobody_who_can_be_reached_is_an_error_that_costs_nothing(upstream):

@@ -142,6 +142,19 @@ async def test_an_output_of_zero_is_not_believed_of_an_answer_that_shows_somethi
     assert booked.amounts["cost"] == into * IN + out * OUT
 
 
+async def test_a_prompt_that_is_scored_is_no_output(gate, upstream):
+    """``echo`` with a bound of 0: what is shown is the prompt."""
+    answer = {"id": "c", "object": "text_completion", "created": 1, "model": wire.MODEL}
+    answer |= {"choices": [{"index": 0, "text": "Say hello.", "finish_reason": "length"}]}
+    answer |= {"usage": {"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9}}
+    upstream.answers(Reply(body=wire.encoded(answer)))
+    body = {"model": wire.MODEL, "prompt": "Say hello.", "echo": True, "max_tokens": 0, "logprobs": 1}
+    assert (await gate.post("/openai/v1/completions", body)).status == 200
+    booked = await gate.last()
+    assert (booked.amounts["input_tokens"], booked.amounts["output_tokens"]) == (9, 0)
+    assert not booked.record.tokens_estimated
+
+
 async def test_usage_of_zero_of_an_answer_that_shows_nothing_is_what_the_provider_said(gate, upstream):
     upstream.answers(wire.streamed(wire.chat_stream("", usage={"prompt_tokens": 0, "completion_tokens": 0})))
     assert (await gate.chat(wire.chat(stream=True))).status == 200

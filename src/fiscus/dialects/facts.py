@@ -166,6 +166,12 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def is_something(self) -> bool:
+        """Whether anything was used."""
+        tokens = sum(one.input + one.output for one in (self.tokens, *self.beside.values()))
+        return bool(tokens or self.cost_nanousd) or any(self.server_tools.values())
+
 
 class ProviderError(msgspec.Struct, frozen=True, kw_only=True):
     """An error that a provider reports, also within an answer of status 200."""

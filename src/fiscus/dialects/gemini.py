@@ -52,6 +52,9 @@ _BY_PROMPT = re.compile(r"(?:^|/)gemini-[12]\b")
 
 _QUERIES = ("webSearchQueries", "imageSearchQueries")
 _FOUND = ("web", "maps", "image")
+TRAFFIC = {1: "ON_DEMAND", 2: "PROVISIONED_THROUGHPUT"}
+"""Google's ``TrafficType``, by number."""
+
 REASON_MAX = 999
 """Largest number that is read as a reason of an end."""
 
@@ -258,13 +261,15 @@ class GeminiMeter(Meter):
             if isinstance(candidate, dict):
                 deltas += self._candidate(candidate)
         feedback = chunk.get("promptFeedback")
-        if isinstance(feedback, dict) and text(feedback.get("blockReason")) and not self._seen:
-            self.finish_reasons[0] = feedback["blockReason"]
+        if isinstance(feedback, dict) and (reason := _reason(feedback.get("blockReason"))) and not self._seen:
+            self.finish_reasons[0] = reason
         self.ended = bool(self.finish_reasons) and not self._seen - self.finish_reasons.keys()
         return self._count(deltas)
 
     def _told(self, usage: dict[str, Any]) -> None:
-        self.service_tier = text(usage.get("serviceTier")) or text(usage.get("trafficType")) or self.service_tier
+        traffic = usage.get("trafficType")
+        traffic = TRAFFIC.get(traffic) if type(traffic) is int else text(traffic)
+        self.service_tier = text(usage.get("serviceTier")) or traffic or self.service_tier
         if not counts_tokens(usage):
             return
         try:
@@ -298,10 +303,7 @@ class GeminiMeter(Meter):
         index = candidate.get("index")
         index = index if isinstance(index, int) else 0
         self._seen.add(index)
-        told = candidate.get("finishReason")
-        # Some clients of Vertex ask for enumerations as numbers.
-        reason = str(told) if isinstance(told, int) and 0 < told <= REASON_MAX else text(told)
-        if reason:
+        if reason := _reason(candidate.get("finishReason")):
             self.finish_reasons[index] = reason
         self._grounded(candidate.get("groundingMetadata"))
         content = candidate.get("content")
@@ -420,3 +422,8 @@ def _error(problem: Problem) -> dict[str, object]:
             ],
         }
     }
+
+
+def _reason(told: object) -> str | None:
+    """Why an answer ended, or there is none; some clients of Vertex ask for enumerations as numbers."""
+    return str(told) if type(told) is int and 0 < told <= REASON_MAX else text(told)

@@ -237,6 +237,10 @@ def _gemini(usage: object, notes: list[str]) -> Tokens:
     )
 
 
+MODALITIES = {1: "TEXT", 2: "IMAGE", 3: "VIDEO", 4: "AUDIO", 5: "DOCUMENT"}
+"""Google's ``Modality``, by number."""
+
+
 def _media(usage: object) -> dict[str, int]:
     """Images and film in the output, and film in the input, which are billed at rates of their own."""
     into = _first(usage, "promptTokensDetails", "prompt_tokens_details")
@@ -250,14 +254,15 @@ def _media(usage: object) -> dict[str, int]:
 
 
 def _of_modality(details: object, modality: str) -> int:
-    """Tokens of one modality; the SDK's enumeration is a string, too."""
+    """Tokens of one modality; the SDK's enumeration is a string, too, and some clients of Vertex ask for numbers."""
     if not isinstance(details, list):
         return 0
-    return sum(
-        _count(part, "tokenCount", "token_count")
-        for part in details
-        if str(getattr(_field(part, "modality"), "value", _field(part, "modality"))).upper() == modality
-    )
+    return sum(_count(part, "tokenCount", "token_count") for part in details if _modality(part) == modality)
+
+
+def _modality(part: object) -> str:
+    told = getattr(_field(part, "modality"), "value", _field(part, "modality"))
+    return MODALITIES.get(told, "") if type(told) is int else str(told).upper()
 
 
 def _bedrock(usage: object, notes: list[str]) -> Tokens:

@@ -11,7 +11,7 @@ import uuid_utils
 from fiscus.contract.errors import TreasuryError
 from fiscus.core.commands import Extend, Release, Request, Reserve
 from fiscus.core.outcomes import Balance, HoldAnswer, Refused
-from fiscus.core.units import Amounts, Unit
+from fiscus.core.units import AMOUNT_MAX, Amounts, Unit
 from fiscus.gateway.bounds import Bound
 from fiscus.gateway.payers import Caller, Payer
 from fiscus.gateway.produced import Expected
@@ -38,6 +38,7 @@ class Admitted(msgspec.Struct, kw_only=True):
         output_tokens: bound of the output of one choice: what the provider is told.
         held_output_tokens: for how much of it the hold is, by now.
         lease_s: how long it holds from now on, if it is not renewed.
+        spent: what attempts have used that failed, which is held besides.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Admitted(msgspec.Struct, kw_only=True):
     output_tokens: int
     held_output_tokens: int
     lease_s: int
+    spent: Amounts = {}
 
 
 class Asking:
@@ -348,12 +350,26 @@ async def extend(ledger: Settlements, admitted: Admitted, output_tokens: int, le
 
     What others have given back, and is not booked yet, is booked before it: it is room that there is.
     """
-    command = Extend(id=admitted.id, to=admitted.bound.amounts(output_tokens), lease_s=admitted.lease_s, leave=leave)
+    to = admitted.bound.amounts(output_tokens)
+    if admitted.spent:
+        to = {unit: min(AMOUNT_MAX, amount + admitted.spent.get(unit, 0)) for unit, amount in to.items()}
+    command = Extend(id=admitted.id, to=to, lease_s=admitted.lease_s, leave=leave)
     outcome = await ledger.execute(msgspec.structs.replace(admitted.request, command=command))
     if isinstance(outcome, Refused):
         return outcome
     admitted.held_output_tokens = output_tokens
     return None
+
+
+async def cover(ledger: Settlements, admitted: Admitted, amounts: Amounts) -> bool:
+    """Hold besides what an attempt has used that failed; False: there is no room for that, or nobody can say so."""
+    before = admitted.spent
+    admitted.spent = {unit: before.get(unit, 0) + amount for unit, amount in amounts.items()}
+    with contextlib.suppress(TreasuryError):
+        if await extend(ledger, admitted, admitted.held_output_tokens, admitted.bound.leave) is None:
+            return True
+    admitted.spent = before
+    return False
 
 
 async def grow(ledger: Settlements, admitted: Admitted, output_tokens: int, leave: Amounts | None = None) -> bool:

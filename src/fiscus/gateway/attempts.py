@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fiscus.contract.logs import get_logger
+from fiscus.core.units import Amounts
 from fiscus.dialects import Change, Meter, Usage
+from fiscus.gateway.admission import cover
 from fiscus.gateway.apart import ApartFailed
 from fiscus.gateway.bodies import Body
 from fiscus.gateway.connection import Answer, UpstreamFailed
 from fiscus.gateway.order import Order, Tools
+from fiscus.gateway.settling import extras_of
 from fiscus.gateway.upstreams import AGAIN, BROKEN, Target, backoff_s, next_target, retry_after_s
 
 log = get_logger(__name__)
@@ -77,7 +80,13 @@ class Attempts:
             is_last = attempt == options.attempts_max - 1
             try:
                 answer = await target.ask(
-                    "POST", incoming.route.path, incoming.query, incoming.headers, body, model=order.model
+                    "POST",
+                    incoming.route.path,
+                    incoming.query,
+                    incoming.headers,
+                    body,
+                    model=order.model,
+                    sending=self._sending,
                 )
             except UpstreamFailed as error:
                 log.warning("upstream_failed", upstream=target.upstream.name, error=str(error), attempt=attempt + 1)
@@ -91,8 +100,12 @@ class Attempts:
             if answer.status not in AGAIN or is_last or not self._may_ask_again(answer, tried):
                 return answer
             self.was_sent = False  # what was only refused has cost nothing
-            await self._note_billed(target, answer)
+            billed = await self._billed(target, answer)
             self.let_go(failed=answer.status in BROKEN)
+            if billed is not None:
+                self.billed.append(billed)
+                if not await cover(self._tools.settlements, order.admitted, self._amounts(billed)):
+                    raise UpstreamFailed("failed, was billed, and there is no budget to ask again", was_sent=False)
             wait_s = retry_after_s(answer)
             if wait_s is not None and len(tried) >= len(order.targets):
                 await asyncio.sleep(min(wait_s, options.backoff_s_max))
@@ -111,28 +124,41 @@ class Attempts:
     def _begin(self, target: Target) -> None:
         self.target = target
         self._tools.upstreams.began(target)
-        self._is_asking = self.was_sent = True
+        self._is_asking, self.was_sent = True, False
         self.status = None
         self._asked_s = time.monotonic()
+
+    def _sending(self) -> None:
+        self.was_sent = True
 
     def _answered(self, target: Target, answer: Answer) -> None:
         self.status = answer.status
         seconds = time.monotonic() - self._asked_s
         self._tools.metrics.answered(target.upstream.name, seconds, is_broken=answer.status in BROKEN)
 
-    async def _note_billed(self, target: Target, answer: Answer) -> None:
-        """Keep what an answer that is not passed on says of a usage; one that is long, or slow, is left."""
+    async def _billed(self, target: Target, answer: Answer) -> Billed | None:
+        """What an answer that is not passed on says of a usage; one that is long, or slow, is left."""
         meter = self._order.incoming.dialect.meter(answer.header(b"content-type"))
         try:
             async with asyncio.timeout(FAILED_S_MAX):
                 meter.read(await answer.read(FAILED_BYTES_MAX))
         except (UpstreamFailed, TimeoutError):
-            return
+            return None
         finally:
             answer.close()
         usage = meter.usage()
-        if usage is not None:
-            self.billed.append(Billed(target, answer.status, meter, usage))
+        return Billed(target, answer.status, meter, usage) if usage is not None and usage.is_something else None
+
+    def _amounts(self, billed: Billed) -> Amounts:
+        """What an attempt that failed has used, at the price that the call is held for."""
+        tokens, price = billed.usage.tokens, self._order.price
+        cost = price.cost(tokens, extras_of(billed.usage)) if price is not None else billed.usage.cost_nanousd or 0
+        return {
+            "input_tokens": tokens.input,
+            "output_tokens": tokens.output,
+            "tokens": tokens.input + tokens.output,
+            "cost": cost,
+        }
 
     def _may_ask_again(self, answer: Answer, tried: Sequence[Target]) -> bool:
         """Whether somebody else may be asked, or the same one soon."""

@@ -13,6 +13,7 @@ from fiscus.gateway.connection import Answer, UpstreamFailed
 from fiscus.gateway.order import Order, Tools
 from fiscus.gateway.settling import Ended
 from fiscus.gateway.streaming import Streaming
+from fiscus.gateway.upstreams import SILENT
 from fiscus.gateway.whole import Whole
 
 log = get_logger(__name__)
@@ -144,7 +145,8 @@ class Call:
 
     def _is_unread(self) -> bool:
         """Whether an answer that is not streamed may have been produced, of which nothing was read."""
-        is_refused = self._attempts.status is not None and self._attempts.status >= 300
+        status = self._attempts.status
+        is_refused = status is not None and status >= 300 and status not in SILENT
         return not (self._order.facts.stream or is_refused or self._meter.produced)
 
     def _book(self, ended: Ended) -> None:

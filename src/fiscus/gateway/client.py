@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from fiscus.gateway.connection import Answer, Connection, Part, UpstreamFailed
@@ -57,8 +57,17 @@ class Client:
         self._open: set[Connection] = set()
         self._is_closed = False
 
-    async def ask(self, head: bytes, body: Sequence[Part] = (), *, is_repeatable: bool = False) -> Answer:
+    async def ask(
+        self,
+        head: bytes,
+        body: Sequence[Part] = (),
+        *,
+        is_repeatable: bool = False,
+        sending: Callable[[], None] = lambda: None,
+    ) -> Answer:
         """Send a request; returns when the head of its answer has come. Cancelled, it closes the connection.
+
+        ``sending`` is called when there is a connection, before the first byte.
 
         A provider may close a connection that was idle at the very moment it is used. Whether it has read the request
         nobody can tell then, so only one that is repeatable is sent again, once.
@@ -67,6 +76,7 @@ class Client:
             UpstreamFailed: there is no answer.
         """
         connection = self._idle.pop() if self._idle else await self._connect()
+        sending()
         try:
             return await connection.ask(head, body, answer_s=self._answer_s, silence_s=self._silence_s)
         except UpstreamFailed:

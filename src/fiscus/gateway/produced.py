@@ -45,14 +45,16 @@ Value = TypeVar("Value")
 
 
 class Share(msgspec.Struct, frozen=True):
-    """An upper bound of what texts come to, in thousandths of a token.
+    """Bounds of what texts come to, in thousandths.
 
     Attributes:
-        permille: of the bound by bytes, how much plain ASCII really comes to.
-        piece_permille: how much each piece of plain ASCII comes to; None: that is not known.
+        permille: of the bound by bytes, how much plain ASCII really comes to at most.
+        least_permille: and at least: half of the least that was seen.
+        piece_permille: of a token, how much each piece of plain ASCII comes to at most; None: that is not known.
     """
 
     permille: int = WHOLE_PERMILLE
+    least_permille: int = 0
     piece_permille: int | None = None
 
 
@@ -62,7 +64,8 @@ NOTHING_KNOWN = Share()
 def tokens_produced(produced: Mapping[tuple[int, Kind], Produced], share: Share = NOTHING_KNOWN) -> int:
     """An upper estimate of the tokens that have come, all choices and kinds together.
 
-    No less than the number of pieces: a provider sends at least a token in each.
+    No less than the number of pieces: a provider sends at least a token in each. The lower of the bounds by bytes and
+    by pieces counts, unless so few pieces have more bytes than so many tokens ever had: these pieces are others.
 
     Args:
         produced: as a meter has it.
@@ -72,23 +75,26 @@ def tokens_produced(produced: Mapping[tuple[int, Kind], Produced], share: Share 
     100
     >>> tokens_produced({(0, "text"): Produced(characters=300, utf8_bytes=300, deltas=50)}, Share(750))
     75
-    >>> tokens_produced({(0, "text"): Produced(characters=300, utf8_bytes=300, deltas=50)}, Share(750, 1_020))
+    >>> share = Share(750, least_permille=450, piece_permille=1_020)
+    >>> tokens_produced({(0, "text"): Produced(characters=300, utf8_bytes=300, deltas=50)}, share)
     51
+    >>> tokens_produced({(0, "text"): Produced(characters=300, utf8_bytes=300, deltas=2)}, share)
+    75
     """
-    images = by_bytes = pieces = other_bytes = 0
+    total = 0
     for (_, kind), one in produced.items():
         if kind == "image":
-            images += one.deltas * IMAGE_TOKENS
+            total += one.deltas * IMAGE_TOKENS
         elif kind != "opaque":
             other = min(one.utf8_bytes, 2 * (one.utf8_bytes - one.characters))  # bytes that are not ASCII
             thousandths = (one.utf8_bytes - other) * share.permille + other * WHOLE_PERMILLE
-            by_bytes += max(one.deltas, -(-thousandths // (BYTES_PER_TOKEN * WHOLE_PERMILLE)))
-            pieces += one.deltas
-            other_bytes += other
-    if share.piece_permille is None:
-        return images + by_bytes
-    by_pieces = -(-pieces * share.piece_permille // WHOLE_PERMILLE) - (-other_bytes // BYTES_PER_TOKEN)
-    return images + min(by_bytes, by_pieces)
+            tokens = max(one.deltas, -(-thousandths // (BYTES_PER_TOKEN * WHOLE_PERMILLE)))
+            if share.piece_permille is not None and tokens > one.deltas:
+                by_pieces = -(-one.deltas * share.piece_permille // WHOLE_PERMILLE)
+                if by_pieces * BYTES_PER_TOKEN * WHOLE_PERMILLE >= (one.utf8_bytes - other) * share.least_permille:
+                    tokens = min(tokens, by_pieces - (-other // BYTES_PER_TOKEN))
+            total += tokens
+    return total
 
 
 def tokens_at_least(produced: Mapping[tuple[int, Kind], Produced]) -> int:
@@ -278,16 +284,16 @@ class Shares:
 
     >>> shares = Shares()
     >>> shares.shows_all("m"), shares.of("openai", "m")
-    (False, Share(permille=1000, piece_permille=None))
+    (False, Share(permille=1000, least_permille=0, piece_permille=None))
     >>> for tokens in (60, 60, 60, 60, 60, 60, 60, 61):
     ...     shares.learn("openai", "m", bound=100, billed=tokens, pieces=60)
     >>> shares.shows_all("m"), shares.of("openai", "m")
-    (True, Share(permille=620, piece_permille=1034))
+    (True, Share(permille=620, least_permille=300, piece_permille=1034))
     >>> shares.shows_all("m", thinks=False)
     False
     >>> shares.learn("openai", "m", bound=100, billed=900)
     >>> shares.shows_all("m"), shares.of("openai", "m")
-    (False, Share(permille=1000, piece_permille=1034))
+    (False, Share(permille=1000, least_permille=300, piece_permille=1034))
     """
 
     def __init__(self) -> None:
@@ -305,10 +311,11 @@ class Shares:
 
     def of(self, upstream: str, model: str) -> Share:
         """What the texts of a model come to at an upstream at most, as far as enough of them is known."""
-        permille = _at_most(self._permille.get((upstream, model)))
-        piece_permille = _at_most(self._piece_permille.get((upstream, model)))
+        known = self._permille.get((upstream, model))
+        permille, piece_permille = _at_most(known), _at_most(self._piece_permille.get((upstream, model)))
         return Share(
             permille=WHOLE_PERMILLE if permille is None else min(WHOLE_PERMILLE, permille),
+            least_permille=0 if permille is None or known is None else min(known) // 2,
             piece_permille=None if piece_permille is None else max(WHOLE_PERMILLE, piece_permille),
         )
 

@@ -82,7 +82,8 @@ def booked(
     if usage is not None and sum(one.input + one.output for one in _used(usage)) > AMOUNT_MAX:
         usage = None  # that is no usage
     is_last_word = usage is not None and (usage.final or ended.is_whole)
-    is_shown = any(one.utf8_bytes for (_, kind), one in meter.produced.items() if kind != "opaque")
+    shown = any(one.utf8_bytes for (_, kind), one in meter.produced.items() if kind != "opaque")
+    is_shown = shown and facts.output_tokens_max != 0  # what a prompt is scored with is its own text
     tokens, is_known = _tokens(usage, counted, produced, is_last_word=is_last_word, is_shown=is_shown)
     model = meter.model or asked_model
     tier = (usage.service_tier if usage is not None else None) or meter.service_tier

@@ -22,7 +22,10 @@ from fiscus.gateway.options import KEY_HEADERS, Family, GatewayOptions, Upstream
 log = get_logger(__name__)
 
 AGAIN = frozenset((408, 409, 429, 500, 502, 503, 529))
-"""Statuses after which another upstream may do better; who answers 504 has sent the call on, and it may be billed."""
+"""Statuses after which another upstream may do better."""
+
+SILENT = frozenset((504, 524))
+"""Statuses of who has sent the call on and waited in vain: it may be billed, like one that nobody has answered."""
 
 BROKEN = frozenset((500, 502, 503, 504, 529))
 """Statuses that speak against the upstream itself."""
@@ -153,16 +156,25 @@ class Target:
         return self.upstream.renames.get(asked, asked)
 
     async def ask(
-        self, method: str, path: str, query: str, headers: Headers, body: Body | None, *, model: str
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Headers,
+        body: Body | None,
+        *,
+        model: str,
+        sending: Callable[[], None] = lambda: None,
     ) -> Answer:
-        """Send a request; returns when the answer has begun.
+        """Send a request; returns when the answer has begun. ``sending`` is called before its first byte is sent.
 
         Raises:
             UpstreamFailed: it has not.
         """
         head = self._head(method, path, query, headers, body, model)
         try:
-            return await self.client.ask(head, () if body is None else body.parts, is_repeatable=body is None)
+            parts = () if body is None else body.parts
+            return await self.client.ask(head, parts, is_repeatable=body is None, sending=sending)
         except UpstreamFailed as error:
             detail = f"{self.upstream.name} {error}"
             raise UpstreamFailed(detail, was_sent=error.was_sent, is_timeout=error.is_timeout) from error

@@ -14,7 +14,7 @@ from fiscus.gateway.attempts import Attempts
 from fiscus.gateway.books import Books
 from fiscus.gateway.connection import Answer, UpstreamFailed
 from fiscus.gateway.order import Order
-from fiscus.gateway.upstreams import AGAIN, BROKEN, retry_after_s
+from fiscus.gateway.upstreams import AGAIN, BROKEN, SILENT, retry_after_s
 
 ANSWER_BYTES_MAX = 67_108_864
 """Longest answer that is read whole."""
@@ -68,8 +68,9 @@ class Whole:
 
     def _is_passed_over(self) -> bool:
         """Whether another model is asked in place of this answer."""
-        is_refused = self._answer.status in self._order.passed_over and self._meter.usage() is None
-        return is_refused and not self._presence.is_gone
+        usage = self._meter.usage()
+        is_free = usage is None or not usage.is_something
+        return is_free and self._answer.status in self._order.passed_over and not self._presence.is_gone
 
     async def _broke_off(self, send: Send) -> None:
         """Not all of it has come: it, or the caller, has gone away."""
@@ -102,9 +103,12 @@ class Whole:
         return "json" in kind or "event-stream" in kind
 
     def _book(self, usage: Usage | None, wrong: Problem | None) -> None:
-        """An error that names no usage was not billed."""
+        """An error that names no usage was not billed, but where somebody between has only lost patience."""
         status, error, books = self._answer.status, self._meter.error, self._books
-        if status >= 300 and usage is None:
+        is_free = usage is None or not usage.is_something
+        if status in SILENT and is_free:
+            books.settle(books.ended("timeout", str(status), is_unread=not self._order.facts.stream), self._meter, None)
+        elif status >= 300 and is_free:
             books.release()
         elif wrong is not None or error is not None or status >= 300:
             code = error.code if error is not None else None if wrong is None else "not_an_answer"
