@@ -439,7 +439,8 @@ def _may_wait(body: Any) -> bool:
     """Whether a reserve that waits is asked for, by itself or in a batch."""
     if getattr(body, "wait_s", 0):
         return True
-    return any(getattr(operation, "wait_s", 0) for operation in getattr(body, "operations", ()))
+    operations = getattr(body, "operations", None)
+    return operations is not None and any(getattr(operation, "wait_s", 0) for operation in operations)
 
 
 async def _while_connected(receive: Receive, work: Awaitable[Any]) -> Any:

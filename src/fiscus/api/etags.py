@@ -9,6 +9,7 @@ from fiscus.api.problems import Problem, problem
 
 HEADER_LENGTH_MAX = 1_024
 CONDITIONAL = ("If-Match", "If-None-Match")
+_CONDITIONS = tuple((name, name.lower().encode()) for name in CONDITIONAL)
 _ONE_VERSION = re.compile(rb'\s*"([1-9][0-9]{0,14})"\s*')
 _LIST = re.compile(r'\s*(?:W/)?"[^"]*"\s*(?:,\s*(?:W/)?"[^"]*"\s*)*')
 _TAG = re.compile(r'(W/)?"([^"]*)"')
@@ -21,8 +22,8 @@ def etag(version: int) -> tuple[bytes, bytes]:
 
 def check_unconditional(headers: Mapping[bytes, bytes]) -> Problem | None:
     """A condition on what has no version is refused: it would not be kept."""
-    for name in CONDITIONAL:
-        if name.lower().encode() in headers:
+    for name, header in _CONDITIONS:
+        if header in headers:
             return problem("invalid", f"{name}: what is asked for has no version to compare", field=name)
     return None
 

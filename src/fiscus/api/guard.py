@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from fiscus.api.calls import Headers
@@ -10,6 +11,7 @@ from fiscus.api.problems import Problem, problem
 LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "::1"))
 WRITING = frozenset(("POST", "PUT", "PATCH"))
 FORWARDED_MAX = 32
+HOSTS_MAX = 256
 
 
 def check_origin(headers: Headers, allowed_hosts: tuple[str, ...], *, keys_required: bool) -> Problem | None:
@@ -17,15 +19,21 @@ def check_origin(headers: Headers, allowed_hosts: tuple[str, ...], *, keys_requi
 
     With keys, any ``Host`` is accepted unless some are listed.
     """
-    host = headers.get(b"host", b"").decode("latin-1").lower()
-    if not keys_required or allowed_hosts:
-        name = _name_of(host)
-        if not (name in allowed_hosts or (not keys_required and name in LOOPBACK_NAMES)):
-            return problem("forbidden", "this service does not answer to that Host", field="Host")
+    host, name = _host_of(headers.get(b"host", b""))
+    is_known = name in allowed_hosts or (not keys_required and name in LOOPBACK_NAMES)
+    if not is_known and (allowed_hosts or not keys_required):
+        return problem("forbidden", "this service does not answer to that Host", field="Host")
     origin = headers.get(b"origin")
     if origin is not None and origin.decode("latin-1").lower().partition("://")[2] != host:
         return problem("forbidden", "a page of another site may not use this service", field="Origin")
     return None
+
+
+@lru_cache(maxsize=HOSTS_MAX)
+def _host_of(header: bytes) -> tuple[str, str]:
+    """A Host header as it is compared, with and without its port."""
+    host = header.decode("latin-1").lower()
+    return host, _name_of(host)
 
 
 def _name_of(host: str) -> str:
