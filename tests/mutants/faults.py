@@ -1226,13 +1226,6 @@ FAULTS: tuple[Fault, ...] = (
         first="tests/gateway/test_streams.py",
     ),
     Fault(
-        name="of many streams several are cut, for chance is tried often",
-        file="gateway/produced.py",
-        old="        return together + self.spread * more // EACH\n",
-        new="        return together\n",
-        first="tests/gateway/test_produced.py",
-    ),
-    Fault(
         name="one long answer keeps all that began after it from being learned",
         file="gateway/produced.py",
         old="            tokens = first.tokens if first.has_ended else self._like(first.come)\n",

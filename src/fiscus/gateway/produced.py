@@ -24,10 +24,6 @@ BEGUN_MAX = 1_024
 SPREADS = 4
 """See ``Expected.leave``. With 3, several of 128 streams are cut now and then, with 2 also of fewer."""
 
-EACH = 16
-"""One of so many parts of a standard deviation is left for each besides: whether there is room is asked anew whenever
-one ends, so the more there are the more often chance is tried. Without it several of 128 are often cut."""
-
 BYTES_PER_TOKEN = 3
 """A token has at least so many bytes of UTF-8, on the average of what has come; a bound until more is known."""
 
@@ -157,15 +153,14 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 
         What they come to together spreads with the root of their number, and what is expected of them is as uncertain
         as few lengths are known. Whatever the lengths are like, more than ``SPREADS`` standard deviations are wanted in
-        one of 17 cases at most (Cantelli), and far more rarely of most. For each that runs a little is left besides.
+        one of 17 cases at most (Cantelli), and far more rarely of most.
 
         >>> expected = Expected(tokens=345, spread=170, known=256)
         >>> expected.leave(0), expected.leave(8), expected.leave(127)
-        (691, 2170, 10782)
+        (681, 2075, 9422)
         """
         more = running + 1
-        together = isqrt(SPREADS**2 * self.spread**2 * more * (self.known + more) // self.known)
-        return together + self.spread * more // EACH
+        return isqrt(SPREADS**2 * self.spread**2 * more * (self.known + more) // self.known)
 
 
 class Lengths:
