@@ -16,8 +16,8 @@ from fiscus.core.outcomes import Balance, Refused
 from fiscus.core.units import Unit
 from fiscus.gateway.admission import Admitted, Asking, admit, grow, wish
 from fiscus.gateway.bounds import Bound
+from fiscus.gateway.lengths import Answer, Lengths
 from fiscus.gateway.payers import Payer
-from fiscus.gateway.produced import Answer, Lengths
 from fiscus.gateway.remaining import least_of
 from fiscus.gateway.settlements import Settlements
 from fiscus.stores.postgres.store import PostgresStore
@@ -129,7 +129,7 @@ class Fleet:
     async def _ends(self, one: Stream) -> bool:
         """One more token; whether that was the last."""
         one.come += 1
-        one.answer.come = one.come
+        one.answer.reached(one.come)
         self.produced += 1
         admitted = one.admitted
         held, told = admitted.held_output_tokens, admitted.output_tokens

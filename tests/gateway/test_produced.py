@@ -1,23 +1,10 @@
-"""What streams have produced, what their kind comes to, and how much room they want together."""
+"""How much streams have produced."""
 
 import doctest
-import math
-import random
 
 from fiscus.dialects import Produced
 from fiscus.gateway import produced as module
-from fiscus.gateway.produced import (
-    BEGUN_MAX,
-    IMAGE_TOKENS,
-    LENGTHS_MAX,
-    Expected,
-    Lengths,
-    Share,
-    Shares,
-    tokens_produced,
-)
-
-ASKED = 1_024
+from fiscus.gateway.produced import IMAGE_TOKENS, Share, Shares, tokens_produced
 
 
 def piece(text, deltas=1):
@@ -95,101 +82,3 @@ def test_images_and_short_texts_say_nothing_of_long_ones():
         shares.learn("u", "m", bound=2_000, billed=1_290, pieces=20, is_text=False)
         shares.learn("u", "m", bound=9, billed=3, pieces=3)
     assert (shares.shows_all("m"), shares.of("u", "m")) == (True, Share())
-
-
-def test_only_the_last_lengths_count():
-    lengths = Lengths()
-    for tokens in range(10_000):
-        lengths.learn("a", "m", tokens)
-    for _ in range(LENGTHS_MAX):
-        lengths.learn("a", "m", 50)
-    assert lengths.expected("a", "m") == Expected(tokens=50, spread=0, known=LENGTHS_MAX)
-    assert lengths.longer("a", "m", 50) is None
-    assert lengths.expected("a", "other") is None
-
-
-def test_short_answers_do_not_pass_for_all_while_long_ones_run():
-    lengths = Lengths()
-    answers = [lengths.begun("a", "m") for _ in range(40)]
-    for answer in answers[1::2]:
-        answer.ended(10)
-    assert lengths.expected("a", "m") is None
-    answers[0].ended(None)
-    for answer in answers[2::2]:
-        answer.ended(1_000)
-    expected = lengths.expected("a", "m")
-    assert expected is not None
-    assert (expected.known, expected.tokens) == (39, 990)
-    answers[0].ended(7)
-    assert lengths.expected("a", "m") == expected
-
-
-def test_one_that_is_long_already_does_not_keep_others_from_being_learned():
-    """Another that is as long or longer stands for it, each in its turn, and how it ends counts no more."""
-    lengths = Lengths()
-    for tokens in (10, 10, 10, 10, 10, 10, 100, 400, 900):
-        lengths.learn("a", "m", tokens)
-    first, second, third = (lengths.begun("a", "m") for _ in range(3))
-    known = lengths.expected("a", "m")
-    first.come = second.come = known.tokens - 1
-    third.ended(10)
-    assert lengths.expected("a", "m") == known, "those that are met while they run are no longer than that"
-    first.come, second.come = known.tokens, 800
-    lengths.learn("a", "m", 10)
-    assert lengths.expected("a", "m").known == known.known + 4
-    assert lengths._known.get(("a", "m")).last[-4] == lengths._known.get(("a", "m")).last[-3] == 900
-    learned = lengths.expected("a", "m")
-    first.ended(2_000)
-    assert lengths.expected("a", "m") == learned
-    last = lengths.begun("a", "m")
-    last.come = 950
-    lengths.learn("a", "m", 10)
-    assert lengths.expected("a", "m") == learned, "none is as long as this one: it is waited for"
-    last.ended(960)
-    assert lengths.expected("a", "m").known == learned.known + 2
-
-
-def test_an_answer_that_does_not_end_keeps_others_from_being_learned_for_a_while_only():
-    lengths = Lengths()
-    lengths.begun("a", "m")
-    for _ in range(BEGUN_MAX - 1):
-        lengths.learn("a", "m", 50)
-    assert lengths.expected("a", "m") is None
-    for _ in range(2):
-        lengths.learn("a", "m", 50)
-    assert lengths.expected("a", "m") is not None
-
-
-def test_answers_of_no_length_are_expected_to_have_none():
-    lengths = Lengths()
-    for _ in range(20):
-        lengths.learn("a", "m", 0)
-    assert lengths.expected("a", "m") == Expected(tokens=0, spread=0, known=20)
-
-
-def log_normal(draw):
-    return max(1, min(ASKED, round(math.exp(draw.gauss(math.log(150), 0.8)))))
-
-
-def test_streams_that_run_rarely_want_more_than_they_hold_and_was_left():
-    """As many as run at any moment, each somewhere in its answer, by what was learned of the lengths before them."""
-    draw = random.Random(7)
-    short = 0
-    for running in (1, 8, 64):
-        for _ in range(200):
-            lengths = Lengths()
-            for _ in range(64):
-                lengths.learn("a", "m", log_normal(draw))
-            expected = lengths.expected("a", "m")
-            # a stream that is met at some moment is the more probable the longer it is
-            answers = draw.choices(
-                range(1, ASKED + 1), [weight(length) * length for length in range(1, ASKED + 1)], k=running
-            )
-            new = log_normal(draw)
-            wanted = sum(answers) + new
-            short += wanted > (running + 1) * expected.tokens + expected.leave(running)
-    assert short <= 600 / 17
-
-
-def weight(length):
-    return math.exp(-((math.log(length / 150) / 0.8) ** 2) / 2) / length

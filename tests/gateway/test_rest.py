@@ -12,8 +12,8 @@ from fiscus.core.commands import PutAccount, PutBudget, Request, Reserve, Settle
 from fiscus.core.outcomes import Refused
 from fiscus.gateway.admission import Admitted, Asking, Wish, admit, wish
 from fiscus.gateway.bounds import Bound
+from fiscus.gateway.lengths import Expected
 from fiscus.gateway.payers import Payer
-from fiscus.gateway.produced import Expected
 from fiscus.gateway.settlements import Settlements
 from fiscus.stores import open_store
 from fiscus.stores.postgres.store import PostgresStore

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from fiscus.core.commands import PutBudget, Release, Request, Reserve
+from fiscus.core.commands import PutBudget, Release, Request, Reserve, Settle
 from fiscus.gateway.produced import IMAGE_TOKENS
 from tests.gateway import wire
 from tests.gateway.gate import IN, OUT, PAYER, PLENTY, providers, standing
@@ -313,6 +313,41 @@ async def test_a_stream_grows_into_what_was_given_back_a_moment_ago(upstream, mo
         await gate.booked()
         assert len(events_of(answer.body)) == 181
         await given_back
+
+
+async def test_what_is_cut_or_clamped_would_have_been_longer(upstream):
+    def answering(asked):
+        tokens = min(180, asked.json["max_tokens"])
+        usage = {"prompt_tokens": 11, "completion_tokens": tokens}
+        stream = wire.chat_stream(*["ab "] * tokens, usage=usage)
+        return wire.streamed(stream, pieces=300, pause_s=0.004)
+
+    upstream.answers_by(answering)
+    async with standing(providers(upstream), budget=False) as gate:
+        await gate.account(PAYER, output_tokens=400)
+        gate.knows(40)
+        lengths = gate.gateway._tools.lengths
+        assert lengths.longer(PAYER, wire.MODEL, 40) is None
+        call = asyncio.create_task(gate.chat(wire.chat(stream=True, max_tokens=200)))
+        await upstream.request()
+        rest = (await gate.balance(unit="output_tokens")).available
+        await gate.do(Reserve(id="rest", account=PAYER, amounts={"output_tokens": rest}))
+        cut = len(events_of((await call).body))
+        await gate.booked()
+        assert 60 < cut < 128
+        assert lengths.expected(PAYER, wire.MODEL).known == 20
+        assert lengths.longer(PAYER, wire.MODEL, 40) >= 60
+        await gate.do(Release(id="rest"))
+        left = (await gate.balance(unit="output_tokens")).available
+        await gate.do(Reserve(id="rest again", account=PAYER, amounts={"output_tokens": left - 30}))
+        gate.knows(20, answers=1)
+        before = lengths.longer(PAYER, wire.MODEL, 24)
+        await gate.do(Settle(id="rest again", total={"output_tokens": left - 30}))
+        answer = await gate.chat(wire.chat(stream=True, max_tokens=200))
+        assert (answer.status, upstream.asked[-1].json["max_tokens"]) == (200, 30)
+        await gate.booked()
+        assert lengths.expected(PAYER, wire.MODEL).known == 21, "an answer that was clamped to 30 is none of 30"
+        assert lengths.longer(PAYER, wire.MODEL, 24) >= before
 
 
 # covers E2

@@ -13,8 +13,8 @@ from fiscus.core.commands import Extend, Release, Request, Reserve
 from fiscus.core.outcomes import Balance, HoldAnswer, Refused
 from fiscus.core.units import AMOUNT_MAX, Amounts, Unit
 from fiscus.gateway.bounds import Bound
+from fiscus.gateway.lengths import Expected
 from fiscus.gateway.payers import Caller, Payer
-from fiscus.gateway.produced import Expected
 from fiscus.gateway.settlements import Settlements
 
 TRIES_MAX = 8

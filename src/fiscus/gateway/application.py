@@ -25,13 +25,14 @@ from fiscus.gateway.bodies import Body, read_body
 from fiscus.gateway.bounds import bound_of, is_unseen
 from fiscus.gateway.call import Call
 from fiscus.gateway.downgrade import REFUSED, first_affordable
+from fiscus.gateway.lengths import Expected, Lengths
 from fiscus.gateway.live import Live
 from fiscus.gateway.metrics import GatewayCollector, GatewayMetrics
 from fiscus.gateway.notes import Note, Notes
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.order import Incoming, Order, Tools
 from fiscus.gateway.payers import Caller, Payer, Payers, Unnamed, secret_of, wraps_up
-from fiscus.gateway.produced import Expected, Lengths, Shares
+from fiscus.gateway.produced import Shares
 from fiscus.gateway.query import passed_query
 from fiscus.gateway.reading import Reader
 from fiscus.gateway.remaining import Remaining, within

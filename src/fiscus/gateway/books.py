@@ -212,8 +212,10 @@ class Books:
             is_text=is_text,
         )
         told, asked = order.admitted.output_tokens, order.admitted.bound.output_tokens_max
-        if facts.choices == 1 and (output < told or told == asked):  # what was clamped would have been longer
-            self.answer.ended(output)
+        if facts.choices == 1:
+            self.answer.reached(output)
+            if output < told or told == asked:  # what was clamped would have been longer
+                self.answer.ended(output)
 
 
 def _with_less(command: Settle | Release | None, refused: Refused) -> Settle | None:

@@ -10,11 +10,12 @@ from fiscus.dialects import Dialect, RequestFacts
 from fiscus.gateway.admission import Admitted
 from fiscus.gateway.asgi import Headers, Receive, Send
 from fiscus.gateway.bodies import Body
+from fiscus.gateway.lengths import Lengths
 from fiscus.gateway.live import Live
 from fiscus.gateway.metrics import GatewayMetrics
 from fiscus.gateway.options import GatewayOptions
 from fiscus.gateway.payers import Caller, Payer
-from fiscus.gateway.produced import Lengths, Shares
+from fiscus.gateway.produced import Shares
 from fiscus.gateway.reading import Reader
 from fiscus.gateway.routes import Route
 from fiscus.gateway.settlements import Settlements

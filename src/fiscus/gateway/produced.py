@@ -1,28 +1,18 @@
-"""How much a stream has produced so far, and what its kind usually produces."""
+"""How much a stream has produced so far, by what its texts and their pieces came to when they were billed."""
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Mapping
-from math import isqrt
-from operator import mul
-from typing import Any, Generic, TypeVar
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
 from fiscus.dialects import Kind, Produced
+from fiscus.gateway.kept import Kept
 
-KEYS_MAX = 4_096
 SAMPLES_MAX = 64
 SAMPLES_LEAST = 8
-LENGTHS_MAX = 256
-"""So many of the last lengths are known of a kind: of the longest, which weigh most, a few have to be among them."""
-
-BEGUN_MAX = 1_024
-"""Answers of a kind that have begun and are not learned yet."""
-
-SPREADS = 4
-"""See ``Expected.leave``. With 3, several of 128 streams are cut now and then, with 2 also of fewer."""
 
 BYTES_PER_TOKEN = 3
 """A token has at least so many bytes of UTF-8, on the average of what has come; a bound until more is known."""
@@ -39,9 +29,6 @@ SHARE_TOKENS_LEAST = 32
 
 HIDDEN_TOKENS = 32
 """A model that bills so many tokens more than it shows thinks unseen."""
-
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -112,171 +99,6 @@ def tokens_at_least(produced: Mapping[tuple[int, Kind], Produced]) -> int:
     return total
 
 
-class _Kept(Generic[Key, Value]):
-    """What is known of each of the keys that were used last."""
-
-    def __init__(self, make: Callable[[], Value]) -> None:
-        self._make = make
-        self._known: OrderedDict[Key, Value] = OrderedDict()
-
-    def get(self, key: Key) -> Value | None:
-        """What is known of a key."""
-        return self._known.get(key)
-
-    def used(self, key: Key) -> Value:
-        """What is known of a key, to which something is added."""
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = self._make()
-            if len(self._known) > KEYS_MAX:
-                self._known.popitem(last=False)
-        self._known.move_to_end(key)
-        return known
-
-
-class Expected(msgspec.Struct, frozen=True, kw_only=True):
-    """What an answer may come to.
-
-    Attributes:
-        tokens: of output, of one that runs. Long answers run longer, so at any moment more of those that run are long:
-            on the average they come to the mean of all lengths, each weighed with itself.
-        spread: the standard deviation of one length, in tokens.
-        known: from how many lengths that was learned.
-    """
-
-    tokens: int
-    spread: int
-    known: int
-
-    def leave(self, running: int) -> int:
-        """Tokens beyond what so many that run are expected to come to, and one more: it is rarely not enough.
-
-        What they come to together spreads with the root of their number, and what is expected of them is as uncertain
-        as few lengths are known. Whatever the lengths are like, more than ``SPREADS`` standard deviations are wanted in
-        one of 17 cases at most (Cantelli), and far more rarely of most.
-
-        >>> expected = Expected(tokens=345, spread=170, known=256)
-        >>> expected.leave(0), expected.leave(8), expected.leave(127)
-        (681, 2075, 9422)
-        """
-        more = running + 1
-        return isqrt(SPREADS**2 * self.spread**2 * more * (self.known + more) // self.known)
-
-
-class Lengths:
-    """Lengths of the answers of each (account, model), so that a hold need not be for the longest one possible.
-
-    >>> lengths = Lengths()
-    >>> lengths.expected("agent:a", "m") is None
-    True
-    >>> for tokens in (100, 100, 100, 100, 100, 100, 100, 500): lengths.learn("agent:a", "m", tokens)
-    >>> lengths.expected("agent:a", "m")
-    Expected(tokens=267, spread=141, known=8)
-    >>> lengths.longer("agent:a", "m", 100), lengths.longer("agent:a", "m", 500)
-    (500, None)
-    """
-
-    def __init__(self) -> None:
-        self._known: _Kept[tuple[str, str], _Lengths] = _Kept(_Lengths)
-
-    def expected(self, account: str, model: str) -> Expected | None:
-        """Of an answer that begins; None: not enough is known."""
-        known = self._known.get((account, model))
-        return known.expected() if known is not None and len(known.last) >= SAMPLES_LEAST else None
-
-    def longer(self, account: str, model: str, tokens: int) -> int | None:
-        """What one that runs comes to, that has so many tokens already; None: none was longer."""
-        known = self._known.get((account, model))
-        longer = [length for length in known.last if length > tokens] if known is not None else []
-        return -(-sum(map(mul, longer, longer)) // sum(longer)) if longer else None
-
-    def begun(self, account: str, model: str) -> Answer:
-        """An answer begins: say when it has ended."""
-        return self._known.used((account, model)).begun()
-
-    def learn(self, account: str, model: str, tokens: int) -> None:
-        """An answer was so long."""
-        self.begun(account, model).ended(tokens)
-
-
-class Answer:
-    """An answer that has begun, of which the length is to be learned.
-
-    Attributes:
-        come: tokens so far, as far as that is known.
-        tokens: all, once it has ended.
-    """
-
-    __slots__ = ("_of", "come", "has_ended", "tokens")
-
-    def __init__(self, of: _Lengths) -> None:
-        self.come = 0
-        self.has_ended = False
-        self.tokens: int | None = None
-        self._of = of
-
-    def ended(self, tokens: int | None) -> None:
-        """It was so long; None: its length says nothing. Only the first word counts."""
-        if not self.has_ended:
-            self.has_ended, self.tokens = True, tokens
-            self._of.learn()
-
-
-class _Lengths:
-    """The last lengths of one kind, with their sum and that of their squares.
-
-    They are learned in the order in which the answers began: of those that run at once the short ones end first, and
-    would pass for all. One that is long already, and runs on, does not keep those behind it from being learned: a
-    length that is known of another, and that it may still come to, stands for its own.
-    """
-
-    def __init__(self) -> None:
-        self.last: deque[int] = deque()
-        self._total = self._squares = 0
-        self._begun: deque[Answer] = deque()
-        self._stood_for = 0
-
-    def begun(self) -> Answer:
-        """One begins. Of too many that have not been learned the oldest is learned no more."""
-        if len(self._begun) == BEGUN_MAX:
-            self._begun.popleft()
-        answer = Answer(self)
-        self._begun.append(answer)
-        return answer
-
-    def learn(self) -> None:
-        """Learn those before which none runs any more, but those that are long already."""
-        while self._begun:
-            first = self._begun[0]
-            tokens = first.tokens if first.has_ended else self._like(first.come)
-            if tokens is None and not first.has_ended:
-                return
-            self._begun.popleft()
-            if tokens is not None:
-                self._add(tokens)
-
-    def _like(self, come: int) -> int | None:
-        """A length that one that runs may come to, of those longer ones that are known each in its turn; None: wait."""
-        if len(self.last) < SAMPLES_LEAST or come * self._total <= self._squares:
-            return None
-        longer = [length for length in self.last if length > come]
-        self._stood_for += 1
-        return longer[self._stood_for % len(longer)] if longer else None
-
-    def _add(self, tokens: int) -> None:
-        """One more; the oldest is forgotten."""
-        oldest = self.last.popleft() if len(self.last) == LENGTHS_MAX else 0
-        self.last.append(tokens)
-        self._total += tokens - oldest
-        self._squares += tokens**2 - oldest**2
-
-    def expected(self) -> Expected:
-        """Of two lengths or more."""
-        count, total, squares = len(self.last), self._total, self._squares
-        variance = (count * squares - total**2) // (count * (count - 1))
-        return Expected(tokens=-(-squares // max(1, total)), spread=isqrt(variance), known=count)
-
-
 class Shares:
     """What the texts of each model came to when they were billed, by their bytes and by the pieces they came in.
 
@@ -297,9 +119,9 @@ class Shares:
     """
 
     def __init__(self) -> None:
-        self._hides: _Kept[tuple[str, bool | None], deque[bool]] = _Kept(_last)
-        self._permille: _Kept[tuple[str, str], deque[int]] = _Kept(_last)
-        self._piece_permille: _Kept[tuple[str, str], deque[int]] = _Kept(_last)
+        self._hides: Kept[tuple[str, bool | None], deque[bool]] = Kept(_last)
+        self._permille: Kept[tuple[str, str], deque[int]] = Kept(_last)
+        self._piece_permille: Kept[tuple[str, str], deque[int]] = Kept(_last)
 
     def shows_all(self, model: str, thinks: bool | None = None) -> bool:
         """Whether what a model bills is known to be what it shows; else nobody sees how much it has produced.

@@ -140,7 +140,7 @@ class Streaming:
         """Note what has come; False: the stream must end now."""
         self._running.output_tokens = produced = tokens_produced(self._meter.produced, self._share)
         if self._is_one:
-            self._books.answer.come = produced
+            self._books.answer.reached(produced)
         return await self._keep_ahead(produced) and await self._is_held()
 
     async def _is_held(self) -> bool:
