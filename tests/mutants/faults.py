@@ -1150,7 +1150,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         name="streams that run have less room to grow into than they rarely need",
-        file="gateway/produced.py",
+        file="gateway/lengths.py",
         old="SPREADS = 4\n",
         new="SPREADS = 3\n",
         first="tests/gateway/test_many_streams.py",
