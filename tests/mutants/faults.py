@@ -1153,7 +1153,7 @@ FAULTS: tuple[Fault, ...] = (
         file="gateway/lengths.py",
         old="SPREADS = 4\n",
         new="SPREADS = 3\n",
-        first="tests/gateway/test_many_streams.py",
+        first="tests/gateway/test_lengths.py",
     ),
     Fault(
         name="an output of zero is believed of whatever is shown",
