@@ -20,6 +20,9 @@ SPREADS = 4
 EXACT_BITS = 4
 """Numbers of so many bits have a bin each; of longer ones so many leading bits say in which they are."""
 
+FRESH = 32
+"""What is known is looked at anew when something has happened as often as a part of so many of what was known."""
+
 CLOSE = 1e-9
 """Sums of parts are right but for so much."""
 
@@ -128,12 +131,13 @@ class _LifeTable:
     Hollander and Korwar, 1974).
     """
 
-    __slots__ = ("_deaths", "_known", "_outlived", "_totals", "ended")
+    __slots__ = ("_deaths", "_happened", "_known", "_outlived", "_totals", "ended")
 
     def __init__(self) -> None:
         self.ended = 0.0
         self._outlived, self._deaths, self._totals = array("d"), array("d"), array("d")
-        self._known: list[tuple[float, float]] | None = None
+        self._known: list[tuple[float, float]] = []
+        self._happened = 0
 
     def outlived(self, bin: int, until: int) -> None:
         """One came from a bin to another."""
@@ -173,8 +177,8 @@ class _LifeTable:
 
     def _lengths(self) -> list[tuple[float, float]]:
         """Lengths, and which part of all answers is so long."""
-        if self._known is None:
-            self._known = self._fresh()
+        if self._happened * FRESH > self.ended:
+            self._known, self._happened = self._fresh(), 0
         return self._known
 
     def _fresh(self) -> list[tuple[float, float]]:
@@ -194,7 +198,7 @@ class _LifeTable:
 
     def _at(self, bin: int) -> None:
         """Something happens there."""
-        self._known = None
+        self._happened += 1
         while len(self._outlived) <= bin:
             for numbers in (self._outlived, self._deaths, self._totals):
                 numbers.append(0.0)
