@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
+import time
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any
@@ -34,7 +37,7 @@ from fiscus.core.state import KINDS, Rules
 from fiscus.stores.sqlite.store import SqliteStore
 from fiscus.treasury import engine as engine_module
 from fiscus.treasury.codec import link
-from fiscus.treasury.engine import Engine
+from fiscus.treasury.engine import FOLLOWER_NICENESS, Engine
 from fiscus.treasury.store import Row
 from fiscus.treasury.verify import verify
 from tests.treasury.clock import ManualClock
@@ -160,6 +163,33 @@ def test_while_a_batch_commits_the_next_one_gathers(tmp_path):
         gate.open()
         assert [counter.next()[0] for _ in range(31)] == list(range(31))
         assert engine.statistics.batches == batches + 1
+
+
+def test_the_log_is_looked_after_only_while_nobody_waits(desk, monkeypatch):
+    tidied = []
+    monkeypatch.setattr(desk.engine.store.journal, "tidy", lambda: tidied.append(True))
+    desk.engine.submit(desk, 0, Request(command=PutAccount(account="agent:a")))
+    desk.engine.after_batch()
+    assert not tidied
+    desk.engine.run_batch([desk.engine._queue.get_nowait()])
+    desk.engine.after_batch()
+    assert tidied
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all threads of a process have one priority")
+def test_the_follower_lets_the_engine_go_first(tmp_path):
+    with running(SqliteStore(tmp_path / "fiscus.db")) as engine:
+        counter = Counter()
+        engine.submit(counter, 0, Request(command=PutAccount(account="agent:a")))
+        counter.next()
+        deadline = time.monotonic() + WAIT_S
+        while (lower := priority(engine._follower)) == priority(engine._thread) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert lower == priority(engine._thread) + FOLLOWER_NICENESS
+
+
+def priority(thread):
+    return os.getpriority(os.PRIO_PROCESS, thread.native_id)
 
 
 def test_a_full_queue_says_when_to_come_again_and_accepts_nothing(tmp_path):

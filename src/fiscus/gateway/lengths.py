@@ -109,7 +109,7 @@ class Answer:
         if tokens >= self._edge and not self._has_ended:
             bin = _bin(tokens)
             self._of.outlived(self._bin, bin)
-            self._bin, self._edge = bin, _edge(bin)
+            self._bin, self._edge = bin, _low(bin + 1)
 
     def ended(self, tokens: int | None) -> None:
         """It was so long; None: it is not known how long it would have been. Only the first word counts."""
@@ -131,10 +131,10 @@ class _LifeTable:
     Hollander and Korwar, 1974).
     """
 
-    __slots__ = ("_deaths", "_happened", "_known", "_outlived", "_totals", "ended")
+    __slots__ = ("_came", "_deaths", "_happened", "_known", "_outlived", "_totals", "ended")
 
     def __init__(self) -> None:
-        self.ended = 0.0
+        self.ended = self._came = 0.0
         self._outlived, self._deaths, self._totals = array("d"), array("d"), array("d")
         self._known: list[tuple[float, float]] = []
         self._happened = 0
@@ -145,15 +145,18 @@ class _LifeTable:
         outlived = self._outlived
         for passed in range(bin, until):
             outlived[passed] += 1
+        self._came += _low(until) - _low(bin)
 
     def died(self, bin: int, tokens: int) -> None:
         """One has ended."""
         self._at(bin)
         self._deaths[bin] += 1
         self._totals[bin] += tokens
+        self._came += tokens - _low(bin)
         self.ended += 1
         if self.ended >= LENGTHS_MAX:
             self.ended /= 2
+            self._came /= 2
             self._outlived, self._deaths, self._totals = (
                 array("d", [number / 2 for number in numbers])
                 for numbers in (self._outlived, self._deaths, self._totals)
@@ -183,17 +186,15 @@ class _LifeTable:
 
     def _fresh(self) -> list[tuple[float, float]]:
         lengths: list[tuple[float, float]] = []
-        left, came, low = 1.0, 0.0, 0
-        for bin, (outlived, deaths, total) in enumerate(zip(self._outlived, self._deaths, self._totals, strict=True)):
-            edge = _edge(bin)
-            came += outlived * (edge - low) + total - deaths * low
+        left = 1.0
+        for outlived, deaths, total in zip(self._outlived, self._deaths, self._totals, strict=True):
             if deaths:
                 ends = deaths / (outlived + deaths)
                 lengths.append((total / deaths, left * ends))
                 left *= 1 - ends
-            low = edge
         if left > CLOSE and self.ended:
-            lengths += [(low, left / 2), (low + 2 * came / self.ended, left / 2)]
+            low = _low(len(self._outlived))
+            lengths += [(low, left / 2), (low + 2 * self._came / self.ended, left / 2)]
         return lengths
 
     def _at(self, bin: int) -> None:
@@ -207,21 +208,19 @@ class _LifeTable:
 def _bin(tokens: int) -> int:
     """In which bin an answer of so many tokens is.
 
-    >>> all(_edge(_bin(tokens) - 1) <= tokens < _edge(_bin(tokens)) for tokens in range(1, 10_000))
+    >>> all(_low(_bin(tokens)) <= tokens < _low(_bin(tokens) + 1) for tokens in range(1, 10_000))
     True
     """
     octave = max(0, tokens.bit_length() - EXACT_BITS)
     return (octave << EXACT_BITS - 1) + (tokens >> octave)
 
 
-def _edge(bin: int) -> int:
-    """The first number of tokens that is beyond a bin: in one each up to 15, then eight bins an octave.
+def _low(bin: int) -> int:
+    """The first number of tokens of a bin: in one each up to 15, then eight bins an octave.
 
-    >>> [_edge(bin) for bin in (0, 1, 15, 16, 17, 24)]
-    [1, 2, 16, 18, 20, 36]
+    >>> [_low(bin) for bin in (0, 1, 2, 16, 17, 18, 25)]
+    [0, 1, 2, 16, 18, 20, 36]
     """
     each = 1 << EXACT_BITS - 1
-    if bin < 2 * each:
-        return bin + 1
     octave, place = divmod(bin - each, each)
-    return each + place + 1 << octave
+    return each + place << octave if bin >= each else bin

@@ -50,14 +50,14 @@ class Whole:
         usage = meter.usage()
         wrong = self._not_an_answer(body, usage)
         try:
-            await self._pass_on(body, wrong, send)
+            await self._pass_on(body, usage, wrong, send)
             await asyncio.sleep(0)  # the server sends when the loop turns: the caller need not wait for the rest
         finally:
             self._book(usage, wrong)
 
-    async def _pass_on(self, body: bytes, wrong: Problem | None, send: Send) -> None:
+    async def _pass_on(self, body: bytes, usage: Usage | None, wrong: Problem | None, send: Send) -> None:
         answer, target = self._answer, self._attempts.target
-        if self._is_passed_over():
+        if self._is_passed_over(usage):
             return
         if wrong is not None:
             await send_refusal(send, self._order.incoming.dialect.refusal(wrong))
@@ -66,11 +66,11 @@ class Whole:
             body = target.without_key(body)
         await send_whole(send, answer.status, [*passed_on(answer.headers), *await self._order.more_headers()], body)
 
-    def _is_passed_over(self) -> bool:
+    def _is_passed_over(self, usage: Usage | None) -> bool:
         """Whether another model is asked in place of this answer."""
-        usage = self._meter.usage()
-        is_free = usage is None or not usage.is_something
-        return is_free and self._answer.status in self._order.passed_over and not self._presence.is_gone
+        if self._answer.status not in self._order.passed_over or self._presence.is_gone:
+            return False
+        return usage is None or not usage.is_something
 
     async def _broke_off(self, send: Send) -> None:
         """Not all of it has come: it, or the caller, has gone away."""

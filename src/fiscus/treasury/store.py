@@ -150,6 +150,10 @@ class Journal(Protocol):
         """
         ...
 
+    def tidy(self) -> None:
+        """Nobody waits: do what would otherwise hold up an append that somebody waits for."""
+        ...
+
     def min_format(self) -> int:
         """The format that every node can read, and so the newest that may be written."""
         ...

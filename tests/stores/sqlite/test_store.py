@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from fiscus.contract.errors import ConfigurationInvalid, LedgerBusy, StoreUnavailable, UnknownFormat
 from fiscus.core.events import FORMAT
 from fiscus.stores import open_store
+from fiscus.stores.sqlite.journal import LOG_PAGES_MAX, TIDY_APPENDS
 from tests.stores.places import SqlitePlace, entries
 
 
@@ -38,6 +40,42 @@ def test_every_commit_of_the_journal_is_synced_and_nobody_else_may_write(place):
     for connection in (store.views._loader, store.views._lister):
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
             connection.execute("DELETE FROM entities")
+    store.close()
+
+
+def in_place(place, number):
+    """How many entries stand in the file itself, without the log beside it."""
+    alone = place.path.with_name("alone.db")
+    alone.write_bytes(place.path.read_bytes())
+    with contextlib.closing(sqlite3.connect(f"file:{alone}?immutable=1", uri=True)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'journal'").fetchall():
+            return 0  # not even the tables do
+        return connection.execute("SELECT count(*) FROM journal WHERE tenant = ?", (number,)).fetchone()[0]
+
+
+def test_the_log_is_emptied_when_nobody_waits_and_not_by_an_append(place):
+    store = place.open()
+    journal, number = store.journal, store.journal.add_tenant("default")
+    rows = entries(number, "default", TIDY_APPENDS)
+    for row in rows[:-1]:
+        journal.append([row])
+        journal.tidy()
+    assert in_place(place, number) == 0, "it is not worth while yet"
+    journal.append(rows[-1:])
+    assert in_place(place, number) == 0
+    journal.tidy()
+    assert in_place(place, number) == TIDY_APPENDS
+    store.close()
+
+
+def test_where_somebody_always_waits_the_log_has_a_bound(place):
+    store = place.open()
+    number = store.journal.add_tenant("default")
+    log = place.path.with_name(place.path.name + "-wal")
+    for row in entries(number, "default", LOG_PAGES_MAX):
+        store.journal.append([row])  # each writes two pages at least
+    assert LOG_PAGES_MAX * 4_096 < log.stat().st_size < 1.1 * LOG_PAGES_MAX * 4_096
+    assert in_place(place, number) > LOG_PAGES_MAX // 4
     store.close()
 
 

@@ -238,6 +238,9 @@ class PostgresJournal:
         rows = self._readers.fetch(SQL["head"], (tenant,))
         return Head(*rows[0]) if rows else None
 
+    def tidy(self) -> None:
+        """See ``Journal``; the server does so by itself."""
+
     def entries(self, tenant: int, after: int, limit: int) -> list[StoredEntry]:
         """See ``Journal``."""
         return [StoredEntry(*row) for row in self._readers.fetch(SQL["entries"], (tenant, after, limit))]

@@ -23,6 +23,13 @@ ROWS_PER_STATEMENT_MAX = 256
 """Of an append: a batch is one statement, for each count of rows its own."""
 
 CACHED_STATEMENTS = 512
+
+TIDY_APPENDS = 200
+"""After so many appends what they wrote is moved from the log to its place, as soon as nobody waits: a few ms."""
+
+LOG_PAGES_MAX = 2_000
+"""While somebody always waits it is moved when the log is so long, in pages of 4 KiB; that append takes longer."""
+
 ALONE = Turn()
 
 
@@ -54,6 +61,7 @@ class SqliteJournal:
         self._housekeeping = Lock()
         self._writer = self._open_writer()
         self._reader = connect(self._path, writable=False)
+        self._appends = 0
 
     def _open_writer(self) -> sqlite3.Connection:
         try:
@@ -61,6 +69,7 @@ class SqliteJournal:
             _refuse_newer(writer)
             writer.execute("PRAGMA journal_mode = WAL")
             writer.execute("PRAGMA synchronous = FULL")
+            writer.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES_MAX}")
             writer.execute("PRAGMA busy_timeout = 0")
             writer.executescript(SQL["schema"])
             writer.execute(SQL["set_format"], (FORMAT,))
@@ -117,6 +126,7 @@ class SqliteJournal:
     def append(self, rows: Sequence[Row], answers: Sequence[AnswerRow] = (), erased: Sequence[Erasure] = ()) -> None:
         """See ``Journal``."""
         execute = self._writer.execute
+        self._appends += 1
         is_plain = len(rows) <= ROWS_PER_STATEMENT_MAX and not answers and not erased
         try:
             if is_plain and rows and all(row.private is None for row in rows):
@@ -151,6 +161,13 @@ class SqliteJournal:
             raise KeyTaken(str(error)) from error
         except sqlite3.Error as error:
             raise StoreUnavailable(f"sqlite: {error}") from error
+
+    def tidy(self) -> None:
+        """See ``Journal``; what cannot be moved now is moved later."""
+        if self._appends >= TIDY_APPENDS:
+            self._appends = 0
+            with contextlib.suppress(sqlite3.Error):
+                self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def entries(self, tenant: int, after: int, limit: int) -> list[StoredEntry]:
         """See ``Journal``."""
