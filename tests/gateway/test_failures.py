@@ -77,6 +77,8 @@ async def test_who_leaves_in_the_middle_stops_the_provider_and_pays_for_what_cam
     assert booked.record.tokens_estimated
     assert came.count(b"word") <= booked.amounts["output_tokens"] <= 2 * 60
     assert booked.amounts["cost"] == booked.amounts["input_tokens"] * IN + booked.amounts["output_tokens"] * OUT
+    usual = gate.gateway._tools.lengths.longer(PAYER, asked.json["model"], 0)
+    assert usual == booked.amounts["output_tokens"], "no more will be used of it"
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -10,6 +10,7 @@ from fiscus.gateway import lengths as module
 from fiscus.gateway.lengths import LENGTHS_MAX, Expected, Lengths
 
 ASKED = 1_024
+MOST = 1_000_000
 
 
 def test_examples():
@@ -41,7 +42,7 @@ def test_seven_answers_say_too_little():
 
 def test_short_answers_do_not_pass_for_all_while_long_ones_run():
     lengths = Lengths()
-    answers = [lengths.begun("a", "m") for _ in range(40)]
+    answers = [lengths.begun("a", "m", MOST) for _ in range(40)]
     for answer in answers:
         answer.reached(10)
     for answer in answers[::2]:
@@ -62,7 +63,7 @@ def test_an_answer_that_is_cut_is_longer_than_it_came():
     lengths = Lengths()
     for _ in range(10):
         lengths.learn("a", "m", 50)
-        cut = lengths.begun("a", "m")
+        cut = lengths.begun("a", "m", MOST)
         cut.reached(60)
         cut.ended(None)
         lengths.learn("a", "m", 200)
@@ -73,8 +74,8 @@ def test_an_answer_that_is_cut_is_longer_than_it_came():
 def test_one_of_which_nothing_is_known_says_nothing():
     lengths = Lengths()
     for _ in range(10):
-        lengths.begun("a", "m").ended(None)
-        lengths.begun("a", "m")
+        lengths.begun("a", "m", MOST).ended(None)
+        lengths.begun("a", "m", MOST)
         lengths.learn("a", "m", 50)
     assert lengths.expected("a", "m") == Expected(tokens=50, spread=0, known=10)
 
@@ -82,7 +83,7 @@ def test_one_of_which_nothing_is_known_says_nothing():
 def test_an_answer_that_came_to_less_than_was_thought_is_as_long_as_was_billed():
     lengths = Lengths()
     for _ in range(10):
-        answer = lengths.begun("a", "m")
+        answer = lengths.begun("a", "m", MOST)
         answer.reached(120)
         answer.ended(90)
     assert lengths.expected("a", "m") == Expected(tokens=90, spread=0, known=10)
@@ -94,10 +95,59 @@ def test_what_is_longer_than_any_before_is_expected_to_come_to_what_usually_come
         lengths.learn("a", "m", tokens)
     assert lengths.longer("a", "m", 100) == 500
     assert lengths.longer("a", "m", 500) is None
-    lengths.begun("a", "m").reached(960)
+    lengths.begun("a", "m", MOST).reached(960)
     # 7 of 100 tokens, 500, and 960 of one that runs, for eight that ended: 270 between two ends
     assert lengths.longer("a", "m", 500) == 960 + 270
     assert lengths.longer("a", "m", 100) == (500 + 960 + 270) / 2
+
+
+def test_no_answer_is_longer_than_the_longest_that_was_asked_for():
+    lengths = Lengths()
+    for _ in range(8):
+        lengths.learn("a", "m", 100)
+    for _ in range(1_000):
+        lengths.begun("a", "m", 250).reached(200)
+    assert lengths.longer("a", "m", 192) == 250
+    assert lengths.expected("a", "m").spread < 60
+    lengths.begun("a", "m", 300).reached(200)
+    assert lengths.longer("a", "m", 192) == 300
+
+
+def test_what_was_forgotten_by_half_says_the_same_of_what_is_longer_than_any_before():
+    def tail_after(answers):
+        lengths = Lengths()
+        for _ in range(answers):
+            lengths.learn("a", "m", 100)
+            lengths.begun("a", "m", MOST).reached(128)
+        return lengths.longer("a", "m", 128)
+
+    # 100 tokens and 128 for each end: as much more, and as much spread
+    for answers in (LENGTHS_MAX - 1, LENGTHS_MAX):
+        assert tail_after(answers) == pytest.approx(128 + 2 * 228, rel=0.01)
+
+
+def test_what_comes_to_far_less_than_was_thought_takes_nothing_from_others():
+    lengths = Lengths()
+    for _ in range(8):
+        lengths.learn("a", "m", 100)
+    answers = [lengths.begun("a", "m", MOST) for _ in range(200)]
+    for answer in answers:
+        answer.reached(2_000)
+    for _ in range(LENGTHS_MAX):
+        lengths.learn("a", "m", 100)
+    lengths.begun("a", "m", MOST).reached(2_500)
+    for answer in answers:
+        answer.ended(2)
+    assert lengths.longer("a", "m", 1_000) == 2_304, "the first of those beyond the bin in which it is"
+
+
+def test_nothing_is_kept_of_answers_that_have_not_come():
+    lengths = Lengths()
+    for _ in range(8):
+        lengths.learn("a", "m", 100)
+    for number in range(5_000):
+        lengths.begun("a", f"model {number}", MOST).ended(None)
+    assert lengths.expected("a", "m").known == 8
 
 
 def test_answers_of_no_length_are_expected_to_have_none():
@@ -123,7 +173,7 @@ def test_what_is_learned_of_answers_that_run_at_once_is_what_they_come_to(runnin
     found, averages = [], []
     for seed in range(12):
         draw, lengths = random.Random(seed), Lengths()
-        answers = [(lengths.begun("a", "m"), log_normal(draw)) for _ in range(running)]
+        answers = [(lengths.begun("a", "m", MOST), log_normal(draw)) for _ in range(running)]
         come = [0] * running
         for step in range(6_000 if running == 1 else 2_000):
             for index, (answer, length) in enumerate(answers):
@@ -131,7 +181,7 @@ def test_what_is_learned_of_answers_that_run_at_once_is_what_they_come_to(runnin
                 answer.reached(come[index])
                 if come[index] == length:
                     answer.ended(length)
-                    answers[index], come[index] = (lengths.begun("a", "m"), log_normal(draw)), 0
+                    answers[index], come[index] = (lengths.begun("a", "m", MOST), log_normal(draw)), 0
             if step % 500 == 499 and (expected := lengths.expected("a", "m")) is not None:
                 found.append(expected.tokens)
                 averages.append(lengths.longer("a", "m", 0))

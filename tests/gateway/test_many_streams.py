@@ -122,7 +122,7 @@ class Fleet:
             outcome = await admit(wish(asking, 16, expected=expected, ahead=2 * MARGIN, grows=True))
             if isinstance(outcome, Refused):
                 return
-            answer = node.lengths.begun(PAYER, MODEL)
+            answer = node.lengths.begun(PAYER, MODEL, ASKED)
             self._running.append(Stream(node, outcome, self._draw(self._random), answer))
             self._nodes.rotate()
 

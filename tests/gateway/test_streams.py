@@ -350,6 +350,31 @@ async def test_what_is_cut_or_clamped_would_have_been_longer(upstream):
         assert lengths.longer(PAYER, wire.MODEL, 24) >= before
 
 
+async def test_a_stream_whose_provider_tells_no_usage_is_as_long_as_it_came(upstream):
+    async with standing(providers(upstream)) as gate:
+        gate.knows(60, answers=8)
+        upstream.answers(wire.streamed(wire.chat_stream(*WORDS[:150], usage=None)))
+        for _ in range(40):
+            assert (await gate.chat(wire.chat(stream=True, max_tokens=5_000))).status == 200
+        await gate.booked()
+        lengths = gate.gateway._tools.lengths
+        assert lengths.expected(PAYER, wire.MODEL).known == 48
+        assert lengths.longer(PAYER, wire.MODEL, 5_000 // 4) is None, "none ran on"
+        assert 150 <= lengths.longer(PAYER, wire.MODEL, 60) < 5_000 // 4
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_absurd_usage_says_no_more_than_that_an_answer_was_as_long_as_it_might_be(upstream, stream):
+    usage = {"prompt_tokens": 11, "completion_tokens": 10**9}
+    upstream.answers(wire.streamed(wire.chat_stream("Hi", usage=usage)) if stream else wire.chat_answer(usage=usage))
+    async with standing(providers(upstream), budget=False) as gate:
+        await gate.account(PAYER, calls=PLENTY)
+        gate.knows(60)
+        assert (await gate.chat(wire.chat(stream=stream, max_tokens=200))).status == 200
+        await gate.booked()
+        assert gate.gateway._tools.lengths.longer(PAYER, wire.MODEL, 60) == 200
+
+
 # covers E2
 @pytest.mark.parametrize("limit", [450, 500])
 async def test_a_stream_that_runs_comes_before_a_new_one_which_waits(upstream, limit):

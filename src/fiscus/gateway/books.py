@@ -47,7 +47,7 @@ class Books:
         self.started_s = time.monotonic()
         self._command: Settle | Release | None = None
         self._is_finished = False
-        self.answer = tools.lengths.begun(order.payer.account, order.model)
+        self.answer = tools.lengths.begun(order.payer.account, order.model, order.admitted.bound.output_tokens_max)
 
     @property
     def is_open(self) -> bool:
@@ -112,13 +112,16 @@ class Books:
     ) -> None:
         """Book an attempt, and those before it that were billed, too."""
         order = self._order
-        what = self._booked(ended, meter, usage, target)
-        self.tokens = what.record.tokens
-        if usage is not None and not what.record.tokens_estimated:
-            self._learn(usage, meter, target.upstream, ended)
+        last = what = self._booked(ended, meter, usage, target)
+        self.tokens = last.record.tokens
         if earlier:
             failed = self.ended("error", is_whole=True)
-            what = together(what, [self._booked(failed, one.meter, one.usage, one.target) for one in earlier])
+            what = together(last, [self._booked(failed, one.meter, one.usage, one.target) for one in earlier])
+        self._command = Settle(id=order.admitted.id, total=what.total, record=what.record)
+        if usage is not None and not last.record.tokens_estimated:
+            self._learn(usage, meter, target.upstream, ended)
+        if last.record.tokens is not None:
+            self._learn_length(last.record.tokens.output, ended)
         self._tools.metrics.settled(
             order.incoming.route.dialect,
             self._attempts.status,
@@ -126,7 +129,6 @@ class Books:
             target.upstream.name,
             was_cut=ended.was_cut,
         )
-        self._command = Settle(id=order.admitted.id, total=what.total, record=what.record)
 
     def _booked(self, ended: Ended, meter: Meter, usage: Usage | None, target: Target) -> Booked:
         """What one attempt comes to."""
@@ -190,7 +192,7 @@ class Books:
         return max(come, order.admitted.held_output_tokens * order.admitted.bound.choices) if all_held else come
 
     def _learn(self, usage: Usage, meter: Meter, upstream: Upstream, ended: Ended) -> None:
-        """What this call teaches of counts, of texts and of lengths."""
+        """What this call teaches of counts and of texts."""
         order = self._order
         facts = order.facts
         is_one_model = len({target.model_for(order.model) for target in order.targets}) == 1
@@ -211,11 +213,18 @@ class Books:
             thinks=facts.thinks,
             is_text=is_text,
         )
+
+    def _learn_length(self, output: int, ended: Ended) -> None:
+        """What this call says of others: how much they use, also if their callers leave."""
+        order = self._order
         told, asked = order.admitted.output_tokens, order.admitted.bound.output_tokens_max
-        if facts.choices == 1:
-            self.answer.reached(output)
-            if output < told or told == asked:  # what was clamped would have been longer
-                self.answer.ended(output)
+        is_known = ended.outcome == "success" or (order.facts.stream and output)
+        if order.facts.choices != 1 or not is_known or ended.was_cut or ended.is_unread:
+            return
+        output = min(output, asked)  # nobody holds more
+        self.answer.reached(output)
+        if output < told or told == asked:  # what was clamped would have been longer
+            self.answer.ended(output)
 
 
 def _with_less(command: Settle | Release | None, refused: Refused) -> Settle | None:

@@ -67,7 +67,7 @@ class Lengths:
     Expected(tokens=267, spread=141, known=8)
     >>> lengths.longer("agent:a", "m", 100), lengths.longer("agent:a", "m", 500)
     (500, None)
-    >>> lengths.begun("agent:a", "m").reached(1_000)  # it runs, and is longer than any before
+    >>> lengths.begun("agent:a", "m", 4_096).reached(1_000)  # it runs, and is longer than any before
     >>> lengths.expected("agent:a", "m")
     Expected(tokens=785, spread=398, known=8)
     """
@@ -85,22 +85,22 @@ class Lengths:
         known = self._known.get((account, model))
         return known.longer(tokens) if known is not None else None
 
-    def begun(self, account: str, model: str) -> Answer:
-        """An answer begins: say how far it has come, and when it has ended."""
-        return Answer(self._known.used((account, model)))
+    def begun(self, account: str, model: str, most: int) -> Answer:
+        """An answer begins, of ``most`` tokens at most: say how far it has come, and when it has ended."""
+        return Answer(self._known, (account, model), most)
 
     def learn(self, account: str, model: str, tokens: int) -> None:
         """An answer was so long."""
-        self.begun(account, model).ended(tokens)
+        self.begun(account, model, tokens).ended(tokens)
 
 
 class Answer:
-    """An answer that has begun, of which the length is to be learned."""
+    """An answer that has begun, of which the length is to be learned. Nothing is kept of one that has not come."""
 
-    __slots__ = ("_bin", "_edge", "_has_ended", "_of")
+    __slots__ = ("_bin", "_edge", "_has_ended", "_key", "_known", "_most")
 
-    def __init__(self, of: _LifeTable) -> None:
-        self._of = of
+    def __init__(self, known: Kept[tuple[str, str], _LifeTable], key: tuple[str, str], most: int) -> None:
+        self._known, self._key, self._most = known, key, most
         self._bin, self._edge = 0, 1
         self._has_ended = False
 
@@ -108,40 +108,42 @@ class Answer:
         """It has so many tokens by now."""
         if tokens >= self._edge and not self._has_ended:
             bin = _bin(tokens)
-            self._of.outlived(self._bin, bin)
+            self._known.used(self._key).outlived(self._bin, bin, self._most)
             self._bin, self._edge = bin, _low(bin + 1)
 
     def ended(self, tokens: int | None) -> None:
-        """It was so long; None: it is not known how long it would have been. Only the first word counts."""
+        """It used so much; None: it is not known how much it would have used. Only the first word counts."""
         if tokens is not None and not self._has_ended:
             self.reached(tokens)
-            self._of.died(self._bin, tokens)
+            self._known.used(self._key).died(self._bin, tokens)
         self._has_ended = True
 
 
 class _LifeTable:
     """Of the answers that came to each bin, how many ended in it and how many came to the next.
 
-    The product of the parts that came to the next is how many come so far (Kaplan and Meier, 1958). So an answer counts
-    from its first token on: of those that run at once the short ones end first, and would pass for all; and one whose
-    end is not known, because it was cut or its caller left, is longer than it came.
+    The product of the parts that came to the next is how many come so far (Kaplan and Meier, 1958, bin by bin). So an
+    answer counts from its first token on: of those that run at once the short ones end first, and would pass for all;
+    and one whose end is not known, because it was cut, is longer than it came.
 
     What becomes of those that are longer than any that has ended is not known. As many tokens are added to them as came
     between two ends on the average, and as much spread: as if they ended by chance (an exponential tail, Brown,
-    Hollander and Korwar, 1974).
+    Hollander and Korwar, 1974). None is longer than the longest that was asked for.
     """
 
-    __slots__ = ("_came", "_deaths", "_happened", "_known", "_outlived", "_totals", "ended")
+    __slots__ = ("_came", "_deaths", "_happened", "_known", "_most", "_outlived", "_totals", "ended")
 
     def __init__(self) -> None:
         self.ended = self._came = 0.0
+        self._most = 0
         self._outlived, self._deaths, self._totals = array("d"), array("d"), array("d")
         self._known: list[tuple[float, float]] = []
         self._happened = 0
 
-    def outlived(self, bin: int, until: int) -> None:
-        """One came from a bin to another."""
+    def outlived(self, bin: int, until: int, most: int) -> None:
+        """One came from a bin to another, that may come to ``most`` tokens."""
         self._at(until - 1)
+        self._most = max(self._most, most)
         outlived = self._outlived
         for passed in range(bin, until):
             outlived[passed] += 1
@@ -157,6 +159,7 @@ class _LifeTable:
         if self.ended >= LENGTHS_MAX:
             self.ended /= 2
             self._came /= 2
+            self._most = 0  # that is told again
             self._outlived, self._deaths, self._totals = (
                 array("d", [number / 2 for number in numbers])
                 for numbers in (self._outlived, self._deaths, self._totals)
@@ -194,7 +197,8 @@ class _LifeTable:
                 left *= 1 - ends
         if left > CLOSE and self.ended:
             low = _low(len(self._outlived))
-            lengths += [(low, left / 2), (low + 2 * self._came / self.ended, left / 2)]
+            high = min(max(low, self._most), low + 2 * max(0.0, self._came) / self.ended)
+            lengths += [(low, left / 2), (high, left / 2)]
         return lengths
 
     def _at(self, bin: int) -> None:

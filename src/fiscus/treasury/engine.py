@@ -124,8 +124,9 @@ BACKLOG_ROWS_FULL = 2 * BACKLOG_ROWS_MAX
 FOLLOWERS_LAG_MS_MAX = 60_000
 """Age of the views beyond which readiness says ``followers_behind``."""
 
-FOLLOWER_NICENESS = 10
-"""How much less the follower's thread insists on the processor than those that somebody waits for."""
+FOLLOWER_NICENESS = 3
+"""How much less the follower's thread insists on the processor than those that somebody waits for. With more they would
+wait for it where others keep the processors busy, for it has the interpreter's lock at times."""
 
 LOAD_TRIES_MAX = 20
 """How often a tenant is loaded again when the views have moved on meanwhile."""

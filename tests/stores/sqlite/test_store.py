@@ -14,7 +14,7 @@ import pytest
 from fiscus.contract.errors import ConfigurationInvalid, LedgerBusy, StoreUnavailable, UnknownFormat
 from fiscus.core.events import FORMAT
 from fiscus.stores import open_store
-from fiscus.stores.sqlite.journal import LOG_PAGES_MAX, TIDY_APPENDS
+from fiscus.stores.sqlite.journal import LOG_PAGES_MAX, TIDY_WRITES
 from tests.stores.places import SqlitePlace, entries
 
 
@@ -53,18 +53,20 @@ def in_place(place, number):
         return connection.execute("SELECT count(*) FROM journal WHERE tenant = ?", (number,)).fetchone()[0]
 
 
-def test_the_log_is_emptied_when_nobody_waits_and_not_by_an_append(place):
+@pytest.mark.parametrize("together", [1, 9, 79])
+def test_the_log_is_emptied_when_nobody_waits_and_not_by_an_append(place, together):
     store = place.open()
     journal, number = store.journal, store.journal.add_tenant("default")
-    rows = entries(number, "default", TIDY_APPENDS)
-    for row in rows[:-1]:
-        journal.append([row])
+    appends = TIDY_WRITES // (1 + together)
+    rows = entries(number, "default", appends * together)
+    for start in range(0, len(rows) - together, together):
+        journal.append(rows[start : start + together])
         journal.tidy()
     assert in_place(place, number) == 0, "it is not worth while yet"
-    journal.append(rows[-1:])
+    journal.append(rows[-together:])
     assert in_place(place, number) == 0
     journal.tidy()
-    assert in_place(place, number) == TIDY_APPENDS
+    assert in_place(place, number) == len(rows)
     store.close()
 
 

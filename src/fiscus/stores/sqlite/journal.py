@@ -24,8 +24,8 @@ ROWS_PER_STATEMENT_MAX = 256
 
 CACHED_STATEMENTS = 512
 
-TIDY_APPENDS = 200
-"""After so many appends what they wrote is moved from the log to its place, as soon as nobody waits: a few ms."""
+TIDY_WRITES = 400
+"""After so many appends and rows in them what was written is moved from the log to its place when nobody waits."""
 
 LOG_PAGES_MAX = 2_000
 """While somebody always waits it is moved when the log is so long, in pages of 4 KiB; that append takes longer."""
@@ -61,7 +61,7 @@ class SqliteJournal:
         self._housekeeping = Lock()
         self._writer = self._open_writer()
         self._reader = connect(self._path, writable=False)
-        self._appends = 0
+        self._writes = 0
 
     def _open_writer(self) -> sqlite3.Connection:
         try:
@@ -126,7 +126,7 @@ class SqliteJournal:
     def append(self, rows: Sequence[Row], answers: Sequence[AnswerRow] = (), erased: Sequence[Erasure] = ()) -> None:
         """See ``Journal``."""
         execute = self._writer.execute
-        self._appends += 1
+        self._writes += 1 + len(rows)
         is_plain = len(rows) <= ROWS_PER_STATEMENT_MAX and not answers and not erased
         try:
             if is_plain and rows and all(row.private is None for row in rows):
@@ -164,8 +164,8 @@ class SqliteJournal:
 
     def tidy(self) -> None:
         """See ``Journal``; what cannot be moved now is moved later."""
-        if self._appends >= TIDY_APPENDS:
-            self._appends = 0
+        if self._writes >= TIDY_WRITES:
+            self._writes = 0
             with contextlib.suppress(sqlite3.Error):
                 self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
