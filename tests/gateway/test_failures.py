@@ -875,3 +875,18 @@ async def test_tool_calls_of_a_wrong_type_cost_what_the_usage_says(gate, upstrea
         upstream.answers(wire.chat_answer(choices=[{"index": 0, "message": message, "finish_reason": "stop"}]))
     assert (await gate.chat(wire.chat(stream=stream))).status == 200
     assert (await gate.last()).amounts["tokens"] == 18
+
+
+# -- the gateway makes a mistake --------------------------------------------------------------------------------------
+
+
+async def test_a_mistake_in_what_is_learned_of_a_call_costs_no_settlement(gate, upstream, monkeypatch):
+    def learn(self, *args, **kwargs):
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr("fiscus.gateway.produced.Shares.learn", learn)
+    upstream.answers(wire.chat_answer())
+    assert (await gate.chat(wire.chat())).status == 200
+    booked = await settled(gate)
+    assert (booked.record.outcome, booked.record.tokens_estimated) == ("success", False)
+    assert (booked.amounts["input_tokens"], booked.amounts["output_tokens"]) == (11, 7)
