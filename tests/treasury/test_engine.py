@@ -733,7 +733,7 @@ def test_views_that_can_never_be_written_end_admissions_then_everything_and_memo
 
     def until_unavailable(make: Any) -> BudgetUnavailable:
         for number in range(100):
-            clock.advance(250)
+            clock.advance(engine_module.SNAPSHOT_MS)
             desk.after_batch()
             answer = desk.ask(make(number))[0]
             if isinstance(answer, BudgetUnavailable):
@@ -748,7 +748,7 @@ def test_views_that_can_never_be_written_end_admissions_then_everything_and_memo
     until_unavailable(lambda number: Request(command=Settle(id=f"u{number}", **usage)))
     assert desk.engine._backlog in range(81, 90)
     faults.arm("views: before commit", 0)
-    clock.advance(250)
+    clock.advance(engine_module.SNAPSHOT_MS)
     desk.after_batch()
     desk.after_batch()
     assert desk.engine.readiness().ready

@@ -109,7 +109,7 @@ RETRY_AFTER_S = 1
 TICK_S = 0.25
 """How long the engine sleeps at most: what is due happens, and views are written, also without calls."""
 
-SNAPSHOT_MS = 200
+SNAPSHOT_MS = 400
 """How long changes wait at most before they go to the views, if the follower is free."""
 
 SNAPSHOT_ROWS = 20_000

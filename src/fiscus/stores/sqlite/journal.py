@@ -24,10 +24,10 @@ ROWS_PER_STATEMENT_MAX = 256
 
 CACHED_STATEMENTS = 512
 
-TIDY_WRITES = 400
+TIDY_WRITES = 2_000
 """After so many appends and rows in them what was written is moved from the log to its place when nobody waits."""
 
-LOG_PAGES_MAX = 2_000
+LOG_PAGES_MAX = 8_000
 """While somebody always waits it is moved when the log is so long, in pages of 4 KiB; that append takes longer."""
 
 ALONE = Turn()
