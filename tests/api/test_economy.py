@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from fiscus.api.economy import TokenEconomy
+from fiscus.api.economy import service as service_module
 from fiscus.api.economy.bodies import AllocateBody, Allocated, ConsumeBody, Consumed, PauseBody
 from fiscus.api.economy.rehearsal import Rehearsal
 from fiscus.api.keys import LOCAL, digest_of, make_key_id, make_secret
@@ -16,6 +18,7 @@ from fiscus.contract.errors import StoreUnavailable
 from fiscus.contract.queries import ListEntries
 from fiscus.core.commands import (
     Adjust,
+    Allocate,
     Compound,
     PutAccount,
     PutBudget,
@@ -704,6 +707,37 @@ async def test_a_service_that_was_not_started_says_so():
         idle = TokenEconomy(economy.treasury, pool_tokens=1)
         with pytest.raises(Exception, match="Service not initialized"):
             await idle.allocate(LOCAL, AllocateBody(agent_id="a", requested_tokens=1), None)
+
+
+async def test_a_pool_that_has_no_room_for_what_is_handed_out_already_is_told_by_its_figures_and_logged_once(
+    monkeypatch,
+):
+    # covers D36
+    monkeypatch.setattr(service_module, "START_S_MAX", 0.1)
+    monkeypatch.setattr(service_module, "WAIT_S_MAX", 0.1)
+    monkeypatch.setattr(service_module, "RETRY_PAUSE_S", 0.01)
+    treasury = LocalTreasury(Engine(open_store("memory:")))
+    for command in (
+        PutAccount(account="global"),
+        PutBudget(account="global", unit="tokens", limit=50_000),
+        PutAccount(account="team:search", parent="global"),
+        Allocate(account="team:search", unit="tokens", to=20_000),
+    ):
+        assert not isinstance(await treasury.execute(Request(command=command)), Refused)
+    with capture_logs() as logs:
+        async with serve(treasury=treasury, pool_tokens=10_000) as economy:
+            status, body = await economy.allocate("a", 1000)
+            assert (status, body["detail"]) == (
+                503,
+                "Service unhealthy: the pool of 10000 tokens cannot be made: "
+                "global: 20000 tokens asked, 10000 of 10000 left in pool",
+            )
+            assert [line["event"] for line in logs].count("token_economy_start_wait") == 1
+            raised = PutBudget(account="global", unit="tokens", limit=50_000, budget="pool")
+            assert not isinstance(await treasury.execute(Request(command=raised)), Refused)
+            monkeypatch.setattr(service_module, "WAIT_S_MAX", 10)
+            assert (await economy.allocate("a", 1000))[0] == 200, "it goes on by itself"
+    await treasury.close()
 
 
 async def test_an_agent_below_another_account_of_the_pool_may_be_given_too():

@@ -108,6 +108,7 @@ class TokenEconomy:
         self._ledger = EconomyLedger(treasury, tenant=tenant)
         self.pool_tokens = pool_tokens
         self._started = asyncio.Event()
+        self._not_started_for = NOT_STARTED
         self._changed = asyncio.Event()
         self._follower = Follower(treasury, self.books, tenant=tenant, on_change=self._changed.set, sealed=sealed)
         self._tasks: tuple[asyncio.Task[None], ...] = ()
@@ -438,7 +439,7 @@ class TokenEconomy:
             async with asyncio.timeout(WAIT_S_MAX):
                 await self._started.wait()
         except TimeoutError as error:
-            raise BudgetUnavailable(NOT_STARTED) from error
+            raise BudgetUnavailable(self._not_started_for) from error
 
     async def _start(self) -> None:
         """Make the pool as soon as the ledger lets it, and read the journal up to where it is now.
@@ -451,7 +452,10 @@ class TokenEconomy:
                 await self._caught_up()
                 self._started.set()
             except FiscusError as error:
-                log.warning("token_economy_start_wait", error=str(error))
+                why = f"the pool of {self.pool_tokens} tokens cannot be made: {error}"
+                if why != self._not_started_for:
+                    log.warning("token_economy_start_wait", error=str(error), pool_tokens=self.pool_tokens)
+                self._not_started_for = why
                 await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _watch_pool(self) -> None:
