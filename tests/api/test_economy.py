@@ -709,7 +709,7 @@ async def test_a_service_that_was_not_started_says_so():
             await idle.allocate(LOCAL, AllocateBody(agent_id="a", requested_tokens=1), None)
 
 
-async def test_a_pool_that_has_no_room_for_what_is_handed_out_already_is_told_by_its_figures_and_logged_once(
+async def test_a_pool_that_has_no_room_for_what_is_handed_out_already_is_told_and_logged_once_with_its_figures(
     monkeypatch,
 ):
     # covers D36
@@ -729,10 +729,11 @@ async def test_a_pool_that_has_no_room_for_what_is_handed_out_already_is_told_by
             status, body = await economy.allocate("a", 1000)
             assert (status, body["detail"]) == (
                 503,
-                "Service unhealthy: the pool of 10000 tokens cannot be made: "
-                "global: 20000 tokens asked, 10000 of 10000 left in pool",
+                "Service unhealthy: the ledger refuses to make the pool; the log of the service says why",
             )
-            assert [line["event"] for line in logs].count("token_economy_start_wait") == 1
+            assert [line["error"] for line in logs if line["event"] == "token_economy_start_wait"] == [
+                "global: 20000 tokens asked, 10000 of 10000 left in pool"
+            ]
             raised = PutBudget(account="global", unit="tokens", limit=50_000, budget="pool")
             assert not isinstance(await treasury.execute(Request(command=raised)), Refused)
             monkeypatch.setattr(service_module, "WAIT_S_MAX", 10)

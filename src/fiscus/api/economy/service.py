@@ -32,7 +32,7 @@ from fiscus.api.economy.books import EXHAUSTED_REASON, INSUFFICIENT_REASON, Book
 from fiscus.api.economy.follower import RETRY_PAUSE_S, WAIT_S_MAX, Follower, SealedAllocations
 from fiscus.api.economy.ledger import POOL_ACCOUNT, EconomyLedger, allocation, allocation_balance
 from fiscus.api.keys import ALLOWED, Caller
-from fiscus.contract.errors import BudgetUnavailable, FiscusError
+from fiscus.contract.errors import BudgetUnavailable, FiscusError, Refusal
 from fiscus.contract.queries import AccountView
 from fiscus.contract.treasury import Treasury
 from fiscus.core.commands import GrantStrategy, Status
@@ -59,6 +59,7 @@ POOL_INTERVAL_S = 0.2
 """Shortest time between two looks at the pool for the metrics, in seconds."""
 
 NOT_STARTED = "Service not initialized"
+POOL_REFUSED = "the ledger refuses to make the pool; the log of the service says why"
 KEY_IN_USE = "Idempotency-Key is in use for another request"
 POOL_EXHAUSTED = "Global token budget exhausted. No new allocations possible."
 
@@ -446,16 +447,18 @@ class TokenEconomy:
 
         Until then nothing is booked, so that a caller without an idempotency key may simply ask again.
         """
+        told = ""
         while not self._started.is_set():
             try:
                 self.pool = await self._ledger.open_pool(self.pool_tokens)
                 await self._caught_up()
                 self._started.set()
             except FiscusError as error:
-                why = f"the pool of {self.pool_tokens} tokens cannot be made: {error}"
-                if why != self._not_started_for:
-                    log.warning("token_economy_start_wait", error=str(error), pool_tokens=self.pool_tokens)
-                self._not_started_for = why
+                # Figures of the pool are the operator's: they stand in the log, not in answers to keys of agents.
+                self._not_started_for = POOL_REFUSED if isinstance(error, Refusal) else NOT_STARTED
+                if str(error) != told:
+                    told = str(error)
+                    log.warning("token_economy_start_wait", error=told, pool_tokens=self.pool_tokens)
                 await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _watch_pool(self) -> None:
