@@ -734,6 +734,16 @@ async def test_a_pool_that_has_no_room_for_what_is_handed_out_already_is_told_an
             assert [line["error"] for line in logs if line["event"] == "token_economy_start_wait"] == [
                 "global: 20000 tokens asked, 10000 of 10000 left in pool"
             ]
+
+            async def away(*_: object, **__: object) -> None:
+                raise StoreUnavailable("away")
+
+            with monkeypatch.context() as patched:
+                patched.setattr(treasury, "execute", away)
+                while logs[-1].get("error") != "away":
+                    await asyncio.sleep(0.01)
+                status, body = await economy.allocate("a", 1000)
+                assert (status, body["detail"]) == (503, "Service not initialized"), "no refusal"
             raised = PutBudget(account="global", unit="tokens", limit=50_000, budget="pool")
             assert not isinstance(await treasury.execute(Request(command=raised)), Refused)
             monkeypatch.setattr(service_module, "WAIT_S_MAX", 10)

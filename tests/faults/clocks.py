@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
-from functools import cache, partial
+from functools import cache
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,7 @@ from fiscus.stores import open_store
 from tests.faults.books import entries_of
 from tests.faults.conclusion import conclude
 from tests.faults.finding import Finding
-from tests.faults.load import LEASE_S, PLENTY, Load, founding
+from tests.faults.load import LEASE_S, PLENTY, Load, Told, founding
 from tests.faults.nodes import Ground, Node, ground
 from tests.servers.clock import IS_POSSIBLE, WHY_NOT, WallClock
 from tests.servers.postgres import PostgresServer
@@ -38,7 +38,9 @@ STEPS_S = (HOUR_S, -HOUR_S, MONTH_S, -MONTH_S, -MONTH_S, MONTH_S, -HOUR_S, HOUR_
 CALLERS = 8
 ZONES = ("UTC", "Europe/Vienna", "America/New_York")
 PERIODS = ("hour", "day", "week", "month", "quarter", "year", "every:1")
-START_S = 6.0
+LEAD = 2
+"""Nodes are started before an instant by so many times what the slowest start has taken."""
+
 AROUND_S = 1.5
 SLACK_MS = 2_000
 PARTS = ("node", "database", "machine", "calendar")
@@ -88,7 +90,7 @@ def plan(run: str, caller: int) -> Iterator[list[Any]]:
             yield [reserve, Settle(id=id, total={"tokens": 8})]
 
 
-def run(rounds: int = ROUNDS, *, parts: Sequence[str] = PARTS, start_s: float = START_S) -> Finding:
+def run(rounds: int = ROUNDS, *, parts: Sequence[str] = PARTS) -> Finding:
     """So many steps and ends of periods in all."""
     found = finding()
     if not IS_POSSIBLE:
@@ -103,7 +105,7 @@ def run(rounds: int = ROUNDS, *, parts: Sequence[str] = PARTS, start_s: float = 
             "node": _node,
             "database": _database,
             "machine": _machine,
-            "calendar": partial(_calendar, start_s=start_s),
+            "calendar": _calendar,
         }
         for part in parts:
             does[part](found, folder / part, each)
@@ -198,7 +200,7 @@ _highest: dict[str, int] = {}
 """By the ledger's URL: the time of its last entry, which time never falls behind."""
 
 
-def _calendar(found: Finding, folder: Path, steps: int, *, start_s: float) -> None:
+def _calendar(found: Finding, folder: Path, steps: int) -> None:
     """The ends of periods go by, one after the other, while calls go on."""
     clock = WallClock(folder)
     server = PostgresServer(environment=clock.environment)
@@ -208,24 +210,34 @@ def _calendar(found: Finding, folder: Path, steps: int, *, start_s: float) -> No
         with ground(founding_of_calendars(), postgres=server) as place:
             nodes = [Node(place.folder / f"node{n}", {"DATABASE_URL": place.url}) for n in range(2)]
             place.nodes += nodes
-            tolds = []
+            told, opening_s = _have_called(nodes, "before", clock, clock.now_s())
+            tolds = [told]
             for number, instant in enumerate(instants):
-                clock.set_to(instant.timestamp() - start_s)
-                nodes[0].start()
-                nodes[1].start()
-                with _load(nodes, f"end{number}") as load:
-                    while clock.now_s() < instant.timestamp() + AROUND_S:
-                        load.wait_for_answers(5)
-                    tolds.append(load.stop())
+                found.faults += place.stop()
+                clock.set_to(instant.timestamp() - LEAD * opening_s)
+                told, took_s = _have_called(nodes, f"end{number}", clock, instant.timestamp() + AROUND_S)
+                tolds.append(told)
+                opening_s = max(opening_s, took_s)
                 found.rounds += 1
-                if number < len(instants) - 1:
-                    found.faults += place.stop()
             conclude(found, place, *tolds)
             _examine(found, place.url)
             _see_all_passed(found, place.url, instants)
     finally:
         server.stop()
         clock.close()
+
+
+def _have_called(nodes: Sequence[Node], name: str, clock: WallClock, until_s: float) -> tuple[Told, float]:
+    """Start the nodes and have them called until an instant; returns also after how many seconds they answered."""
+    began = time.monotonic()
+    for node in nodes:
+        node.start()
+    with _load(nodes, name) as load:
+        load.wait_for_answers(CALLERS)
+        took_s = time.monotonic() - began
+        while clock.now_s() < until_s:
+            load.wait_for_answers(CALLERS)
+        return load.stop(), took_s
 
 
 def _see_all_passed(found: Finding, url: str, instants: Sequence[datetime]) -> None:
@@ -379,4 +391,4 @@ def _examine(found: Finding, url: str, times_ms: tuple[int, int] | None = None) 
 
 def quick() -> Finding:
     """A short sample."""
-    return run(QUICK, parts=("node", "machine", "calendar"), start_s=4.0)
+    return run(QUICK, parts=("node", "machine", "calendar"))
