@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import subprocess
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -50,7 +50,7 @@ UNIT: Unit = "output_tokens"
 HERE = ("count_after", "reserve_max", "one_node", "two_nodes")
 
 
-def measure(scale: float = 1.0, *, streams: Sequence[int] = STREAMS) -> Figures:
+def measure(scale: float = 1.0, *, streams: Sequence[int] = STREAMS, smaller: Mapping[int, int] = SMALLER) -> Figures:
     """The table, and the worst of each of its columns for the gateway."""
     rows: list[Figures] = []
     with scratch() as folder, durable_postgres() as postgres, ExitStack() as stack:
@@ -63,7 +63,7 @@ def measure(scale: float = 1.0, *, streams: Sequence[int] = STREAMS) -> Figures:
             paced = f"http://127.0.0.1:{upstream}/paced"
             nodes[name] = [stack.enter_context(started("gateway_serving", url, paced))[1] for url in urls]
         load = stack.enter_context(process("gateway_streams"))
-        loads = [(count, budgets) for count in streams for budgets in (BUDGETS, SMALLER) if count in budgets]
+        loads = [(count, budgets) for count in streams for budgets in (BUDGETS, smaller) if count in budgets]
         for index, (count, budgets) in enumerate(loads):
             accounts = [agent(index * ACCOUNTS + number) for number in range(ACCOUNTS)]
             plan = _plan(count, scaled(budgets[count], scale, least=2 * ASKED_TOKENS), seed=index)

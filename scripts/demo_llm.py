@@ -138,15 +138,16 @@ def main() -> int:
     """Read the command line, and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--no-wait", action="store_true", help="end at once; the last line is one JSON object")
+    parser.add_argument("--agents", type=int, choices=range(1, len(fleet()) + 1), help="so many of the fleet, not all")
     parser.add_argument("--port", type=int, default=None, help="of the service; default: a free one")
     asked = parser.parse_args()
     try:
-        return asyncio.run(demo(wait=not asked.no_wait, port=asked.port or free_port()))
+        return asyncio.run(demo(fleet()[: asked.agents], wait=not asked.no_wait, port=asked.port or free_port()))
     except (asyncio.CancelledError, KeyboardInterrupt):
         return TERMINATED
 
 
-async def demo(*, wait: bool, port: int) -> int:
+async def demo(agents: Sequence[Agent], *, wait: bool, port: int) -> int:
     """Model, service, agents, the books against the counters. Returns 0 if they are equal."""
     output = console()
     task = asyncio.current_task()
@@ -155,7 +156,6 @@ async def demo(*, wait: bool, port: int) -> int:
     async with model_server() as model, own_service(port, gateway=GATEWAY.format(model=model)) as address:
         output.print(f"SmolLM2 answers at {model}; Fiscus stands before it at {address}/openai/v1", markup=False)
         async with connected(address) as treasury:
-            agents = fleet()
             await open_accounts(treasury, agents)
             started_s = time.monotonic()
             with watched(output, treasury, agents):

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -38,12 +39,14 @@ class Service:
         self._started = threading.Event()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))
+        self.session = requests.Session()
 
     def start(self) -> None:
         self._thread.start()
         assert self._started.wait(10)
 
     def stop(self) -> None:
+        self.session.close()
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
         self._loop.close()
@@ -86,7 +89,7 @@ def service() -> Iterator[Service]:
 @settings(derandomize=True, max_examples=EXAMPLES_PER_OPERATION, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_described(case, service):
     excluded = [negative_data_rejection] if case.operation.label == "POST /v1/batch" else []  # each has its own status
-    case.validate_response(case.call(base_url=service.url), excluded_checks=excluded)
+    case.validate_response(case.call(base_url=service.url, session=service.session), excluded_checks=excluded)
 
 
 @pytest.mark.slow
@@ -96,7 +99,7 @@ def test_every_sequence_of_requests_is_answered_as_described(service):
             service.begin_anew()
 
         def get_call_kwargs(self, case):
-            return {"base_url": service.url}
+            return {"base_url": service.url, "session": service.session}
 
         def validate_response(self, response, case, additional_checks=(), **kwargs):
             excluded = [negative_data_rejection] if case.operation.label == "POST /v1/batch" else []

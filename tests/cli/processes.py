@@ -6,10 +6,12 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +33,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def fiscus(folder: Path, *arguments: str, code: int = 0, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run a command in ``folder``, which is where its ledger is, and check its exit code."""
-    done = _ZYGOTE.run(folder, arguments, environment(**settings))
+    done = _run(folder, arguments, environment(**settings))
     assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr
     return done
@@ -51,70 +53,109 @@ def answers(folder: Path, *arguments: str, code: int = 0, **settings: str) -> li
     ]
 
 
+class Process:
+    """A command that was forked from the zygote, to be handled as a ``subprocess.Popen``."""
+
+    def __init__(self, pid: int, arguments: Sequence[str]) -> None:
+        self.pid = pid
+        self.args = list(arguments)
+        self.returncode: int | None = None
+        self._end = os.pidfd_open(pid)
+        weakref.finalize(self, os.close, self._end)
+
+    def poll(self) -> int | None:
+        """The exit code, if it has ended."""
+        return self._ended_within(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not, in so many seconds.
+        """
+        code = self._ended_within(timeout)
+        if code is None:
+            assert timeout is not None
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if it has not ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def _ended_within(self, seconds: float | None) -> int | None:
+        ends = select.poll()
+        ends.register(self._end, select.POLLIN)
+        if ends.poll(None if seconds is None else 1_000 * seconds):
+            _ZYGOTE.see_the_end_of(self)
+        return self.returncode
+
+
 class _Zygote:
-    """Runs commands by forking a process that has the imports done; see ``zygote.py``. One command at a time."""
+    """Begins commands by forking a process that has the imports done; see ``zygote.py``."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._orders: socket.socket | None = None
 
-    def run(self, folder: Path, arguments: Sequence[str], settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        """Run one; while another one runs, in a process that imports for itself."""
-        if not self._lock.acquire(blocking=False):
-            command = [sys.executable, "-m", "fiscus.cli", *arguments]
-            return subprocess.run(
-                command, cwd=folder, env=settings, capture_output=True, text=True, timeout=WAIT_S, check=False
-            )
-        try:
-            return self._run(folder, arguments, settings)
-        finally:
-            self._lock.release()
+    def begin(
+        self, folder: Path, arguments: Sequence[str], settings: dict[str, str], stdout: int, stderr: int
+    ) -> Process:
+        """Begin a command that writes to two descriptors."""
+        order = {"folder": str(folder), "environment": settings, "arguments": arguments}
+        with self._lock:
+            return Process(self._ask(order, [stdout, stderr]), arguments)
 
-    def _run(
-        self, folder: Path, arguments: Sequence[str], settings: dict[str, str]
-    ) -> subprocess.CompletedProcess[str]:
-        process = self._started()
-        with tempfile.TemporaryDirectory() as written:
-            out, err = Path(written, "out"), Path(written, "err")
-            order = {
-                "folder": str(folder),
-                "environment": settings,
-                "arguments": arguments,
-                "stdout": str(out),
-                "stderr": str(err),
-            }
-            assert process.stdin is not None
-            process.stdin.write(json.dumps(order).encode() + b"\n")
-            process.stdin.flush()
-            code = int(self._answer(process, arguments))
-            return subprocess.CompletedProcess(list(arguments), code, out.read_text(), err.read_text())
+    def see_the_end_of(self, process: Process) -> None:
+        """Learn the exit code of one that has ended; from now on its id may be another's."""
+        with self._lock:
+            if process.returncode is None:
+                process.returncode = self._ask({"ended": process.pid})
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            script = [sys.executable, "-m", "tests.cli.zygote"]
-            self._process = subprocess.Popen(
-                script, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-            )
-            assert self._answer(self._process, script) == b"ready\n"
-        return self._process
+    def _ask(self, order: object, descriptors: Sequence[int] = ()) -> int:
+        if self._orders is None:
+            self._orders = self._started()
+        socket.send_fds(self._orders, [json.dumps(order).encode()], descriptors)
+        return int(self._orders.recv(32))
 
-    def _answer(self, process: subprocess.Popen[bytes], asked: Sequence[str]) -> bytes:
-        """The next line; if none comes in time, it ends with all that it has begun."""
-        assert process.stdout is not None
-        if select.select([process.stdout], [], [], WAIT_S)[0]:
-            return process.stdout.readline()
-        self._process = None
-        os.killpg(process.pid, signal.SIGKILL)
-        raise subprocess.TimeoutExpired(list(asked), WAIT_S)
+    def _started(self) -> socket.socket:
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with its:
+            command = [sys.executable, "-m", "tests.cli.zygote", str(its.fileno())]
+            self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=[its.fileno()], start_new_session=True)
+        ours.settimeout(WAIT_S)
+        assert ours.recv(32) == b"ready"
+        return ours
 
 
 _ZYGOTE = _Zygote()
 
 
+def _run(folder: Path, arguments: Sequence[str], settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = _ZYGOTE.begin(folder, arguments, settings, out.fileno(), errors.fileno())
+        try:
+            code = process.wait(WAIT_S)
+        finally:
+            process.kill()
+        for written in (out, errors):
+            written.seek(0)
+        return subprocess.CompletedProcess(process.args, code, out.read(), errors.read())
+
+
 class Service:
     """A running ``fiscus serve``."""
 
-    def __init__(self, process: subprocess.Popen[str], started: dict[str, Any]) -> None:
+    def __init__(self, process: Process, started: dict[str, Any]) -> None:
         self.process = process
         self.url: str = started["url"]
         self.keys_required: bool = started["keys_required"]
@@ -128,26 +169,19 @@ class Service:
 @contextmanager
 def service(folder: Path, *arguments: str, **settings: str) -> Iterator[Service]:
     """Serve the ledger in ``folder`` on a free port. What it logs stands in ``service.log`` there."""
-    with (folder / "service.log").open("a") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "fiscus.cli", "serve", "--port", "0", "--json", *arguments],
-            cwd=folder,
-            env=environment(**settings),
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-    assert process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        assert line, (folder / "service.log").read_text()
-        yield Service(process, json.loads(line))
-    finally:
-        if process.poll() is None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as said:
+        with (folder / "service.log").open("a") as log, os.fdopen(writer, "w") as says:
+            command = ["serve", "--port", "0", "--json", *arguments]
+            process = _ZYGOTE.begin(folder, command, environment(**settings), says.fileno(), log.fileno())
+        try:
+            line = said.readline()
+            assert line, (folder / "service.log").read_text()
+            yield Service(process, json.loads(line))
+        finally:
             process.terminate()
             try:
                 process.wait(WAIT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        process.stdout.close()

@@ -1,7 +1,8 @@
 """A process that has everything of the command line imported, and forks for each command.
 
 So each command is a process of its own, with its own folder, environment and exit code, without the second that the
-imports take. Orders come by standard input, a JSON object a line; the exit code is answered when the command has ended.
+imports take. Orders come by a socket, whose descriptor is the argument, a JSON object each: to begin a command, with
+its standard output and error beside it, which is answered with its process id; or to say which exit code one had.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib
 import json
 import os
 import pkgutil
+import socket
 import sys
 import threading
 
@@ -21,10 +23,13 @@ PACKAGES = (
     "fiscus.alerts",
     "fiscus.api",
     "fiscus.client",
+    "fiscus.gateway",
     "fiscus.sdk",
     "fiscus.stores",
     "fiscus.treasury",
 )
+
+ORDER_BYTES_MAX = 1 << 20
 
 
 def prepare() -> None:
@@ -40,17 +45,15 @@ def prepare() -> None:
     gc.freeze()  # what all commands share is neither looked through nor copied by each of them
 
 
-def become(order: dict[str, object]) -> None:
+def become(order: dict[str, object], outputs: list[int]) -> None:
     """Be the process of a command, as if it had been started in its folder."""
     os.chdir(str(order["folder"]))
     os.environ.clear()
     os.environ.update(order["environment"])  # type: ignore[call-overload]  # texts, as they were written
-    for descriptor, name in ((1, "stdout"), (2, "stderr")):
-        opened = os.open(str(order[name]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for descriptor, opened in enumerate((nothing, *outputs)):
         os.dup2(opened, descriptor)
         os.close(opened)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
     sys.argv = ["fiscus", *order["arguments"]]  # type: ignore[misc]  # likewise
     fiscus.cli.main()
 
@@ -58,17 +61,22 @@ def become(order: dict[str, object]) -> None:
 def main() -> None:
     """Take orders until there are no more."""
     prepare()
-    orders = os.fdopen(os.dup(0))
-    answers = os.dup(1)
-    os.write(answers, b"ready\n")
-    while line := orders.readline():
-        command = os.fork()
-        if not command:
-            os.close(answers)
-            become(json.loads(line))
-            return
-        _, status = os.waitpid(command, 0)
-        os.write(answers, b"%d\n" % os.waitstatus_to_exitcode(status))
+    with socket.socket(fileno=int(sys.argv[1])) as orders:
+        orders.send(b"ready")
+        while (received := socket.recv_fds(orders, ORDER_BYTES_MAX, 2))[0]:
+            order, outputs = json.loads(received[0]), received[1]
+            if "ended" in order:
+                _, status = os.waitpid(order["ended"], 0)
+                orders.send(b"%d" % os.waitstatus_to_exitcode(status))
+                continue
+            command = os.fork()
+            if not command:
+                orders.close()
+                become(order, outputs)
+                return
+            for output in outputs:
+                os.close(output)
+            orders.send(b"%d" % command)
 
 
 if __name__ == "__main__":

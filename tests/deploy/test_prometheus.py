@@ -28,19 +28,27 @@ def test_promtool_takes_the_configuration_and_runs_the_tests_of_the_alerts(comma
 
 @needs_promtool
 @pytest.mark.parametrize(
-    ("before", "after"),
+    ("alert", "before", "after"),
     [
-        ("> 0.9\n", "> 0.95\n"),
-        ("max by (namespace, job, agent_id)", "sum by (namespace, job, agent_id)"),
-        ("< 0.5", "< 0.3"),
+        ("DEANTokenBudgetExhausted", "> 0.9\n", "> 0.95\n"),
+        ("HighTokenConsumption", "max by (namespace, job, agent_id)", "sum by (namespace, job, agent_id)"),
+        ("LowEfficiency", "< 0.5", "< 0.3"),
     ],
 )
-def test_the_tests_of_the_alerts_find_a_wrong_rule(tmp_path, before, after):
-    text = queries.ALERTS.read_text(encoding="utf-8")
-    assert before in text
-    (tmp_path / "alerts.yml").write_text(text.replace(before, after, 1), encoding="utf-8")
-    (tmp_path / "alerts_test.yml").write_bytes(queries.ALERTS_TEST.read_bytes())
-    assert run(PROMTOOL, "test", "rules", "alerts_test.yml", cwd=tmp_path).returncode != 0
+def test_the_tests_of_an_alert_find_a_wrong_rule(tmp_path, alert, before, after):
+    rules = queries.ALERTS.read_text(encoding="utf-8")
+    assert before in rules
+    tests = yaml.safe_load(queries.ALERTS_TEST.read_text(encoding="utf-8"))
+    tests["tests"] = [
+        test for test in tests["tests"] if any(case["alertname"] == alert for case in test.get("alert_rule_test", []))
+    ]
+    (tmp_path / "alerts_test.yml").write_text(yaml.safe_dump(tests), encoding="utf-8")
+    codes = []
+    for text in (rules, rules.replace(before, after, 1)):
+        (tmp_path / "alerts.yml").write_text(text, encoding="utf-8")
+        codes.append(run(PROMTOOL, "test", "rules", "alerts_test.yml", cwd=tmp_path).returncode)
+    assert codes[0] == 0, "without the fault"
+    assert codes[1] != 0
 
 
 def test_every_alert_is_seen_to_fire_and_to_stay_silent():

@@ -16,7 +16,7 @@ DEADLINE_S = 240
 @pytest.mark.skipif(not is_there(), reason="there is no language model: make llm")
 def test_the_books_of_a_fleet_equal_the_counters_of_the_model_at_the_end():
     done = subprocess.run(
-        [sys.executable, "-m", "scripts.demo_llm", "--no-wait"],
+        [sys.executable, "-m", "scripts.demo_llm", "--no-wait", "--agents", "2"],
         cwd=ROOT,
         capture_output=True,
         text=True,

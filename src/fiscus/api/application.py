@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import aclosing
+from functools import cache
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -81,8 +82,10 @@ class Application:
             ),
             metrics=metrics,
             streams=Streams(count_max=options.streams_max, heartbeat_s=options.heartbeat_s),
-            openapi=encode_json(
-                document(routes, options.version, paths=options.extra_paths, schemas=options.extra_schemas)
+            openapi=cache(
+                lambda: encode_json(
+                    document(routes, options.version, paths=options.extra_paths, schemas=options.extra_schemas)
+                )
             ),
         )
         if options.beside is not None:

@@ -39,14 +39,14 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Service(msgspec.Struct, kw_only=True):
-    """What all handlers share."""
+    """What all handlers share. ``openapi`` makes the description of all routes, once: it takes a tenth of a second."""
 
     treasury: Treasury
     options: ApiOptions
     keys: Keys
     metrics: Metrics
     streams: Streams
-    openapi: bytes = b""
+    openapi: Callable[[], bytes]
     draining: bool = False
 
 

@@ -727,4 +727,4 @@ async def read_metrics(call: Call) -> Reply:
 
 async def read_openapi(call: Call) -> Reply:
     """The description of all routes."""
-    return Reply(status=200, body=call.service.openapi)
+    return Reply(status=200, body=await asyncio.to_thread(call.service.openapi))
