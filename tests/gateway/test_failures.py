@@ -224,6 +224,8 @@ async def test_a_call_can_be_read_to_its_usage_when_its_caller_has_left(upstream
         await asyncio.sleep(0.08)
         call.cancel()
         booked = await settled(gate)
+        async with asyncio.timeout(1):
+            await upstream.asked[0].ended.wait()
         assert upstream.asked[0].is_whole
         assert booked.amounts["tokens"] == 18
         assert not booked.record.tokens_estimated

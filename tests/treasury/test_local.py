@@ -23,6 +23,7 @@ from fiscus.core.commands import (
     Settle,
 )
 from fiscus.core.outcomes import AccountAnswer, HoldAnswer
+from fiscus.treasury import engine as engine_module
 from fiscus.treasury import local
 from fiscus.treasury.engine import Engine
 from fiscus.treasury.local import LocalTreasury
@@ -233,6 +234,17 @@ async def test_a_read_waits_for_ones_own_write(treasury):
     assert [(row.account, row.amounts["tokens"]) for row in usage.usage] == [("agent:7", 5)]
     with pytest.raises(BudgetUnavailable):
         await treasury.read(ReadAccount(account="agent:0", min_seq=head + 100))
+
+
+async def test_the_views_are_written_for_a_reader_who_waits_for_them_not_at_the_end_of_the_interval(
+    treasury, monkeypatch
+):
+    monkeypatch.setattr(engine_module, "SNAPSHOT_MS", 10**12)
+    await do(treasury, PutAccount(account="agent:a"))
+    for number in range(3):
+        await do(treasury, Settle(id=f"u{number}", account="agent:a", total={"tokens": 5}))
+        page = await treasury.read(ListUsage(min_seq=(await treasury.read(ListEntries(limit=1))).as_of_seq))
+        assert len(page.usage) == number + 1
 
 
 async def test_what_comes_after_the_end_is_told_so_and_waits_for_nothing(tmp_path):

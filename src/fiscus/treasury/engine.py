@@ -110,7 +110,7 @@ TICK_S = 0.25
 """How long the engine sleeps at most: what is due happens, and views are written, also without calls."""
 
 SNAPSHOT_MS = 400
-"""How long changes wait at most before they go to the views, if the follower is free."""
+"""How long changes wait at most before they go to the views, if the follower is free; not so long if a reader waits."""
 
 SNAPSHOT_ROWS = 20_000
 """How many changed rows make the engine hand them over before that."""
@@ -248,6 +248,7 @@ class Engine:
         self._changed_at: int | None = None
         self._handed_over_at: int | None = None
         self._snapshot_at = 0
+        self._awaited = False
         self._idle_checked_at = 0
         self._start_lock = Lock()
         self._entry = Lock()
@@ -314,6 +315,12 @@ class Engine:
                     raise TreasuryError(OF_PARENT)
                 raise BudgetUnavailable("the treasury is closing", RETRY_AFTER_S)
             self._queue.put(item)
+
+    def hurry_views(self) -> None:
+        """Somebody waits for the views: hand the follower what they lack now, not at the end of the interval."""
+        self._awaited = True
+        with contextlib.suppress(BudgetUnavailable):
+            self._enter(Errand(lambda: None))
 
     def errand(self, run: Callable[[], None]) -> None:
         """Run something between two batches, in the engine's thread, and wait for it."""
@@ -1084,8 +1091,10 @@ class Engine:
             self._take_written(block=True)
             unwritten = sum(ledger.unwritten for ledger in self._ledgers.values())
         self._backlog = unwritten
-        if unwritten and not self._following and (now - self._snapshot_at >= SNAPSHOT_MS or unwritten >= SNAPSHOT_ROWS):
+        is_due = self._awaited or now - self._snapshot_at >= SNAPSHOT_MS or unwritten >= SNAPSHOT_ROWS
+        if unwritten and not self._following and is_due:
             self._snapshot_at = now
+            self._awaited = False
             snapshots = self._take_snapshots()
             if snapshots:
                 self._following = True

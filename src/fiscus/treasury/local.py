@@ -31,8 +31,8 @@ T = TypeVar("T")
 CLOSE_S_MAX = 5.0
 FOLLOW_PAGE = 500
 FOLLOW_WAIT_S = 1.0
-LIST_WAIT_S = 0.05
-LIST_TRIES_MAX = 60
+LIST_WAIT_S = 0.02
+LIST_TRIES_MAX = 150
 ANALYSES_MAX = 2
 """Sums over usage that are made at once: others wait, and keep no threads from what is quick."""
 
@@ -224,6 +224,7 @@ class LocalTreasury(LoopBound):
             except BudgetUnavailable:
                 if attempt == LIST_TRIES_MAX - 1 or not query.min_seq:
                     raise
+                self.engine.hurry_views()
                 await asyncio.sleep(LIST_WAIT_S)
         raise AssertionError("the loop returns or raises")
 
