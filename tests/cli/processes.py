@@ -122,10 +122,12 @@ class _Zygote:
                 process.returncode = self._ask({"ended": process.pid})
 
     def _ask(self, order: object, descriptors: Sequence[int] = ()) -> int:
-        if self._orders is None:
-            self._orders = self._started()
-        socket.send_fds(self._orders, [json.dumps(order).encode()], descriptors)
-        return int(self._orders.recv(32))
+        orders = self._orders or self._started()
+        self._orders = None  # until it has answered: after an order without an answer the next one begins anew
+        socket.send_fds(orders, [json.dumps(order).encode()], descriptors)
+        answer = int(orders.recv(32))
+        self._orders = orders
+        return answer
 
     def _started(self) -> socket.socket:
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import pkgutil
+import signal
 import socket
 import sys
 import threading
@@ -59,13 +60,15 @@ def become(order: dict[str, object], outputs: list[int]) -> None:
 
 
 def main() -> None:
-    """Take orders until there are no more."""
+    """Take orders until there are no more; what still runs then has been left behind, and ends too."""
     prepare()
+    begun: set[int] = set()
     with socket.socket(fileno=int(sys.argv[1])) as orders:
         orders.send(b"ready")
         while (received := socket.recv_fds(orders, ORDER_BYTES_MAX, 2))[0]:
             order, outputs = json.loads(received[0]), received[1]
             if "ended" in order:
+                begun.remove(order["ended"])
                 _, status = os.waitpid(order["ended"], 0)
                 orders.send(b"%d" % os.waitstatus_to_exitcode(status))
                 continue
@@ -76,7 +79,10 @@ def main() -> None:
                 return
             for output in outputs:
                 os.close(output)
+            begun.add(command)
             orders.send(b"%d" % command)
+    for command in begun:
+        os.kill(command, signal.SIGKILL)
 
 
 if __name__ == "__main__":

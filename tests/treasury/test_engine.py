@@ -758,6 +758,33 @@ def test_views_that_can_never_be_written_end_admissions_then_everything_and_memo
     desk.engine.close()
 
 
+def test_the_views_are_hurried_for_a_reader_but_not_again_at_once_nor_where_they_cannot_be_written(tmp_path, clock):
+    faults = Faults()
+    desk = Desk(watched_store(tmp_path / "fiscus.db", faults), clock)
+    engine = desk.engine
+    found_team(desk)
+
+    def is_written(after_ms: int, *, hurried: bool = True) -> bool:
+        clock.advance(after_ms)
+        before = engine.statistics.snapshots
+        desk.ask(hold(f"h{clock.monotonic_ms()}-{before}", amount=1))
+        if hurried:
+            engine.errand(engine._note_hurry)
+        desk.after_batch()
+        return engine.statistics.snapshots > before
+
+    assert is_written(engine_module.SNAPSHOT_MS, hurried=False)
+    assert not is_written(engine_module.HURRY_MS, hurried=False)
+    assert is_written(0)
+    assert not is_written(engine_module.HURRY_MS - 1)
+    assert is_written(1)
+    faults.arm("views: before commit", 1)
+    assert not is_written(engine_module.HURRY_MS)
+    assert not is_written(engine_module.SNAPSHOT_MS - 1)
+    assert is_written(1)
+    engine.close()
+
+
 def test_views_that_are_too_old_are_a_reason_not_to_be_ready(desk, clock):
     found_team(desk)
     clock.advance(engine_module.FOLLOWERS_LAG_MS_MAX)

@@ -112,6 +112,9 @@ TICK_S = 0.25
 SNAPSHOT_MS = 400
 """How long changes wait at most before they go to the views, if the follower is free; not so long if a reader waits."""
 
+HURRY_MS = 50
+"""How long between two times that they are written for a reader who waits, at the least."""
+
 SNAPSHOT_ROWS = 20_000
 """How many changed rows make the engine hand them over before that."""
 
@@ -248,6 +251,8 @@ class Engine:
         self._changed_at: int | None = None
         self._handed_over_at: int | None = None
         self._snapshot_at = 0
+        self._hurry_from = 0
+        self._hurried = False
         self._awaited = False
         self._idle_checked_at = 0
         self._start_lock = Lock()
@@ -317,10 +322,19 @@ class Engine:
             self._queue.put(item)
 
     def hurry_views(self) -> None:
-        """Somebody waits for the views: hand the follower what they lack now, not at the end of the interval."""
-        self._awaited = True
+        """Somebody waits for the views: hand the follower what they lack now, not at the end of the interval.
+
+        Not sooner than ``HURRY_MS`` after the last time, and not where writing them has just failed: whoever waits says
+        so again.
+        """
+        if self._hurried or self._down is not None:
+            return
+        self._hurried = True
         with contextlib.suppress(BudgetUnavailable):
-            self._enter(Errand(lambda: None))
+            self._enter(Errand(self._note_hurry))
+
+    def _note_hurry(self) -> None:
+        self._hurried, self._awaited = False, True
 
     def errand(self, run: Callable[[], None]) -> None:
         """Run something between two batches, in the engine's thread, and wait for it."""
@@ -1091,10 +1105,12 @@ class Engine:
             self._take_written(block=True)
             unwritten = sum(ledger.unwritten for ledger in self._ledgers.values())
         self._backlog = unwritten
-        is_due = self._awaited or now - self._snapshot_at >= SNAPSHOT_MS or unwritten >= SNAPSHOT_ROWS
-        if unwritten and not self._following and is_due:
-            self._snapshot_at = now
+        is_due = now - self._snapshot_at >= SNAPSHOT_MS or unwritten >= SNAPSHOT_ROWS
+        if self._awaited:
             self._awaited = False
+            is_due = is_due or now >= self._hurry_from
+        if unwritten and not self._following and is_due:
+            self._snapshot_at, self._hurry_from = now, now + HURRY_MS
             snapshots = self._take_snapshots()
             if snapshots:
                 self._following = True
@@ -1153,6 +1169,8 @@ class Engine:
 
     def _note_written(self, snapshots: Sequence[Snapshot], error: StoreUnavailable | None) -> None:
         """Tell the ledgers what became of their snapshots."""
+        if error is not None:
+            self._hurry_from = self._clock.monotonic_ms() + SNAPSHOT_MS
         by_number = {ledger.number: ledger for ledger in self._ledgers.values()}
         for snapshot in snapshots:
             ledger = by_number.get(snapshot.tenant)
