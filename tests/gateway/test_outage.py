@@ -9,6 +9,7 @@ from fiscus.core.commands import Reserve, Settle
 from fiscus.gateway.application import Gateway
 from tests.gateway import wire
 from tests.gateway.gate import providers, standing
+from tests.gateway.test_failures import settled
 
 
 class Away:
@@ -69,4 +70,4 @@ async def test_a_settlement_is_tried_again(cut, upstream):
             await asyncio.sleep(0.01)
     away.kinds = ()
     assert (await call).status == 200
-    assert (await gate.last()).amounts["tokens"] == 18
+    assert (await settled(gate)).amounts["tokens"] == 18
