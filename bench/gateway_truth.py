@@ -51,7 +51,12 @@ HERE = ("count_after", "reserve_max", "one_node", "two_nodes")
 
 
 def measure(scale: float = 1.0, *, streams: Sequence[int] = STREAMS, smaller: Mapping[int, int] = SMALLER) -> Figures:
-    """The table, and the worst of each of its columns for the gateway."""
+    """The table, and the worst of each of its columns for the gateway.
+
+    Args:
+        scale: of the budgets, down to two whole answers.
+        streams: how many an account has; ``smaller``: for which of them there are rows with a smaller budget too.
+    """
     rows: list[Figures] = []
     with scratch() as folder, durable_postgres() as postgres, ExitStack() as stack:
         _, upstream = stack.enter_context(started("gateway_upstream"))
